@@ -1,0 +1,203 @@
+//! What leader and workers say to each other on a control connection (role [`crate::net::Role::Control`]).
+//!
+//! ```text
+//! worker                      leader
+//!   Register  ------------------>      (refused when a newer epoch has registered)
+//!             <------------------ Plan
+//!             <------------------ Peers  (now, and each time that a neighbour's process changes)
+//!   Started   ------------------>      log fenced and read, replay known
+//!   Beat      ------------------>      every lease / 6, with the counters; the leader's Beat goes the other way
+//!   Done      ------------------>      all inputs ended, all outputs acknowledged
+//!             <------------------ Finish
+//! ```
+//! A side that hears nothing for the lease gives the other up: the leader replaces the worker, the worker exits.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, JobName, NodeName, TaskId};
+
+/// What an operator does with tuples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OpKind {
+    /// One tuple to any number.
+    Transform,
+    /// Passes or drops.
+    Filter,
+    /// Keeps state per key.
+    Aggregate,
+}
+
+impl std::fmt::Display for OpKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            OpKind::Transform => "transform",
+            OpKind::Filter => "filter",
+            OpKind::Aggregate => "aggregate",
+        })
+    }
+}
+
+/// Where an operator's code is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OpCode {
+    /// Comes with RainStorm and runs inside the worker.
+    Builtin,
+    /// An executable, kept in HyDFS under its content's hash; speaks the text protocol.
+    Foreign { hydfs_name: String, hash: String },
+}
+
+/// One stage's operator, as planned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpSpec {
+    /// As the user typed it: an operator's name or a path.
+    pub exe: String,
+    pub args: Vec<String>,
+    pub kind: OpKind,
+    pub code: OpCode,
+}
+
+/// A piece of an input file for a source task: the lines that start in `start..end`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// HyDFS name; the tuples' keys are `file:line`.
+    pub file: String,
+    pub start: u64,
+    pub end: u64,
+    /// Newlines in the file before `start`.
+    pub newlines_before: u64,
+}
+
+/// How the last stage writes a tuple.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// `key<TAB>value`
+    Tsv,
+    /// the value alone
+    Value,
+    /// one JSON object a line: `{"key": ..., "value": ...}`; bytes that are not UTF-8 become U+FFFD
+    Json,
+}
+
+/// Everything that a task's process must know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskPlan {
+    pub job: JobName,
+    pub task: TaskId,
+    pub epoch: Epoch,
+    pub exactly_once: bool,
+    /// `None` for the source.
+    pub op: Option<OpSpec>,
+    /// The source's input.
+    pub slices: Vec<Slice>,
+    pub upstream: Vec<TaskId>,
+    /// The next stage's tasks in routing order; empty for the last stage.
+    pub downstream: Vec<TaskId>,
+    /// The last stage's destination file.
+    pub dest: Option<String>,
+    pub format: Format,
+    /// Tuples per second for this source task; 0: as fast as the job can.
+    pub rate: u64,
+    /// How long an operator may take over one tuple, milliseconds.
+    pub op_timeout_ms: u64,
+}
+
+/// A task's process that a neighbour may connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    pub task: TaskId,
+    pub epoch: Epoch,
+    pub addr: SocketAddr,
+}
+
+/// Counters of one process since it started. Replayed work counts as work, not as output.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Tuples (lines at the source) consumed, in the whole life of the identity.
+    pub tuples_in: u64,
+    /// Tuples given to the next stage or the destination, in the whole life of the identity.
+    pub tuples_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Tuples per second over the last beats.
+    pub in_per_s: f64,
+    pub out_per_s: f64,
+    /// Bytes of input received and not yet consumed.
+    pub backlog_bytes: u64,
+    /// Wall clock, microseconds: the source's first read, the last stage's last durable output. 0: not yet.
+    pub first_read_us: u64,
+    pub last_durable_us: u64,
+    /// Source-read to durable output, last stage only: (microseconds, count) of a coarse histogram.
+    pub latency_us: Vec<(u64, u64)>,
+}
+
+/// Why a task cannot go on. The leader restarts it, or fails the job with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub what: String,
+    /// The tuple's key, where an operator stumbled over one.
+    pub key: Option<String>,
+    /// The operator's last lines on standard error.
+    pub stderr: Vec<String>,
+    /// A restart cannot help (a wrong argument, a missing file).
+    pub fatal: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToLeader {
+    Register { job: JobName, task: TaskId, epoch: Epoch, node: NodeName, pid: u32, data_addr: SocketAddr },
+    /// The process is fenced in and consumes. `replayed`: order records read back from the log.
+    Started { replayed: u64 },
+    Beat(Report),
+    Done(Report),
+    Failed(Failure),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker {
+    Plan(Box<TaskPlan>),
+    Peers(Vec<Peer>),
+    Beat,
+    /// The source's new rate, tuples per second; 0: as fast as the job can.
+    Rate(u64),
+    /// The job is over, or was given up: exit.
+    Finish,
+    /// This process is not wanted: another has its identity.
+    Refused { why: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::frame::{decode, encode};
+
+    #[test]
+    fn messages_round_trip() {
+        let plan = TaskPlan {
+            job: JobName::new("j").unwrap(),
+            task: TaskId::new(1, 2),
+            epoch: Epoch(3),
+            exactly_once: true,
+            op: Some(OpSpec {
+                exe: "grep".into(),
+                args: vec!["x y".into()],
+                kind: OpKind::Filter,
+                code: OpCode::Foreign { hydfs_name: "ops/1".into(), hash: "1".into() },
+            }),
+            slices: vec![Slice { file: "f".into(), start: 1, end: 2, newlines_before: 3 }],
+            upstream: vec![TaskId::new(0, 0)],
+            downstream: vec![],
+            dest: Some("d".into()),
+            format: Format::Tsv,
+            rate: 0,
+            op_timeout_ms: 1,
+        };
+        let message = ToWorker::Plan(Box::new(plan));
+        assert_eq!(decode::<ToWorker>(&encode(&message).unwrap()).unwrap(), message);
+        let message = ToLeader::Done(Report { latency_us: vec![(1, 2)], in_per_s: 1.5, ..Report::default() });
+        assert_eq!(decode::<ToLeader>(&encode(&message).unwrap()).unwrap(), message);
+    }
+}

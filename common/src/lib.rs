@@ -1,0 +1,15 @@
+//! What every RainStorm program shares: identities, the cluster file, framed and authenticated connections,
+//! datagrams with a keyed MAC, tuple batches, the leader-worker protocol's types, clock, logging, task spawning.
+//!
+//! Nothing here knows how a component works; a thing that only one crate uses lives in that crate.
+
+pub mod backoff;
+pub mod batch;
+pub mod clock;
+pub mod cluster;
+pub mod control;
+pub mod ids;
+pub mod net;
+pub mod secret;
+pub mod spawn;
+pub mod telemetry;

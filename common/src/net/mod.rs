@@ -1,0 +1,33 @@
+//! One framing, one hello, one datagram seal for every connection of every program.
+
+pub mod datagram;
+pub mod frame;
+pub mod hello;
+
+pub use frame::{Receiver, Sender};
+pub use hello::{Connection, Hello, Identity, Role, accept, dial};
+
+/// What can go wrong on a connection. `Display` says what happened and, where it helps, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot connect to {addr}: {source}")]
+    Connect { addr: std::net::SocketAddr, source: std::io::Error },
+    #[error("the other side is not a RainStorm program of this version (it sent {got:?})")]
+    Magic { got: [u8; 6] },
+    #[error("the cluster secret does not match (or the other side is a stranger)")]
+    Secret,
+    #[error("no answer to the hello in time")]
+    Timeout,
+    #[error("a frame of {len} bytes is over the limit of {most}")]
+    TooLong { len: usize, most: usize },
+    #[error("a frame could not be decoded: {0}")]
+    Decode(#[from] rmp_serde::decode::Error),
+    #[error("a message could not be encoded: {0}")]
+    Encode(#[from] rmp_serde::encode::Error),
+    #[error("an encrypted frame is damaged")]
+    Damaged,
+    #[error("the connection was closed")]
+    Closed,
+    #[error("connection lost: {0}")]
+    Io(#[from] std::io::Error),
+}

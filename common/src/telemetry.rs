@@ -1,0 +1,138 @@
+//! Logging as the contract has it: one line per event, RFC 3339 time, level, an EVENT word, then `name=value` pairs.
+
+use std::fmt::{self, Write as _};
+use std::path::Path;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+/// Flushes the log when dropped: hold it until the end of `main`.
+#[must_use]
+pub struct Guard {
+    _file: Option<WorkerGuard>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot write logs to {dir}: {source}")]
+    Folder { dir: std::path::PathBuf, source: std::io::Error },
+}
+
+/// Logs at INFO (or `$RAINSTORM_LOG`) to `<dir>/<file>`, appending, and at WARN to `console` (standard error for most).
+pub fn init<W>(file: Option<(&Path, &str)>, console: W) -> Result<Guard, Error>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let wanted = || EnvFilter::try_from_env("RAINSTORM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let (file_layer, guard) = match file {
+        Some((dir, name)) => {
+            let failed = |source| Error::Folder { dir: dir.into(), source };
+            std::fs::create_dir_all(dir).map_err(failed)?;
+            // Several processes share worker.log: O_APPEND and one write per line keep lines whole.
+            let out = std::fs::OpenOptions::new().create(true).append(true).open(dir.join(name)).map_err(failed)?;
+            let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(out);
+            let layer = tracing_subscriber::fmt::layer().event_format(Line).with_writer(writer).with_filter(wanted());
+            (Some(layer), Some(guard))
+        }
+        None => (None, None),
+    };
+    let console_layer =
+        tracing_subscriber::fmt::layer().event_format(Line).with_writer(console).with_filter(LevelFilter::WARN);
+    // A second call (tests start several components in one process) keeps the first subscriber.
+    let _ = tracing_subscriber::registry().with(file_layer).with(console_layer).try_init();
+    Ok(Guard { _file: guard })
+}
+
+/// `2026-11-21T05:40:00.123456Z INFO TASK_START job=j task=s1t0`
+struct Line;
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let level = match *event.metadata().level() {
+            Level::ERROR => "ERROR",
+            Level::WARN => "WARN",
+            Level::INFO => "INFO",
+            Level::DEBUG => "DEBUG",
+            Level::TRACE => "TRACE",
+        };
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        writeln!(out, "{} {level} {}{}", timestamp(), fields.message, fields.pairs)
+    }
+}
+
+/// Now, as RFC 3339 in UTC with microseconds.
+pub fn timestamp() -> String {
+    let us = crate::clock::unix_micros();
+    let when = time::OffsetDateTime::from_unix_timestamp_nanos(us as i128 * 1000).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
+        when.year(),
+        u8::from(when.month()),
+        when.day(),
+        when.hour(),
+        when.minute(),
+        when.second(),
+        when.microsecond()
+    )
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    pairs: String,
+}
+
+impl Fields {
+    fn put(&mut self, field: &Field, text: &str) {
+        if field.name() == "message" {
+            self.message = one_line(text);
+        } else {
+            let _ = write!(self.pairs, " {}={}", field.name(), quoted(text));
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value);
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, &format!("{value:?}"));
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// As it is when it is one plain word, else in quotes with escapes: a value never breaks the line or the pairs.
+fn quoted(text: &str) -> String {
+    let plain = !text.is_empty() && text.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"');
+    if plain { text.to_owned() } else { format!("{text:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_stay_on_one_line() {
+        assert_eq!(quoted("s1t0"), "s1t0");
+        assert_eq!(quoted("a b"), "\"a b\"");
+        assert_eq!(quoted("a\nTASK_FAIL"), "\"a\\nTASK_FAIL\"");
+        assert_eq!(quoted(""), "\"\"");
+    }
+}
