@@ -166,6 +166,19 @@ impl Batch {
         self.values.iter().enumerate().try_for_each(|(i, value)| f(i, value))
     }
 
+    /// All values end to end, without gaps: for one search over the whole batch. Value `i` ends at `value_end(i)`.
+    pub fn values_joined(&self) -> &[u8] {
+        match self.len {
+            0 => &[],
+            n => &self.values.data[self.values.start as usize..self.values.end(n - 1)],
+        }
+    }
+
+    /// Where value `i` ends in [`Self::values_joined`].
+    pub fn value_end(&self, i: usize) -> usize {
+        self.values.end(i) - self.values.start as usize
+    }
+
     /// Drops the first `n` tuples, without copying.
     pub fn skip(&mut self, n: usize) {
         let n = n.min(self.len);
@@ -269,7 +282,7 @@ impl Builder {
     #[must_use]
     pub fn push_line(&mut self, file: &Bytes, number: u64, value: &[u8]) -> bool {
         match &mut self.lines {
-            None if self.len == 0 => self.lines = Some((file.clone(), number, 0)),
+            None if self.len == 0 => self.lines = Some((file.clone(), number, 1)),
             Some((f, first, step)) if f == file => {
                 if self.len == 1 && number > *first {
                     *step = number - *first;
@@ -281,6 +294,16 @@ impl Builder {
         }
         self.len += 1;
         self.push_value(value);
+        true
+    }
+
+    /// Like [`Builder::push`]; false, and nothing pushed, when this batch holds lines.
+    #[must_use]
+    pub fn push_spelled(&mut self, key: &[u8], value: &[u8]) -> bool {
+        if self.lines.is_some() {
+            return false;
+        }
+        self.push(key, value);
         true
     }
 
@@ -359,6 +382,11 @@ mod tests {
             batch.skip(n);
             let batch = over_the_wire(&batch);
             prop_assert_eq!(read(&batch), &tuples[n..]);
+            let joined: Vec<u8> = tuples[n..].iter().flat_map(|(_, v)| v.clone()).collect();
+            prop_assert_eq!(batch.values_joined(), joined);
+            let ends: Vec<usize> = (0..batch.len()).map(|i| batch.value_end(i)).collect();
+            let want = tuples[n..].iter().scan(0, |end, (_, v)| { *end += v.len(); Some(*end) });
+            prop_assert_eq!(ends, want.collect::<Vec<_>>());
             prop_assert_eq!(batch.len(), tuples.len() - n);
         }
 

@@ -1,1 +1,335 @@
+//! What the system tests share: a cluster of their own with real SSH, jobs on it, faults, and oracles that are not our code.
+//!
+//! The programs are those of `target/release` (or `$RAINSTORM_BIN`); `demo/test.sh` builds them first.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Deserialize;
+
+/// A local cluster under a folder of its own, on addresses of its own. Taken down when dropped.
+pub struct Cluster {
+    folder: tempfile::TempDir,
+    bin: PathBuf,
+    nodes: usize,
+}
+
+/// One line of `rainstormctl list_tasks --json`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TaskInfo {
+    pub job: String,
+    pub task: String,
+    pub stage: u16,
+    pub node: String,
+    pub pid: i32,
+    pub epoch: u64,
+    pub state: String,
+}
+
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map(Path::to_path_buf).unwrap_or_else(|| here.to_path_buf())
+}
+
+#[allow(clippy::disallowed_methods)] // tests measure real time
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Asks `probe` until it has an answer, for at most `most`. Every wait of a test goes through here.
+pub fn wait_for<T>(what: &str, most: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = now() + most;
+    loop {
+        if let Some(found) = probe()? {
+            return Ok(found);
+        }
+        ensure!(now() < deadline, "waited {most:?} for {what}, in vain");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+impl Cluster {
+    /// `subnet` such as `127.0.31`: one per test binary, so that none meets another's cluster.
+    pub fn up(subnet: &str, nodes: usize) -> Result<Self> {
+        let bin = match std::env::var_os("RAINSTORM_BIN") {
+            Some(bin) => bin.into(),
+            None => root().join("target/release"),
+        };
+        for program in ["memberd", "hydfsd", "hydfs", "leader", "worker", "rainstormctl"] {
+            ensure!(bin.join(program).exists(), "{} is not built: cargo build --release", bin.join(program).display());
+        }
+        let cluster = Self { folder: tempfile::Builder::new().prefix("rainstorm-test-").tempdir()?, bin, nodes };
+        std::fs::write(cluster.path("subnet"), subnet)?;
+        cluster.script(&["up", &nodes.to_string()])?;
+        Ok(cluster)
+    }
+
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    /// A path in the cluster's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.path("run/cluster.toml")
+    }
+
+    /// `demo/cluster.sh` on this cluster.
+    pub fn script(&self, args: &[&str]) -> Result<String> {
+        let subnet = std::fs::read_to_string(self.path("subnet"))?;
+        let mut command = Command::new(root().join("demo/cluster.sh"));
+        command.args(args).env("RAINSTORM_RUN", self.path("run")).env("RAINSTORM_SUBNET", subnet);
+        command.env("RAINSTORM_BIN", &self.bin).stdin(Stdio::null());
+        succeed(&mut command)
+    }
+
+    /// One of our programs, told about this cluster.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        command.env("RAINSTORM_CLUSTER", self.config()).stdin(Stdio::null()).current_dir(self.folder.path());
+        command
+    }
+
+    pub fn hydfs(&self, args: &[&str]) -> Result<String> {
+        succeed(self.command("hydfs").args(args))
+    }
+
+    /// Runs a job to its end, whatever that is.
+    pub fn leader(&self, args: &[&str]) -> Result<Output> {
+        Ok(self.command("leader").args(args).output()?)
+    }
+
+    /// Starts a job; its output goes to files beside the cluster.
+    pub fn start(&self, name: &str, args: &[&str]) -> Result<Job<'_>> {
+        let (stdout, stderr) = (self.path(&format!("{name}.out")), self.path(&format!("{name}.err")));
+        let summary = self.path(&format!("{name}.json"));
+        let mut command = self.command("leader");
+        command.args(["--job", name, "--progress", "never", "--summary"]).arg(&summary).args(args);
+        let child = command.stdout(File::create(&stdout)?).stderr(File::create(&stderr)?).spawn()?;
+        Ok(Job { cluster: self, name: name.into(), child: Some(child), stdout, stderr, summary })
+    }
+
+    /// The tasks of a job that are up, as the console tells.
+    pub fn tasks(&self, job: &str) -> Result<Vec<TaskInfo>> {
+        let out = self.command("rainstormctl").args(["list_tasks", job, "--json"]).output()?;
+        if !out.status.success() {
+            return Ok(vec![]);
+        }
+        serde_json::from_slice(&out.stdout).context("list_tasks --json")
+    }
+
+    /// Processes (by /proc) that speak of this cluster's folder, but for the caller's own.
+    pub fn processes(&self, program: &str) -> Result<Vec<i32>> {
+        let config = self.config();
+        let config = config.to_str().context("a path in UTF-8")?;
+        let mut found = vec![];
+        for entry in std::fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+            let Ok(cmdline) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+            let args: Vec<&str> = cmdline.split(|b| *b == 0).filter_map(|a| std::str::from_utf8(a).ok()).collect();
+            if args.first().is_some_and(|a| a.ends_with(program)) && args.contains(&config) {
+                found.push(pid);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Every line with `pattern` in the workers' and leaders' logs of all nodes.
+    pub fn log_lines(&self, pattern: &str) -> Result<Vec<String>> {
+        let mut lines = vec![];
+        for n in 1..=self.nodes {
+            for log in ["worker.log", "leader.log"] {
+                let path = self.path(&format!("run/n{n}/log/{log}"));
+                let text = std::fs::read_to_string(path).unwrap_or_default();
+                lines.extend(text.lines().filter(|l| l.contains(pattern)).map(str::to_owned));
+            }
+        }
+        Ok(lines)
+    }
+
+    /// The output of a shell pipeline run in this cluster's folder, sorted bytewise: the oracle's side.
+    pub fn oracle(&self, pipeline: &str) -> Result<Vec<u8>> {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("({pipeline}) | sort")]).env("LC_ALL", "C").current_dir(self.folder.path());
+        let out = command.output()?;
+        ensure!(out.status.success(), "the oracle failed: {}", String::from_utf8_lossy(&out.stderr));
+        Ok(out.stdout)
+    }
+
+    /// The destination's content, sorted bytewise.
+    pub fn sorted(&self, file: &str) -> Result<Vec<u8>> {
+        let local = self.path("fetched");
+        let _ = std::fs::remove_file(&local);
+        self.hydfs(&["get", file, local.to_str().context("a path in UTF-8")?])?;
+        self.oracle("cat fetched")
+    }
+
+    /// The destination equals what the pipeline says, as multisets of lines.
+    pub fn check(&self, file: &str, pipeline: &str) -> Result<()> {
+        let (want, got) = (self.oracle(pipeline)?, self.sorted(file)?);
+        ensure!(!want.is_empty(), "the oracle says nothing: the test would prove nothing");
+        compare(&want, &got)
+    }
+}
+
+/// Says where two sorted texts differ.
+pub fn compare(want: &[u8], got: &[u8]) -> Result<()> {
+    if want == got {
+        return Ok(());
+    }
+    let lines = |t: &[u8]| t.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let (want, got) = (lines(want), lines(got));
+    let count = |list: &[Vec<u8>]| {
+        let mut counts = std::collections::BTreeMap::<Vec<u8>, i64>::new();
+        list.iter().for_each(|l| *counts.entry(l.clone()).or_default() += 1);
+        counts
+    };
+    let (w, g) = (count(&want), count(&got));
+    let show = |a: &std::collections::BTreeMap<Vec<u8>, i64>, b: &std::collections::BTreeMap<Vec<u8>, i64>| {
+        let rest = a.iter().filter(|(l, n)| b.get(*l).copied().unwrap_or(0) < **n);
+        let shown: Vec<String> = rest.clone().take(3).map(|(l, _)| String::from_utf8_lossy(&l[..l.len().min(100)]).into_owned()).collect();
+        format!("{} ({shown:?})", rest.count())
+    };
+    bail!("{} lines expected, {} there; missing {}, extra {}", want.len() - 1, got.len() - 1, show(&w, &g), show(&g, &w))
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() || std::env::var_os("RAINSTORM_KEEP").is_some() {
+            self.keep_evidence();
+        }
+        if let Err(error) = self.script(&["down"]) {
+            eprintln!("taking the cluster down: {error:#}");
+        }
+    }
+}
+
+impl Cluster {
+    /// The logs' ends, for who reads the failed test's output.
+    fn keep_evidence(&self) {
+        for n in 1..=self.nodes {
+            for log in ["leader.log", "worker.log", "hydfsd.log", "memberd.log"] {
+                let path = self.path(&format!("run/n{n}/log/{log}"));
+                let Ok(text) = std::fs::read_to_string(&path) else { continue };
+                let lines: Vec<&str> = text.lines().collect();
+                eprintln!("--- n{n} {log}");
+                lines.iter().skip(lines.len().saturating_sub(25)).for_each(|l| eprintln!("{l}"));
+            }
+        }
+    }
+}
+
+/// A job under way.
+pub struct Job<'a> {
+    cluster: &'a Cluster,
+    pub name: String,
+    child: Option<Child>,
+    pub stdout: PathBuf,
+    pub stderr: PathBuf,
+    summary: PathBuf,
+}
+
+impl Job<'_> {
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(match &mut self.child {
+            Some(child) => child.try_wait()?.is_none(),
+            None => false,
+        })
+    }
+
+    /// Waits until output has come.
+    pub fn wait_for_output(&mut self) -> Result<()> {
+        let stdout = self.stdout.clone();
+        wait_for("the first output", Duration::from_secs(20), || {
+            let some = std::fs::metadata(&stdout)?.len() > 0;
+            if !some && !self.is_running()? {
+                bail!("the job ended before any output: {}", std::fs::read_to_string(&self.stderr)?);
+            }
+            Ok(some.then_some(()))
+        })
+    }
+
+    /// A running process of the task, of epoch `at_least` or newer.
+    pub fn wait_for_task(&self, task: &str, at_least: u64) -> Result<TaskInfo> {
+        wait_for(&format!("{task} to run"), Duration::from_secs(20), || {
+            let tasks = self.cluster.tasks(&self.name)?;
+            Ok(tasks.into_iter().find(|t| t.task == task && t.epoch >= at_least && t.state == "running"))
+        })
+    }
+
+    /// `kill -9` of a task's process, which must be working when it is hit.
+    pub fn kill_task(&mut self, task: &str) -> Result<TaskInfo> {
+        let found = self.wait_for_task(task, 1)?;
+        kill(Pid::from_raw(found.pid), Signal::SIGKILL).with_context(|| format!("killing {found:?}"))?;
+        ensure!(self.is_running()?, "the job was over when {task} was killed: the fault hit nothing");
+        Ok(found)
+    }
+
+    /// Waits for the end; the job must succeed. Returns the summary.
+    pub fn finish(mut self, most: Duration) -> Result<serde_json::Value> {
+        let Some(mut child) = self.child.take() else { bail!("finished twice") };
+        let status = wait_for("the job's end", most, || Ok(child.try_wait()?));
+        if status.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let stderr = std::fs::read_to_string(&self.stderr)?;
+        let status = status.with_context(|| stderr.clone())?;
+        ensure!(status.success(), "the job failed with {status}: {stderr}");
+        let text = std::fs::read(&self.summary).context("the summary")?;
+        // P: no process of the job is left on any node.
+        wait_for("the workers to be gone", Duration::from_secs(5), || {
+            Ok(self.cluster.processes("worker")?.is_empty().then_some(()))
+        })?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+impl Drop for Job<'_> {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs a command that must succeed; its standard output.
+pub fn succeed(command: &mut Command) -> Result<String> {
+    let out = command.output().with_context(|| format!("{command:?}"))?;
+    let said = || format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    ensure!(out.status.success(), "{command:?} ended with {}: {}", out.status, said());
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// `lines` lines of words, about every tenth with `static` in it; the same for the same seed. Each line is unique.
+pub fn write_text(path: &Path, lines: u64, seed: u64) -> Result<()> {
+    const WORDS: [&str; 12] =
+        ["let", "static", "fn", "use", "impl", "pub", "match", "self", "return", "struct", "for", "mod"];
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut out = std::io::BufWriter::new(File::create(path)?);
+    for line in 0..lines {
+        write!(out, "{}", WORDS[(random() % 12) as usize])?;
+        for _ in 0..random() % 6 {
+            write!(out, " {}", WORDS[(random() % 12) as usize])?;
+        }
+        writeln!(out, " {line}")?;
+    }
+    Ok(out.flush()?)
+}

@@ -69,6 +69,22 @@ impl Sender {
         Ok(())
     }
 
+    /// Queues one frame given as its beginning and the payload that ends it; a long payload is written from where it is.
+    pub async fn feed_parts(&mut self, head: &[u8], payload: Bytes) -> Result<(), Error> {
+        let len = head.len() + payload.len();
+        if len < GATHER || self.seal.is_some() {
+            return self.feed_frame([head, &payload].concat()).await;
+        }
+        if len > MAX_FRAME {
+            return Err(Error::TooLong { len, most: MAX_FRAME });
+        }
+        self.gathered.extend_from_slice(&(len as u32).to_be_bytes());
+        self.gathered.extend_from_slice(head);
+        let mut both = bytes::Buf::chain(self.gathered.split(), payload);
+        self.io.write_all_buf(&mut both).await?;
+        Ok(())
+    }
+
     pub async fn flush(&mut self) -> Result<(), Error> {
         if !self.gathered.is_empty() {
             self.io.write_all(&self.gathered).await?;

@@ -1,0 +1,144 @@
+//! `kill -9` of tasks and of a whole node, in mid-run: the output equals the oracle's. (faults.md: G, P)
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use system_tests::{Cluster, Job, wait_for, write_text};
+
+const LINES: u64 = 400_000;
+/// Tuples per second: slow enough that every fault hits a running job.
+const RATE: &str = "80000";
+const LIMIT: Duration = Duration::from_secs(90);
+
+struct Case {
+    name: &'static str,
+    /// From Nstages to the last operator's arguments.
+    args: &'static [&'static str],
+    /// Given `data.txt`: what the destination must hold.
+    oracle: &'static str,
+    /// Tasks that are killed in turn.
+    tasks: &'static [&'static str],
+}
+
+const REPLACE: Case = Case {
+    name: "replace",
+    args: &["2", "2", "grep", "static", "replace", "static STATIC"],
+    oracle: r#"awk '/static/ { gsub(/static/, "STATIC"); print "in/data.txt:" NR "\t" $0 }' data.txt"#,
+    tasks: &["s0t0", "s1t0", "s1t1", "s2t0", "s2t1"],
+};
+
+const COUNT: Case = Case {
+    name: "count",
+    args: &["2", "2", "grep", "--key word:0 static", "count", ""],
+    oracle: r#"awk '/static/ { print $1 "\t" ++n[$1] }' data.txt"#,
+    tasks: &["s0t1", "s1t0", "s1t1", "s2t0"],
+};
+
+const THREE: Case = Case {
+    name: "three",
+    args: &["3", "2", "grep", "static", "replace", "-F static S", "filter", "-d ' ' -c 0 -ne S"],
+    oracle: r#"awk '/static/ { gsub(/static/, "S"); if ($1 != "S") print "in/data.txt:" NR "\t" $0 }' data.txt"#,
+    tasks: &["s0t0", "s1t1", "s2t0", "s3t1"],
+};
+
+fn prepare(subnet: &str, nodes: usize) -> Result<Cluster> {
+    let cluster = Cluster::up(subnet, nodes)?;
+    write_text(&cluster.path("data.txt"), LINES, 7)?;
+    cluster.hydfs(&["create", "data.txt", "in/data.txt"])?;
+    Ok(cluster)
+}
+
+fn start<'a>(cluster: &'a Cluster, case: &Case, name: &str) -> Result<Job<'a>> {
+    let dest = format!("out/{name}");
+    let mut args = case.args.to_vec();
+    args.extend(["in", &dest, "true", "false", RATE]);
+    let mut job = cluster.start(name, &args)?;
+    job.wait_for_output()?;
+    Ok(job)
+}
+
+fn kill_each_in_turn(subnet: &str, case: &Case) -> Result<()> {
+    let cluster = prepare(subnet, 3)?;
+    let mut job = start(&cluster, case, case.name)?;
+    let mut killed = vec![];
+    for task in case.tasks {
+        let victim = job.kill_task(task)?;
+        job.wait_for_task(task, victim.epoch + 1)?;
+        killed.push(victim);
+    }
+    ensure!(job.is_running()?, "the job was over before the last replacement ran");
+    let now = cluster.tasks(case.name)?;
+    for task in &now {
+        // No other process restarts because of a kill.
+        let expected = 1 + killed.iter().filter(|k| k.task == task.task).count() as u64;
+        ensure!(task.epoch == expected, "{} has epoch {}, expected {expected}", task.task, task.epoch);
+    }
+    let summary = job.finish(LIMIT)?;
+    ensure!(summary["restarts"] == killed.len(), "{} kills, but {}", killed.len(), summary["restarts"]);
+    ensure!(summary["lines_in"] == LINES, "lines_in {}", summary["lines_in"]);
+    cluster.check(&format!("out/{}", case.name), case.oracle)
+}
+
+#[test]
+fn t11_kill_each_task_of_grep_and_replace() -> Result<()> {
+    kill_each_in_turn("127.0.31", &REPLACE)
+}
+
+#[test]
+fn t12_kill_each_task_of_grep_and_count() -> Result<()> {
+    kill_each_in_turn("127.0.32", &COUNT)
+}
+
+#[test]
+fn t13_kill_each_task_of_three_stages() -> Result<()> {
+    kill_each_in_turn("127.0.33", &THREE)
+}
+
+#[test]
+fn t14_kill_a_random_task_every_second() -> Result<()> {
+    let cluster = prepare("127.0.34", 3)?;
+    for (n, case) in [&REPLACE, &COUNT, &THREE].into_iter().enumerate() {
+        let mut job = start(&cluster, case, case.name)?;
+        let (mut kills, mut random) = (0u64, 17 + n as u64);
+        let mut next = system_tests::now();
+        while kills < 8 && job.is_running()? {
+            let due = wait_for("the next kill", Duration::from_secs(5), || {
+                Ok((system_tests::now() >= next || !job.is_running()?).then_some(()))
+            });
+            due?;
+            next += Duration::from_secs(1);
+            let tasks = cluster.tasks(case.name)?;
+            let running: Vec<_> = tasks.iter().filter(|t| t.state == "running").collect();
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            if let Some(victim) = running.get((random >> 33) as usize % running.len().max(1)) {
+                let pid = nix::unistd::Pid::from_raw(victim.pid);
+                if nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).is_ok() {
+                    kills += 1;
+                }
+            }
+        }
+        let summary = job.finish(LIMIT)?;
+        ensure!(kills >= 4, "only {kills} kills hit the running job");
+        ensure!(summary["restarts"].as_u64() >= Some(kills.saturating_sub(1)), "{kills} kills: {summary}");
+        cluster.check(&format!("out/{}", case.name), case.oracle)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn t15_kill_a_node_in_mid_run() -> Result<()> {
+    let cluster = prepare("127.0.35", 5)?;
+    for (case, node) in [(&REPLACE, "n4"), (&COUNT, "n2"), (&THREE, "n5")] {
+        let mut job = start(&cluster, case, case.name)?;
+        let tasks = cluster.tasks(case.name)?;
+        let hit = tasks.iter().filter(|t| t.node == node).count();
+        ensure!(hit > 0, "no task on {node}: {tasks:?}");
+        cluster.script(&["kill-node", node])?;
+        ensure!(job.is_running()?, "the job was over when the node was killed");
+        let summary = job.finish(LIMIT)?;
+        ensure!(summary["restarts"].as_u64() >= Some(hit as u64), "{hit} tasks were on {node}: {summary}");
+        cluster.check(&format!("out/{}", case.name), case.oracle)?;
+        cluster.script(&["start-node", node])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! `worker`: one task of a job. Started by the leader; the cluster secret comes on standard input.
+
+use std::io::BufRead;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use common::cluster::Cluster;
+use common::ids::{Epoch, JobName, TaskId};
+use common::net::Identity;
+use common::secret::Secret;
+use worker::driver::{End, Start};
+
+/// Runs one task of a RainStorm job. The leader starts workers over SSH; nobody needs to start one by hand.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// The cluster file
+    #[arg(long)]
+    cluster: PathBuf,
+    /// The node that this process runs on
+    #[arg(long)]
+    node: String,
+    #[arg(long)]
+    job: JobName,
+    /// The task's identity, such as s1t2: stage 1, task 2
+    #[arg(long)]
+    task_id: TaskId,
+    /// Which process of the identity this is
+    #[arg(long)]
+    epoch: u64,
+    /// Where the leader's control port is
+    #[arg(long)]
+    leader: SocketAddr,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let who = format!("{} of job {}", args.task_id, args.job);
+    match start(args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("worker {who}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: Args) -> anyhow::Result<ExitCode> {
+    let cluster = Cluster::load(&args.cluster)?;
+    let node = cluster.node(&args.node)?.clone();
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).context("reading the secret from standard input")?;
+    let Some(secret) = Secret::from_hex(&line) else { bail!("standard input must hold the cluster secret") };
+    let _log = common::telemetry::init(Some((&node.log, "worker.log")), std::io::stderr)?;
+    let me = Identity {
+        who: format!("{} of job {} epoch {}", args.task_id, args.job, args.epoch),
+        node: Some(node.name.clone()),
+        secret,
+        security: cluster.security,
+    };
+    let (job, task, epoch) = (args.job.clone(), args.task_id, Epoch(args.epoch));
+    let start = Start { cluster, node, job: args.job, task, epoch, leader: args.leader, me };
+    let node = start.node.name.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let end = runtime.block_on(worker::driver::run(start));
+    // Helper tasks that still wait for somebody are not waited for.
+    runtime.shutdown_background();
+    Ok(match end {
+        End::Finished => ExitCode::SUCCESS,
+        End::Fenced(why) => {
+            tracing::warn!(%job, %task, %epoch, %node, why, "FENCED");
+            ExitCode::from(3)
+        }
+        End::LeaderLost(why) => {
+            tracing::warn!(%job, %task, %epoch, %node, why, "LEADER_LOST");
+            ExitCode::from(4)
+        }
+        End::Failed(failure) => {
+            let key = failure.key.unwrap_or_default();
+            tracing::warn!(%job, %task, %epoch, %node, key, why = failure.what, "TASK_FAIL");
+            ExitCode::FAILURE
+        }
+    })
+}

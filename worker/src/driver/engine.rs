@@ -1,0 +1,522 @@
+//! The task's loop: takes events in, lets the protocol decide, runs the operator, carries the decisions out.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::clock::{self, Time};
+use common::control::{Failure, Report, ToLeader, ToWorker};
+use common::ids::{Epoch, TaskId};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::control::Control;
+use super::meter::{Latency, Rate};
+use super::operator::{Runner, run_foreign};
+use super::storage::{Plan, Storage};
+use super::{End, Event};
+use crate::source::{self, Reader};
+use crate::task::inbox::{Content, Received};
+use crate::task::record::Order;
+use crate::task::{self, Done, Task, Work};
+use crate::wire::{Open, Opened};
+
+/// How often the counters for the leader's beat are made anew.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// How often a RATE line is logged.
+const RATE_EVERY: Duration = Duration::from_secs(5);
+
+/// A sender's newest connection.
+struct Input {
+    id: u64,
+    acks: Option<mpsc::UnboundedSender<u64>>,
+    acked: u64,
+}
+
+/// A receiver: where it is, and the connection to it.
+pub struct OutLink {
+    pub to: TaskId,
+    pub addr: watch::Sender<Option<(Epoch, SocketAddr)>>,
+    pub oldest: watch::Sender<u64>,
+    pub frames: Option<mpsc::UnboundedSender<Bytes>>,
+}
+
+pub struct Engine {
+    pub plan: Plan,
+    pub pid: u32,
+    pub task: Task,
+    pub storage: Storage,
+    pub runner: Option<Runner>,
+    pub source: Option<Reader>,
+    pub events: mpsc::UnboundedReceiver<Event>,
+    pub control: Control,
+    pub links: Vec<OutLink>,
+    pub linger: Duration,
+    pub pace: Pace,
+    inputs: BTreeMap<TaskId, Input>,
+    epochs: BTreeMap<TaskId, Epoch>,
+    open_since: Option<Time>,
+    first_output: bool,
+    said_done: bool,
+    first_read_us: u64,
+    last_durable_us: u64,
+    latency: Latency,
+    rates: (Rate, Rate),
+    reported: Time,
+    rate_logged: Time,
+    worked: bool,
+}
+
+/// The source's pace: a token bucket of lines.
+#[derive(Debug, Default)]
+pub struct Pace {
+    pub per_s: u64,
+    tokens: f64,
+    at: Time,
+}
+
+impl Pace {
+    /// How many lines may be read now.
+    fn allowed(&mut self, now: Time) -> u64 {
+        if self.per_s == 0 {
+            return u64::MAX;
+        }
+        if self.at == Time::ZERO {
+            self.at = now;
+        }
+        let rate = self.per_s as f64;
+        // What a stall of up to half a second held back is made up for; more would be a flood.
+        let most = (rate / 2.0).max(1.0);
+        self.tokens = (self.tokens + rate * now.since(self.at).as_secs_f64()).min(most);
+        self.at = now;
+        // In steps of 5 ms at least, so that a batch is worth its frame.
+        if self.tokens < (rate / 200.0).max(1.0) { 0 } else { self.tokens as u64 }
+    }
+}
+
+/// What a piece of work came to.
+enum Step {
+    Worked,
+    Idle,
+}
+
+impl Engine {
+    pub fn new(
+        plan: Plan,
+        task: Task,
+        storage: Storage,
+        events: mpsc::UnboundedReceiver<Event>,
+        control: Control,
+    ) -> Self {
+        Self {
+            pid: std::process::id(),
+            pace: Pace { per_s: plan.rate, ..Pace::default() },
+            plan,
+            task,
+            storage,
+            runner: None,
+            source: None,
+            events,
+            control,
+            links: Vec::new(),
+            linger: Duration::from_millis(3),
+            inputs: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            open_since: None,
+            first_output: false,
+            said_done: false,
+            first_read_us: 0,
+            last_durable_us: 0,
+            latency: Latency::default(),
+            rates: Default::default(),
+            reported: Time::ZERO,
+            rate_logged: clock::now(),
+            worked: false,
+        }
+    }
+
+    /// Runs until the leader says that the job is over, or something ends this process.
+    pub async fn run(&mut self) -> Result<(), End> {
+        loop {
+            while let Ok(event) = self.events.try_recv() {
+                self.on_event(event)?;
+            }
+            self.settle()?;
+            match self.step().await? {
+                Step::Worked => {
+                    self.worked = true;
+                    self.linger(false);
+                    // Lets the connections move what came and what may leave.
+                    tokio::task::yield_now().await;
+                }
+                Step::Idle => {
+                    if self.linger(self.worked) {
+                        // Closing made chunks: let them leave before waiting.
+                        continue;
+                    }
+                    self.worked = false;
+                    self.wait().await?;
+                }
+            }
+        }
+    }
+
+    // --- events ---------------------------------------------------------------------------------------------------
+
+    fn on_event(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Control(message) => self.on_control(*message)?,
+            Event::ControlLost(why) => return Err(End::LeaderLost(why)),
+            Event::Opened { id, open, reply, acks } => self.on_opened(id, open, reply, acks),
+            Event::Data { id, from, item } => {
+                let current = self.inputs.get(&from).is_some_and(|i| i.id == id && i.acks.is_some());
+                if !current {
+                    return Ok(());
+                }
+                match self.task.receive(from, item) {
+                    Received::New => {}
+                    Received::Repeat => self.acknowledge(from, true),
+                    Received::Gap => {
+                        tracing::warn!(job = %self.plan.job, task = %self.plan.task, %from, "DATA_GAP");
+                        if let Some(input) = self.inputs.get_mut(&from) {
+                            // Dropping the sender of acknowledgements closes the connection.
+                            input.acks = None;
+                        }
+                    }
+                }
+            }
+            Event::Connected { output, have, frames } => {
+                self.task.output(output).resume(have);
+                self.links[output].frames = Some(frames);
+            }
+            Event::OutClosed { output } => self.links[output].frames = None,
+            Event::Ack { output, upto } => {
+                self.task.output(output).acknowledge(upto, |_| {});
+                let oldest = self.task.output(output).oldest();
+                self.links[output].oldest.send_replace(oldest);
+            }
+            Event::Refused { to, why } => return Err(End::Fenced(format!("{to} refused this process: {why}"))),
+        }
+        Ok(())
+    }
+
+    fn on_control(&mut self, message: ToWorker) -> Result<(), End> {
+        match message {
+            ToWorker::Peers(peers) => {
+                for peer in peers {
+                    if let Some(link) = self.links.iter().find(|l| l.to == peer.task) {
+                        link.addr.send_if_modified(|addr| {
+                            let news = addr.is_none_or(|(epoch, at)| peer.epoch > epoch || (peer.epoch == epoch && at != peer.addr));
+                            if news {
+                                *addr = Some((peer.epoch, peer.addr));
+                            }
+                            news
+                        });
+                    }
+                }
+            }
+            ToWorker::Rate(per_s) => self.pace.per_s = per_s,
+            ToWorker::Finish => return Err(End::Finished),
+            ToWorker::Refused { why } => return Err(End::Fenced(why)),
+            ToWorker::Beat | ToWorker::Plan(_) => {}
+        }
+        Ok(())
+    }
+
+    fn on_opened(&mut self, id: u64, open: Open, reply: oneshot::Sender<Opened>, acks: mpsc::UnboundedSender<u64>) {
+        let refuse = |reply: oneshot::Sender<Opened>, why: String| {
+            // The other side may be gone already; then there is nobody to tell.
+            let _ = reply.send(Opened::Refused(why));
+        };
+        if open.job != self.plan.job || open.to != self.plan.task {
+            return refuse(reply, format!("this is {} of job {}", self.plan.task, self.plan.job));
+        }
+        let seen = self.epochs.get(&open.from).copied().unwrap_or_default();
+        if open.epoch < seen {
+            tracing::warn!(job = %self.plan.job, task = %self.plan.task, from = %open.from, epoch = %open.epoch, newest = %seen, "FENCED_SENDER");
+            return refuse(reply, format!("{} runs as epoch {seen} now", open.from));
+        }
+        match self.task.connect(open.from, open.oldest, open.epoch > seen) {
+            Ok(have) => {
+                self.epochs.insert(open.from, open.epoch);
+                self.inputs.insert(open.from, Input { id, acks: Some(acks), acked: 0 });
+                let _ = reply.send(Opened::From(have));
+                self.acknowledge(open.from, true);
+            }
+            Err(error) => {
+                tracing::error!(job = %self.plan.job, task = %self.plan.task, from = %open.from, %error, "DATA_LOST");
+                refuse(reply, error.to_string());
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, from: TaskId, again: bool) {
+        let ack = self.task.ack(from);
+        if let Some(input) = self.inputs.get_mut(&from)
+            && (ack > input.acked || again)
+            && let Some(acks) = &input.acks
+        {
+            input.acked = ack;
+            let _ = acks.send(ack);
+        }
+    }
+
+    // --- what is decided is carried out ---------------------------------------------------------------------------
+
+    /// Takes acknowledgements of appends in; appends what is due; lets leave what may leave.
+    fn settle(&mut self) -> Result<(), End> {
+        let now = clock::now();
+        self.settle_snapshots(now);
+        if let Some(log) = &self.storage.log {
+            self.task.logged(log.acked());
+        }
+        if let Some(dest) = &self.storage.dest {
+            let (acked, wall) = (dest.acked(), clock::unix_micros());
+            let (latency, last) = (&mut self.latency, &mut self.last_durable_us);
+            self.task.output(0).acknowledge(acked, |chunk| {
+                *last = wall;
+                latency.record(wall.saturating_sub(chunk.born_us), chunk.tuples);
+            });
+        }
+        let records = self.task.take_records(now);
+        if let Some(log) = &mut self.storage.log
+            && !records.is_empty()
+        {
+            log.append(records);
+        }
+        self.release();
+        let senders: Vec<TaskId> = self.inputs.keys().copied().collect();
+        senders.into_iter().for_each(|from| self.acknowledge(from, false));
+        if now.since(self.reported) >= REPORT_EVERY {
+            self.reported = now;
+            let report = self.report(now);
+            if now.since(self.rate_logged) >= RATE_EVERY {
+                self.rate_logged = now;
+                let p = &self.plan;
+                tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, pid = self.pid, in_per_s = report.in_per_s as u64, out_per_s = report.out_per_s as u64, in_total = report.tuples_in, out_total = report.tuples_out, backlog_bytes = report.backlog_bytes, "RATE");
+            }
+            self.control.report.send_replace(report);
+        }
+        if self.task.is_finished() && !self.said_done {
+            self.said_done = true;
+            let report = self.report(now);
+            let p = &self.plan;
+            tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, pid = self.pid, in_total = report.tuples_in, out_total = report.tuples_out, "TASK_END");
+            let _ = self.control.to_leader.send(ToLeader::Done(report));
+        }
+        Ok(())
+    }
+
+    fn settle_snapshots(&mut self, now: Time) {
+        let Some(snapshots) = &mut self.storage.snapshots else { return };
+        let acked = snapshots.appender.acked();
+        if let Some((cut, _)) = snapshots.under_way.take_if(|(_, end)| *end <= acked) {
+            self.task.snapshotted(now, cut, snapshots.extents.clone());
+        }
+        if snapshots.under_way.is_none()
+            && self.task.wants_snapshot(now)
+            && let Some(Runner::Builtin(op)) = &mut self.runner
+        {
+            let mut bytes = Vec::new();
+            let full = snapshots.wants_full();
+            if full { op.snapshot_full(&mut bytes) } else { op.snapshot_delta(&mut bytes) }
+            snapshots.append(self.task.now().clone(), bytes, full);
+        }
+    }
+
+    fn release(&mut self) {
+        let durable = self.task.durable();
+        let mut left = None;
+        if let Some(dest) = &mut self.storage.dest {
+            while let Some(chunk) = self.task.output(0).next_chunk(durable) {
+                // A restarted task makes its stream again from its checkpoint on; what HyDFS has of it is not repeated.
+                let known = dest.queued().saturating_sub(chunk.start).min(chunk.payload.len() as u64);
+                dest.append(chunk.payload.slice(known as usize..));
+                left = Some(chunk.tuples);
+            }
+        }
+        for (index, link) in self.links.iter().enumerate() {
+            let Some(frames) = &link.frames else { continue };
+            while let Some(chunk) = self.task.output(index).next_chunk(durable) {
+                left = Some(chunk.tuples);
+                if frames.send(chunk.payload).is_err() {
+                    break;
+                }
+            }
+        }
+        if let Some(tuples) = left
+            && !self.first_output
+        {
+            self.first_output = true;
+            let p = &self.plan;
+            tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, pid = self.pid, tuples, "FIRST_OUTPUT");
+        }
+    }
+
+    /// Closes open outputs that have waited long enough (or, when nothing else is to be done, at once). True if it did.
+    fn linger(&mut self, at_once: bool) -> bool {
+        if !self.task.has_open_output() {
+            self.open_since = None;
+            return false;
+        }
+        let now = clock::now();
+        let since = *self.open_since.get_or_insert(now);
+        if at_once && self.linger.is_zero() || now.since(since) >= self.linger {
+            self.task.close_outputs();
+            self.open_since = None;
+            return true;
+        }
+        false
+    }
+
+    /// Waits for an event, an acknowledged append, or the next deadline.
+    async fn wait(&mut self) -> Result<(), End> {
+        let now = clock::now();
+        let mut deadline = now + REPORT_EVERY;
+        let due = [
+            self.open_since.map(|since| since + self.linger),
+            self.task.checkpoint_deadline().filter(|d| *d > now),
+            self.task.snapshot_deadline().filter(|d| *d > now),
+            (self.source.is_some() && self.pace.per_s > 0).then(|| now + Duration::from_millis(5)),
+        ];
+        deadline = due.into_iter().flatten().fold(deadline, Time::min);
+        tokio::select! {
+            event = self.events.recv() => match event {
+                Some(event) => self.on_event(event)?,
+                None => return Err(End::LeaderLost("the control task ended".into())),
+            },
+            changed = self.storage.changed() => changed?,
+            () = clock::sleep_until(deadline) => {}
+        }
+        Ok(())
+    }
+
+    // --- work -----------------------------------------------------------------------------------------------------
+
+    async fn step(&mut self) -> Result<Step, End> {
+        let Some(work) = self.task.next() else { return Ok(Step::Idle) };
+        match work {
+            Work::Source(replay) => return self.read(replay).await,
+            Work::InputEnd { from, at } => {
+                self.task.complete(Done { order: Order::InputEnd { from, at }, bytes_in: 0 });
+            }
+            Work::Finish => {
+                if let Some(runner) = &mut self.runner {
+                    let mut router = self.task.router(clock::unix_micros());
+                    runner.finish(&mut router)?;
+                }
+                self.task.complete(Done { order: Order::Finish, bytes_in: 0 });
+            }
+            Work::Input { from, item } => {
+                let (start, end, born_us) = (item.start, item.end(), item.born_us);
+                let Content::Tuples(batch) = item.content else { return Ok(Step::Worked) };
+                match self.runner.take() {
+                    Some(Runner::Builtin(mut op)) => {
+                        op.process(&batch, &mut self.task.router(born_us))?;
+                        self.runner = Some(Runner::Builtin(op));
+                    }
+                    Some(Runner::Foreign(mut child)) => {
+                        let collected = self.beside(run_foreign(&mut child, &batch)).await??;
+                        collected.route(&mut self.task.router(born_us));
+                        self.runner = Some(Runner::Foreign(child));
+                    }
+                    None => {}
+                }
+                let bytes_in = batch.bytes() as u64;
+                self.task.complete(Done { order: Order::Input { from, start, end }, bytes_in });
+            }
+        }
+        Ok(Step::Worked)
+    }
+
+    /// Awaits something slow while events and appends go on.
+    async fn beside<T>(&mut self, slow: impl Future<Output = T>) -> Result<T, End> {
+        tokio::pin!(slow);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut slow => return Ok(done),
+                event = self.events.recv() => match event {
+                    Some(event) => self.on_event(event)?,
+                    None => return Err(End::LeaderLost("the control task ended".into())),
+                },
+                changed = self.storage.changed() => changed?,
+                () = clock::sleep_until(clock::now() + Duration::from_millis(20)) => {}
+            }
+            self.settle()?;
+        }
+    }
+
+    async fn read(&mut self, replay: Option<crate::task::record::SourceRun>) -> Result<Step, End> {
+        let place = self.task.now().source;
+        let Some(mut reader) = self.source.take() else { return Ok(Step::Idle) };
+        if replay.is_none() && reader.is_end(place) {
+            self.source = Some(reader);
+            self.task.complete(Done { order: Order::Finish, bytes_in: 0 });
+            return Ok(Step::Worked);
+        }
+        let most = if replay.is_some() { u64::MAX } else { self.pace.allowed(clock::now()) };
+        if most == 0 {
+            self.source = Some(reader);
+            return Ok(Step::Idle);
+        }
+        let block = self.beside(reader.next(place, most, replay)).await??;
+        if self.first_read_us == 0 {
+            self.first_read_us = clock::unix_micros();
+        }
+        let (file, small) = (reader.file(block.run.slice), reader.is_small(block.run.slice));
+        source::emit(&block, &file, small, &mut self.task.router(clock::unix_micros()));
+        if replay.is_none() {
+            self.pace.tokens -= block.run.lines as f64;
+        }
+        let bytes_in = block.data.len() as u64;
+        self.task.complete(Done { order: Order::Source(block.run), bytes_in });
+        self.source = Some(reader);
+        Ok(Step::Worked)
+    }
+
+    fn report(&mut self, now: Time) -> Report {
+        let cut = self.task.now();
+        let bytes_out: u64 = cut.emitted.iter().sum();
+        Report {
+            tuples_in: cut.tuples_in,
+            tuples_out: cut.tuples_out,
+            bytes_in: cut.bytes_in,
+            bytes_out: if self.storage.dest.is_some() { bytes_out } else { 0 },
+            in_per_s: self.rates.0.update(now, cut.tuples_in),
+            out_per_s: self.rates.1.update(now, cut.tuples_out),
+            backlog_bytes: self.task.backlog_bytes() as u64,
+            first_read_us: self.first_read_us,
+            last_durable_us: self.last_durable_us,
+            latency_us: if self.storage.dest.is_some() { self.latency.counts() } else { vec![] },
+        }
+    }
+}
+
+impl From<ops::operator::Error> for End {
+    fn from(error: ops::operator::Error) -> Self {
+        End::Failed(error.into())
+    }
+}
+
+impl From<source::Error> for End {
+    fn from(error: source::Error) -> Self {
+        let fatal = !matches!(error, source::Error::Read { .. });
+        End::Failed(Failure { what: error.to_string(), key: None, stderr: vec![], fatal })
+    }
+}
+
+impl From<hydfs::client::Error> for End {
+    fn from(error: hydfs::client::Error) -> Self {
+        match error {
+            hydfs::client::Error::Fenced { .. } => End::Fenced(error.to_string()),
+            other => End::Failed(Failure { what: other.to_string(), key: None, stderr: vec![], fatal: false }),
+        }
+    }
+}
+
+impl From<task::Error> for End {
+    fn from(error: task::Error) -> Self {
+        End::Failed(Failure { what: error.to_string(), key: None, stderr: vec![], fatal: true })
+    }
+}

@@ -1,0 +1,186 @@
+//! Data connections: one task per connection moves frames and acknowledgements; every decision is the engine's.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::backoff::Backoff;
+use common::clock;
+use common::ids::{Epoch, JobName, TaskId};
+use common::net::{self, Identity, Role};
+use common::spawn;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::Event;
+use crate::wire::{self, Ack, Open, Opened};
+
+/// What goes out on a connection is at most this long under way before the connection counts as dead. Waiting for a
+/// receiver with a full socket is not: that is back-pressure.
+const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(3);
+
+pub type Events = mpsc::UnboundedSender<Event>;
+
+/// Accepts data connections until dropped.
+pub fn listen(listener: TcpListener, me: Arc<Identity>, events: Events) -> spawn::Guard {
+    spawn::guarded("data_listener", async move {
+        let mut next = 0u64;
+        loop {
+            let (stream, addr) = listener.accept().await?;
+            next += 1;
+            let (id, me, events) = (next, me.clone(), events.clone());
+            spawn::task("data_in", async move {
+                match net::accept(stream, addr, &me).await {
+                    Ok(connection) if connection.peer.role == Role::Data => serve(id, connection, events).await,
+                    Ok(connection) => {
+                        tracing::warn!(%addr, role = ?connection.peer.role, "STRANGER");
+                        Ok(())
+                    }
+                    Err(error) => {
+                        tracing::warn!(%addr, %error, "STRANGER");
+                        Ok(())
+                    }
+                }
+            });
+        }
+        #[allow(unreachable_code)] // says what the loop's `?` returns
+        Ok::<(), std::io::Error>(())
+    })
+}
+
+/// The receiving side of one connection.
+async fn serve(id: u64, connection: net::Connection, events: Events) -> Result<(), net::Error> {
+    let net::Connection { mut tx, mut rx, .. } = connection;
+    let open = tokio::time::timeout(HANDSHAKE, rx.recv::<Open>()).await.map_err(|_| net::Error::Timeout)??;
+    let Some(open) = open else { return Ok(()) };
+    let from = open.from;
+    let (reply, answer) = oneshot::channel();
+    let (ack_tx, mut acks) = mpsc::unbounded_channel::<u64>();
+    if events.send(Event::Opened { id, open, reply, acks: ack_tx }).is_err() {
+        return Ok(());
+    }
+    let Ok(answer) = answer.await else { return Ok(()) };
+    tx.send(&answer).await?;
+    if let Opened::Refused(_) = answer {
+        return Ok(());
+    }
+    // Acknowledgements leave on their own, never behind data.
+    let _writer = spawn::guarded("data_acks", async move {
+        while let Some(mut ack) = acks.recv().await {
+            while let Ok(newer) = acks.try_recv() {
+                ack = newer;
+            }
+            tx.send(&Ack(ack)).await?;
+        }
+        // The engine has closed this connection.
+        tx.shutdown().await
+    });
+    let lost = loop {
+        if _writer.is_finished() {
+            break "closed here".to_owned();
+        }
+        match rx.recv_frame().await {
+            Ok(Some(frame)) => match wire::decode_data(&frame) {
+                Ok(item) => {
+                    if events.send(Event::Data { id, from, item }).is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(error) => break error.to_string(),
+            },
+            Ok(None) => break "closed by the sender".to_owned(),
+            Err(error) => break error.to_string(),
+        }
+    };
+    tracing::debug!(%from, why = lost, "DATA_CLOSED");
+    Ok(())
+}
+
+/// Whom a [`dial`]ler connects as and to.
+pub struct Dial {
+    pub output: usize,
+    pub job: JobName,
+    pub from: TaskId,
+    pub epoch: Epoch,
+    pub to: TaskId,
+    pub me: Arc<Identity>,
+    /// Where the receiver's newest process listens.
+    pub addr: watch::Receiver<Option<(Epoch, SocketAddr)>>,
+    /// The oldest unit that can be sent; asked at each handshake.
+    pub oldest: watch::Receiver<u64>,
+}
+
+/// Keeps one output connected until dropped: redials when the connection ends or the receiver moves.
+pub fn dial(mut dial: Dial, events: Events) -> spawn::Guard {
+    spawn::guarded("data_out", async move {
+        let mut backoff = Backoff::new(std::time::Duration::from_millis(5), std::time::Duration::from_millis(200));
+        loop {
+            let target = *dial.addr.borrow_and_update();
+            if let Some((_, addr)) = target {
+                let mut moved = dial.addr.clone();
+                let ended = tokio::select! {
+                    ended = converse(&mut dial, addr, &events, &mut backoff) => ended,
+                    _ = changed(&mut moved) => Ok(()),
+                };
+                if events.send(Event::OutClosed { output: dial.output }).is_err() {
+                    return Ok::<(), net::Error>(());
+                }
+                if let Err(error) = ended {
+                    tracing::debug!(to = %dial.to, %error, "DATA_LOST");
+                }
+            }
+            let wait = clock::sleep_until(clock::now() + backoff.delay());
+            tokio::select! {
+                () = wait, if target.is_some() => {}
+                gone = dial.addr.changed() => {
+                    backoff.reset();
+                    if gone.is_err() { return Ok(()); }
+                }
+            }
+        }
+    })
+}
+
+async fn changed(moved: &mut watch::Receiver<Option<(Epoch, SocketAddr)>>) {
+    if moved.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The sending side of one connection, from handshake to its end.
+async fn converse(dial: &mut Dial, addr: SocketAddr, events: &Events, backoff: &mut Backoff) -> Result<(), net::Error> {
+    let net::Connection { mut tx, mut rx, .. } = net::dial(addr, &dial.me, Role::Data).await?;
+    let oldest = *dial.oldest.borrow();
+    let open = Open { job: dial.job.clone(), from: dial.from, epoch: dial.epoch, to: dial.to, oldest };
+    tx.send(&open).await?;
+    let answer = tokio::time::timeout(HANDSHAKE, rx.recv::<Opened>()).await.map_err(|_| net::Error::Timeout)??;
+    let (output, have) = match answer.ok_or(net::Error::Closed)? {
+        Opened::From(have) => (dial.output, have),
+        Opened::Refused(why) => {
+            let _ = events.send(Event::Refused { to: dial.to, why });
+            return Ok(());
+        }
+    };
+    backoff.reset();
+    let (frame_tx, mut frames) = mpsc::unbounded_channel::<Bytes>();
+    if events.send(Event::Connected { output, have, frames: frame_tx }).is_err() {
+        return Ok(());
+    }
+    let write = async {
+        while let Some(frame) = frames.recv().await {
+            tx.feed_frame(frame).await?;
+            while let Ok(frame) = frames.try_recv() {
+                tx.feed_frame(frame).await?;
+            }
+            tx.flush().await?;
+        }
+        Ok::<(), net::Error>(())
+    };
+    let read = async {
+        while let Some(Ack(upto)) = rx.recv().await? {
+            let _ = events.send(Event::Ack { output, upto });
+        }
+        Ok::<(), net::Error>(())
+    };
+    tokio::select! { done = write => done, done = read => done }
+}

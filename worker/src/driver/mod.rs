@@ -1,0 +1,236 @@
+//! A worker's life: connect to the leader, fence the predecessor out, read the log back, run, end.
+
+pub mod control;
+pub mod engine;
+pub mod links;
+pub mod meter;
+pub mod operator;
+pub mod storage;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::cluster::{Cluster, Node};
+use common::control::{Failure, OpKind, TaskPlan, ToLeader, ToWorker};
+use common::ids::{Epoch, JobName, TaskId};
+use common::net::{self, Identity};
+use hydfs::client::Client;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::source::Reader;
+use crate::task::inbox::Item;
+use crate::task::output::Output;
+use crate::task::{Config, Task};
+use crate::wire::{Open, Opened};
+use engine::{Engine, OutLink};
+use operator::Runner;
+use storage::Storage;
+
+/// What reaches the engine from the tasks that move bytes.
+pub enum Event {
+    Control(Box<ToWorker>),
+    ControlLost(String),
+    /// A sender has connected and asks where to begin. Dropping `acks` closes its connection.
+    Opened { id: u64, open: Open, reply: oneshot::Sender<Opened>, acks: mpsc::UnboundedSender<u64> },
+    Data { id: u64, from: TaskId, item: Item },
+    /// A receiver has said what it has. Dropping `frames` closes the connection.
+    Connected { output: usize, have: u64, frames: mpsc::UnboundedSender<Bytes> },
+    OutClosed { output: usize },
+    Ack { output: usize, upto: u64 },
+    /// A receiver knows a newer process of this task.
+    Refused { to: TaskId, why: String },
+}
+
+/// Why the process ends.
+#[derive(Debug)]
+pub enum End {
+    /// The leader said so.
+    Finished,
+    /// Another process has this identity now.
+    Fenced(String),
+    LeaderLost(String),
+    Failed(Failure),
+}
+
+/// What the command line and standard input said.
+pub struct Start {
+    pub cluster: Cluster,
+    pub node: Node,
+    pub job: JobName,
+    pub task: TaskId,
+    pub epoch: Epoch,
+    pub leader: SocketAddr,
+    pub me: Identity,
+}
+
+/// Lives the whole life of a worker process.
+pub async fn run(start: Start) -> End {
+    let (job, task, epoch, node, pid) = (&start.job, start.task, start.epoch, &start.node.name, std::process::id());
+    match epoch {
+        Epoch(1) => tracing::info!(%job, %task, %epoch, %node, pid, "TASK_START"),
+        _ => tracing::info!(%job, %task, %epoch, %node, pid, "TASK_RESTART"),
+    }
+    let lease = start.cluster.job_lease();
+    let (events, mut inbox) = mpsc::unbounded_channel();
+    let bound = async {
+        let listener = TcpListener::bind((start.node.addr, 0)).await?;
+        let addr = listener.local_addr()?;
+        Ok::<_, std::io::Error>((listener, addr))
+    };
+    let (listener, data_addr) = match bound.await {
+        Ok(bound) => bound,
+        Err(e) => return failed(format!("cannot listen on {}: {e}", start.node.addr)),
+    };
+    let register = ToLeader::Register { job: job.clone(), task, epoch, node: node.clone(), pid, data_addr };
+    let control = match control::connect(start.leader, &start.me, register, lease, events.clone()).await {
+        Ok(control) => control,
+        Err(error) => return End::LeaderLost(error.to_string()),
+    };
+    let plan = match await_plan(&mut inbox, lease).await {
+        Ok(plan) => Arc::new(plan),
+        Err(end) => return end,
+    };
+    let to_leader = control.to_leader.clone();
+    let mut engine = match prepare(&start, plan, control, inbox, events.clone()).await {
+        Ok(engine) => engine,
+        Err((end, control)) => {
+            tell(&end, &to_leader);
+            drop(to_leader);
+            control.drain().await;
+            return end;
+        }
+    };
+    let me = Arc::new(start.me.clone());
+    let _listener = links::listen(listener, me.clone(), events.clone());
+    let mut dialers = Vec::new();
+    for (output, to) in engine.plan.downstream.clone().into_iter().enumerate() {
+        let (addr, addr_rx) = watch::channel(None);
+        let (oldest, oldest_rx) = watch::channel(engine.task.output(output).oldest());
+        let dial = links::Dial {
+            output,
+            job: start.job.clone(),
+            from: task,
+            epoch,
+            to,
+            me: me.clone(),
+            addr: addr_rx,
+            oldest: oldest_rx,
+        };
+        engine.links.push(OutLink { to, addr, oldest, frames: None });
+        dialers.push(links::dial(dial, events.clone()));
+    }
+    let end = match engine.run().await {
+        Ok(()) => End::Finished,
+        Err(end) => end,
+    };
+    tell(&end, &to_leader);
+    drop(to_leader);
+    engine.control.drain().await;
+    end
+}
+
+fn failed(what: String) -> End {
+    End::Failed(Failure { what, key: None, stderr: vec![], fatal: false })
+}
+
+/// The leader learns of a failure before the connection closes: the reason, not only the fact.
+fn tell(end: &End, to_leader: &mpsc::UnboundedSender<ToLeader>) {
+    if let End::Failed(failure) = end {
+        let _ = to_leader.send(ToLeader::Failed(failure.clone()));
+    }
+}
+
+async fn await_plan(inbox: &mut mpsc::UnboundedReceiver<Event>, lease: Duration) -> Result<TaskPlan, End> {
+    let wait = async {
+        loop {
+            match inbox.recv().await {
+                Some(Event::Control(message)) => match *message {
+                    ToWorker::Plan(plan) => return Ok(*plan),
+                    ToWorker::Refused { why } => return Err(End::Fenced(why)),
+                    ToWorker::Finish => return Err(End::Finished),
+                    _ => {}
+                },
+                Some(Event::ControlLost(why)) => return Err(End::LeaderLost(why)),
+                Some(_) => {}
+                None => return Err(End::LeaderLost("the control task ended".into())),
+            }
+        }
+    };
+    tokio::time::timeout(lease * 2, wait).await.unwrap_or_else(|_| Err(End::LeaderLost("it sent no plan".into())))
+}
+
+/// Opens storage (which fences the predecessor out), reads the log back and makes the operator ready.
+async fn prepare(
+    start: &Start,
+    plan: Arc<TaskPlan>,
+    control: control::Control,
+    inbox: mpsc::UnboundedReceiver<Event>,
+    events: links::Events,
+) -> Result<Engine, (End, control::Control)> {
+    let client = Client::new(Arc::new(start.cluster.clone()), start.me.clone());
+    let stateful = plan.exactly_once && plan.op.as_ref().is_some_and(|op| op.kind == OpKind::Aggregate);
+    let began = common::clock::now();
+    let ready = async {
+        let runner = async {
+            match &plan.op {
+                Some(op) => Ok::<_, End>(Some(Runner::start(&plan, op, &client, &start.node.data).await?)),
+                None => Ok(None),
+            }
+        };
+        let storage = async { Ok::<_, End>(Storage::open(&plan, stateful, &client).await?) };
+        let ((mut storage, log), mut runner) = tokio::try_join!(storage, runner)?;
+        let config = Config {
+            exactly_once: plan.exactly_once,
+            stateful,
+            format: plan.format,
+            batch_bytes: start.cluster.job.batch_bytes,
+            window_bytes: start.cluster.job.window_bytes,
+            #[cfg(test)]
+            mutant: crate::task::Mutant::None,
+        };
+        let outputs = match &storage.dest {
+            Some(_) => vec![Output::destination(0)],
+            None => plan.downstream.iter().map(|_| Output::channel(0)).collect(),
+        };
+        let mut task = Task::recover(config, &plan.upstream, outputs, &log)?;
+        if let Some(dest) = &storage.dest {
+            task.output(0).resume(dest.length());
+            task.output(0).acknowledge(dest.length(), |_| {});
+        }
+        if let Some(snapshots) = &mut storage.snapshots {
+            snapshots.extents = task.now().snapshot.clone();
+            if let Some(Runner::Builtin(op)) = &mut runner {
+                for part in Storage::read_snapshot(&plan, task.now(), &client).await? {
+                    op.restore(&part)?;
+                }
+            }
+        }
+        Ok::<_, End>((task, storage, runner))
+    };
+    let (task, storage, runner) = match ready.await {
+        Ok(ready) => ready,
+        Err(end) => return Err((end, control)),
+    };
+    if plan.epoch > Epoch(1) {
+        let ms = common::clock::now().since(began).as_millis() as u64;
+        tracing::info!(job = %plan.job, task = %plan.task, epoch = %plan.epoch, pid = std::process::id(), records = task.replaying(), log_bytes = task.log_end(), ms, "REPLAY");
+    }
+    let _ = control.to_leader.send(ToLeader::Started { replayed: task.replaying() as u64 });
+    drop(events);
+    let slices = plan.slices.clone();
+    let source = plan.op.is_none().then(|| Reader::new(client.clone(), slices));
+    let mut engine = Engine::new(plan, task, storage, inbox, control);
+    engine.runner = runner;
+    engine.source = source;
+    engine.linger = Duration::from_millis(start.cluster.job.linger_ms);
+    Ok(engine)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Net(#[from] net::Error),
+}

@@ -1,0 +1,284 @@
+//! One output: a channel to a task of the next stage, or the stream into the destination file. Holds what was emitted
+//! until it is acknowledged.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use common::batch::{Batch, Builder, decimal};
+use common::control::Format;
+
+use crate::wire;
+
+/// A closed piece of an output, units `start..end`.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    pub start: u64,
+    pub end: u64,
+    /// The newest order record that it depends on: it may leave when that record is durable.
+    pub pos: u64,
+    /// A frame for a channel; the bytes to append for the destination.
+    pub payload: Bytes,
+    pub born_us: u64,
+    pub tuples: u64,
+}
+
+#[derive(Debug)]
+enum Open {
+    Channel(Builder),
+    Destination(Vec<u8>, u64),
+}
+
+#[derive(Debug)]
+pub struct Output {
+    open: Open,
+    open_born_us: u64,
+    /// Units emitted.
+    emitted: u64,
+    /// Units in closed chunks; the rest of `emitted` is in `open`.
+    closed: u64,
+    chunks: VecDeque<Chunk>,
+    /// How many of `chunks`, from the front, need not be sent (again) on the present connection.
+    sent: usize,
+    /// What the receiver said that it has: not sent again, but kept, since it may die too.
+    have: u64,
+    /// What the receiver said may be forgotten. May lie ahead of `closed` while a restarted task works through its log.
+    confirmed: u64,
+    kept_bytes: usize,
+}
+
+impl Output {
+    pub fn channel(emitted: u64) -> Self {
+        Self::new(Open::Channel(Builder::new()), emitted)
+    }
+
+    pub fn destination(emitted: u64) -> Self {
+        Self::new(Open::Destination(Vec::new(), 0), emitted)
+    }
+
+    fn new(open: Open, emitted: u64) -> Self {
+        Self {
+            open,
+            open_born_us: u64::MAX,
+            emitted,
+            closed: emitted,
+            chunks: VecDeque::new(),
+            sent: 0,
+            have: emitted,
+            confirmed: emitted,
+            kept_bytes: 0,
+        }
+    }
+
+    pub fn is_destination(&self) -> bool {
+        matches!(self.open, Open::Destination(..))
+    }
+
+    pub fn emitted(&self) -> u64 {
+        self.emitted
+    }
+
+    /// Units acknowledged, of those emitted so far.
+    pub fn acked(&self) -> u64 {
+        self.confirmed.min(self.closed)
+    }
+
+    /// The oldest unit that can still be sent again.
+    pub fn oldest(&self) -> u64 {
+        self.chunks.front().map_or(self.closed, |c| c.start)
+    }
+
+    /// Bytes emitted and not acknowledged.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes + self.open_bytes()
+    }
+
+    pub fn open_bytes(&self) -> usize {
+        match &self.open {
+            Open::Channel(builder) => builder.bytes(),
+            Open::Destination(bytes, _) => bytes.len(),
+        }
+    }
+
+    pub fn emit(&mut self, key: &[u8], value: &[u8], format: Format, born_us: u64) {
+        self.open_born_us = self.open_born_us.min(born_us);
+        match &mut self.open {
+            Open::Channel(builder) => {
+                builder.push(key, value);
+                self.emitted += 1;
+            }
+            Open::Destination(bytes, tuples) => {
+                let before = bytes.len();
+                write_tuple(format, key, value, bytes);
+                *tuples += 1;
+                self.emitted += (bytes.len() - before) as u64;
+            }
+        }
+    }
+
+    /// A line from the source. `spelled`: with the key written out, for files of few lines.
+    pub fn emit_line(&mut self, file: &Bytes, number: u64, value: &[u8], spelled: bool, pos: u64, born_us: u64) {
+        let Open::Channel(builder) = &mut self.open else { return };
+        if spelled || !builder.push_line(file, number, value) {
+            let mut key = Vec::new();
+            if spelled {
+                key.extend_from_slice(file);
+                key.push(b':');
+                decimal(number, &mut key);
+            }
+            if !spelled || !builder.push_spelled(&key, value) {
+                self.close(pos);
+                let Open::Channel(builder) = &mut self.open else { return };
+                // An empty builder takes keys of either sort.
+                let pushed =
+                    if spelled { builder.push_spelled(&key, value) } else { builder.push_line(file, number, value) };
+                debug_assert!(pushed);
+            }
+        }
+        self.open_born_us = self.open_born_us.min(born_us);
+        self.emitted += 1;
+    }
+
+    /// Closes what is open into a chunk that depends on order record `pos`.
+    pub fn close(&mut self, pos: u64) {
+        let born_us = std::mem::replace(&mut self.open_born_us, u64::MAX);
+        match &mut self.open {
+            Open::Channel(builder) if !builder.is_empty() => {
+                let batch = builder.take();
+                let tuples = batch.len() as u64;
+                let payload = wire::encode_data(self.closed, born_us, false, &batch);
+                self.keep(payload, tuples, pos, born_us, tuples);
+            }
+            Open::Destination(bytes, tuples) if !bytes.is_empty() => {
+                let capacity = bytes.capacity();
+                let payload: Bytes = std::mem::replace(bytes, Vec::with_capacity(capacity)).into();
+                let tuples = std::mem::take(tuples);
+                self.keep(payload.clone(), payload.len() as u64, pos, born_us, tuples);
+            }
+            _ => {}
+        }
+    }
+
+    /// The end mark of a channel; a destination has none.
+    pub fn end(&mut self, pos: u64) {
+        self.close(pos);
+        if let Open::Channel(_) = self.open {
+            self.emitted += 1;
+            let payload = wire::encode_data(self.closed, u64::MAX, true, &Batch::empty());
+            self.keep(payload, 1, pos, u64::MAX, 0);
+        }
+    }
+
+    fn keep(&mut self, payload: Bytes, units: u64, pos: u64, born_us: u64, tuples: u64) {
+        let start = self.closed;
+        self.closed += units;
+        if self.closed > self.confirmed {
+            self.kept_bytes += payload.len();
+            self.chunks.push_back(Chunk { start, end: self.closed, pos, payload, born_us, tuples });
+        }
+    }
+
+    /// The receiver says that it has everything below `have`: what lies above is to be sent on the new connection.
+    pub fn resume(&mut self, have: u64) {
+        self.have = have;
+        self.sent = 0;
+    }
+
+    /// The next chunk that may leave, given that order records up to `durable` are in the log. It may begin below what
+    /// the receiver has.
+    pub fn next_chunk(&mut self, durable: u64) -> Option<Chunk> {
+        while self.chunks.get(self.sent).is_some_and(|c| c.end <= self.have) {
+            self.sent += 1;
+        }
+        let chunk = self.chunks.get(self.sent).filter(|c| c.pos <= durable)?.clone();
+        self.sent += 1;
+        Some(chunk)
+    }
+
+    /// Units below `upto` are acknowledged: forgets them. Calls `gone` for each chunk that is now wholly acknowledged.
+    pub fn acknowledge(&mut self, upto: u64, mut gone: impl FnMut(&Chunk)) {
+        self.confirmed = self.confirmed.max(upto);
+        while let Some(chunk) = self.chunks.front().filter(|c| c.end <= self.confirmed) {
+            gone(chunk);
+            self.kept_bytes -= chunk.payload.len();
+            self.chunks.pop_front();
+            self.sent = self.sent.saturating_sub(1);
+        }
+    }
+}
+
+/// One tuple as the destination file has it, with its newline.
+pub fn write_tuple(format: Format, key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    match format {
+        Format::Tsv => {
+            out.extend_from_slice(key);
+            out.push(b'\t');
+            out.extend_from_slice(value);
+        }
+        Format::Value => out.extend_from_slice(value),
+        Format::Json => {
+            out.extend_from_slice(b"{\"key\":");
+            json_string(key, out);
+            out.extend_from_slice(b",\"value\":");
+            json_string(value, out);
+            out.push(b'}');
+        }
+    }
+    out.push(b'\n');
+}
+
+fn json_string(bytes: &[u8], out: &mut Vec<u8>) {
+    let text = String::from_utf8_lossy(bytes);
+    // Writing a string into a Vec cannot fail.
+    serde_json::to_writer(out, &text).expect("a string is valid JSON");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats() {
+        let mut out = vec![];
+        write_tuple(Format::Tsv, b"k", b"v", &mut out);
+        write_tuple(Format::Value, b"k", b"v", &mut out);
+        write_tuple(Format::Json, b"k\"\xff", b"v\t", &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), "k\tv\nv\n{\"key\":\"k\\\"\u{fffd}\",\"value\":\"v\\t\"}\n");
+    }
+
+    #[test]
+    fn chunks_leave_when_durable_and_go_when_acknowledged() {
+        let mut out = Output::channel(10);
+        out.emit(b"a", b"1", Format::Tsv, 5);
+        out.emit(b"b", b"2", Format::Tsv, 3);
+        out.close(1);
+        out.emit(b"c", b"3", Format::Tsv, 7);
+        out.end(2);
+        assert_eq!((out.emitted(), out.oldest()), (14, 10));
+        assert!(out.next_chunk(0).is_none());
+        let first = out.next_chunk(1).unwrap();
+        assert_eq!((first.start, first.end, first.born_us), (10, 12, 3));
+        assert!(out.next_chunk(1).is_none());
+        assert_eq!(out.next_chunk(2).unwrap().end, 13);
+        out.acknowledge(11, |_| panic!("nothing is wholly acknowledged"));
+        assert_eq!(out.oldest(), 10, "a chunk is kept whole");
+        out.resume(12);
+        assert_eq!(out.next_chunk(2).unwrap().start, 12);
+        let mut gone = 0;
+        out.acknowledge(14, |_| gone += 1);
+        assert_eq!((gone, out.kept_bytes(), out.oldest()), (3, 0, 14));
+    }
+
+    #[test]
+    fn what_the_receiver_has_or_confirmed_before_is_not_sent_when_it_is_made_again() {
+        let mut out = Output::destination(0);
+        out.resume(6);
+        out.acknowledge(3, |_| {});
+        for tuple in [b"1", b"2", b"3"] {
+            out.emit(b"", tuple, Format::Tsv, 0);
+            out.close(1);
+        }
+        assert_eq!((out.acked(), out.oldest()), (3, 3), "the first is confirmed, and gone");
+        let chunk = out.next_chunk(1).unwrap();
+        assert_eq!((chunk.start, chunk.end), (6, 9), "the second is there, and kept");
+    }
+}

@@ -1,0 +1,197 @@
+//! What a task's log holds: order records, and now and then a checkpoint.
+//!
+//! On disk a record is `length u32 | XXH3-64 of the body | body`, all big-endian, the body MessagePack with named fields
+//! under a one-letter tag. A new kind of record is a new tag; `Cut::version` grows when a checkpoint's meaning changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::ids::TaskId;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+pub const CUT_VERSION: u8 = 1;
+
+/// A place in the source's input: what comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SourcePos {
+    /// Index into the task's slices; their number when all is read.
+    pub slice: u32,
+    /// Byte of the file where the next line starts; `None` before the slice's first line was looked for.
+    pub at: Option<u64>,
+    /// Number of the next line, from 1.
+    pub line: u64,
+}
+
+/// Lines that the source took in one go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRun {
+    pub slice: u32,
+    /// The line that starts at `from`, up to and without the one that starts at `to`.
+    pub from: u64,
+    pub to: u64,
+    pub first_line: u64,
+    pub lines: u64,
+    /// Nothing of the slice is left.
+    pub last: bool,
+}
+
+/// One thing that a task consumed. The unit of replay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Tuples `start..end` of an upstream task's channel, as one batch.
+    #[serde(rename = "i")]
+    Input { from: TaskId, start: u64, end: u64 },
+    /// The upstream task's end mark, which stands at `at` in its channel.
+    #[serde(rename = "e")]
+    InputEnd { from: TaskId, at: u64 },
+    #[serde(rename = "s")]
+    Source(SourceRun),
+    /// All inputs have ended: the operator finishes, end marks go out.
+    #[serde(rename = "f")]
+    Finish,
+}
+
+/// A place in the order log, and all that must be known to go on from there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cut {
+    pub version: u8,
+    /// Order records consumed so far.
+    pub pos: u64,
+    /// Per upstream task: how many units of its channel are consumed (tuples, and the end mark as one).
+    pub consumed: BTreeMap<TaskId, u64>,
+    pub ended: BTreeSet<TaskId>,
+    /// Per output, in routing order: how many units were emitted (tuples, or bytes for the destination).
+    pub emitted: Vec<u64>,
+    pub source: SourcePos,
+    pub done: bool,
+    pub tuples_in: u64,
+    pub tuples_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// The operator's state: extents `(offset, length)` of the task's snapshot file, to be restored in this order.
+    pub snapshot: Vec<(u64, u64)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    #[serde(rename = "o")]
+    Order { pos: u64, order: Order },
+    #[serde(rename = "c")]
+    Checkpoint(Box<Cut>),
+}
+
+/// A task's log cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("the log is damaged at byte {at}: {why}")]
+    Damaged { at: usize, why: &'static str },
+    #[error("the log was written by another version: checkpoint version {0}, this program knows {CUT_VERSION}")]
+    Version(u8),
+}
+
+/// Appends the record's stored form to `out`.
+pub fn encode(record: &Record, out: &mut Vec<u8>) {
+    let at = out.len();
+    out.extend_from_slice(&[0; 12]);
+    // Writing to a Vec cannot fail, and these types have no map keys or lengths that MessagePack could not say.
+    rmp_serde::encode::write_named(out, record).expect("records are representable in MessagePack");
+    let len = (out.len() - at - 12) as u32;
+    let sum = xxh3_64(&out[at + 12..]);
+    out[at..at + 4].copy_from_slice(&len.to_be_bytes());
+    out[at + 4..at + 12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// All records of a log. HyDFS keeps appends whole, so a torn record is damage, not an expected end.
+pub fn decode_all(log: &[u8]) -> Result<Vec<Record>, Error> {
+    let mut records = Vec::new();
+    let mut at = 0;
+    while at < log.len() {
+        let damaged = |why| Error::Damaged { at, why };
+        let head: [u8; 12] = log.get(at..at + 12).and_then(|h| h.try_into().ok()).ok_or(damaged("a torn head"))?;
+        let (len, sum) = head.split_at(4);
+        let len = len.iter().fold(0usize, |acc, &b| acc << 8 | b as usize);
+        let sum = sum.iter().fold(0u64, |acc, &b| acc << 8 | b as u64);
+        let body = log.get(at + 12..at + 12 + len).ok_or(damaged("a torn body"))?;
+        if xxh3_64(body) != sum {
+            return Err(damaged("the checksum is wrong"));
+        }
+        let record = rmp_serde::from_slice(body).map_err(|_| damaged("not a record"))?;
+        if let Record::Checkpoint(cut) = &record
+            && cut.version != CUT_VERSION
+        {
+            return Err(Error::Version(cut.version));
+        }
+        records.push(record);
+        at += 12 + len;
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_task() -> impl Strategy<Value = TaskId> {
+        (0u16..4, 0u16..9).prop_map(|(s, i)| TaskId::new(s, i))
+    }
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        let order = prop_oneof![
+            (any_task(), any::<u64>(), any::<u64>()).prop_map(|(from, start, end)| Order::Input { from, start, end }),
+            (any_task(), any::<u64>()).prop_map(|(from, at)| Order::InputEnd { from, at }),
+            any::<(u32, u64, u64, u64, u64, bool)>().prop_map(|(slice, from, to, first_line, lines, last)| {
+                Order::Source(SourceRun { slice, from, to, first_line, lines, last })
+            }),
+            Just(Order::Finish),
+        ];
+        let cut = (
+            any::<u64>(),
+            prop::collection::btree_map(any_task(), any::<u64>(), 0..4),
+            prop::collection::btree_set(any_task(), 0..4),
+            any::<Vec<u64>>(),
+            any::<(u32, Option<u64>, u64, bool)>(),
+            any::<Vec<(u64, u64)>>(),
+        )
+            .prop_map(|(pos, consumed, ended, emitted, (slice, at, line, done), snapshot)| Cut {
+                version: CUT_VERSION,
+                pos,
+                consumed,
+                ended,
+                emitted,
+                source: SourcePos { slice, at, line },
+                done,
+                snapshot,
+                ..Cut::default()
+            });
+        prop_oneof![
+            (any::<u64>(), order).prop_map(|(pos, order)| Record::Order { pos, order }),
+            cut.prop_map(|c| Record::Checkpoint(Box::new(c))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn records_round_trip(records in prop::collection::vec(any_record(), 0..6)) {
+            let mut log = vec![];
+            records.iter().for_each(|r| encode(r, &mut log));
+            prop_assert_eq!(decode_all(&log).unwrap(), records);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_found(record in any_record(), at: prop::sample::Index, bit in 0u8..8) {
+            let mut log = vec![];
+            encode(&record, &mut log);
+            let at = at.index(log.len());
+            log[at] ^= 1 << bit;
+            prop_assert!(decode_all(&log).is_err());
+        }
+    }
+
+    #[test]
+    fn another_versions_checkpoint_is_refused() {
+        let mut log = vec![];
+        encode(&Record::Checkpoint(Box::new(Cut { version: 9, ..Cut::default() })), &mut log);
+        assert_eq!(decode_all(&log), Err(Error::Version(9)));
+    }
+}

@@ -1,0 +1,94 @@
+//! What two tasks say to each other on a channel (role [`common::net::Role::Data`]). The sender dials.
+//!
+//! ```text
+//! sender                            receiver
+//!   Open      ------------------>           refused when a newer epoch of the sender was seen
+//!             <------------------  Opened   what the receiver has
+//!   data ...  ------------------>
+//!             <------------------  Ack ...  what the sender may forget
+//! ```
+
+use bytes::Bytes;
+use common::batch::{Batch, Wire};
+use common::ids::{Epoch, JobName, TaskId};
+use common::net::{self, frame};
+use serde::{Deserialize, Serialize};
+
+use crate::task::inbox::{Content, Item};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    pub job: JobName,
+    pub from: TaskId,
+    pub epoch: Epoch,
+    pub to: TaskId,
+    /// The oldest unit that the sender can still send.
+    pub oldest: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Opened {
+    /// Send from this unit on.
+    From(u64),
+    Refused(String),
+}
+
+/// All units below are covered by a durable checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack(pub u64);
+
+/// start, born_us, end mark, tuples. An array: it is the hot frame.
+#[derive(Serialize, Deserialize)]
+struct Data<'a>(u64, u64, bool, #[serde(borrow)] Wire<'a>);
+
+pub fn encode_data(start: u64, born_us: u64, end: bool, batch: &Batch) -> Bytes {
+    let mut out = Vec::with_capacity(batch.bytes() + 128);
+    let mut serializer = rmp_serde::Serializer::new(&mut out);
+    // Writing to a Vec cannot fail, and a batch's columns are shorter than 4 GiB.
+    Data(start, born_us, end, batch.wire()).serialize(&mut serializer).expect("a batch is representable");
+    out.into()
+}
+
+/// The piece of a channel in `frame`, sharing its memory; checked.
+pub fn decode_data(frame: &Bytes) -> Result<Item, Error> {
+    let Data(start, born_us, end, wire) = frame::decode(frame)?;
+    let content = if end { Content::End } else { Content::Tuples(Batch::from_wire(&wire, frame)?) };
+    Ok(Item { start, born_us, content })
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Frame(#[from] net::Error),
+    #[error(transparent)]
+    Batch(#[from] common::batch::Malformed),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::batch::Builder;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn data_round_trips(start in 0..u64::MAX / 2, born_us: u64, tuples: Vec<(Vec<u8>, Vec<u8>)>) {
+            let mut b = Builder::new();
+            tuples.iter().for_each(|(k, v)| b.push(k, v));
+            let batch = b.take();
+            let item = decode_data(&encode_data(start, born_us, false, &batch)).unwrap();
+            prop_assert_eq!(item, Item { start, born_us, content: Content::Tuples(batch) });
+        }
+
+        #[test]
+        fn garbage_is_refused(garbage: Vec<u8>) {
+            prop_assert!(decode_data(&garbage.into()).is_err());
+        }
+    }
+
+    #[test]
+    fn the_end_mark_round_trips() {
+        let item = decode_data(&encode_data(7, 0, true, &Batch::empty())).unwrap();
+        assert_eq!((item.start, item.end(), item.content), (7, 8, Content::End));
+    }
+}
