@@ -326,7 +326,9 @@ impl World {
         }
         let ack = self.processes[q].task.ack(from);
         let Some(link) = self.processes[p].links.get_mut(&output) else { return };
-        link.acks.push_back(ack);
+        if link.acks.back() != Some(&ack) {
+            link.acks.push_back(ack);
+        }
         if self.rng.random_bool(0.7)
             && let Some(ack) = link.acks.pop_front()
         {
@@ -414,8 +416,9 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 fn output_is_exact_whatever_crashes() {
     let first = number("EXACTLY_ONCE_FIRST", 0);
+    let seeds = number("EXACTLY_ONCE_SEEDS", 2000);
     let mut crashes = 0;
-    for seed in first..first + number("EXACTLY_ONCE_SEEDS", 2000) {
+    for seed in first..first + seeds {
         let result = std::panic::catch_unwind(|| {
             let mut world = World::new(seed, Mutant::None);
             let result = world.run();
@@ -427,7 +430,7 @@ fn output_is_exact_whatever_crashes() {
             Err(_) => panic!("seed {seed} panicked; again with EXACTLY_ONCE_FIRST={seed} EXACTLY_ONCE_SEEDS=1"),
         }
     }
-    assert!(crashes > 100, "only {crashes} crashes hit a task that had work");
+    assert!(crashes >= seeds / 2, "only {crashes} crashes in {seeds} seeds hit a task that had work");
 }
 
 #[test]

@@ -1,0 +1,170 @@
+#!/usr/bin/env bash
+# Measures RainStorm on this machine: the six jobs, start-up, recovery. Every figure's output is checked against an oracle.
+set -euo pipefail
+# shellcheck source=demo/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../demo/lib.sh"
+export LC_ALL=C
+
+usage() {
+    cat <<'TXT'
+usage: bench/run.sh [--runs N] [--jobs "T0 T1 T2 C0 C1 C2"] [--text MB] [--csv MB] [--kills N] [--exactly-once true|false|both]
+
+Starts a cluster of three nodes of its own (under bench/out, removed at the end), makes the data (kept in bench/data),
+runs each job N times (default 3) after one warm-up, in turn, and prints the medians. --kills 0 leaves recovery out.
+TXT
+}
+
+RUNS=3 JOBS='T0 T1 T2 C0 C1 C2' TEXT_MB=160 CSV_MB=180 KILLS=20 MODES=true
+while [ $# -gt 0 ]; do
+    case $1 in
+        --runs) RUNS=$2 ;;
+        --jobs) JOBS=$2 ;;
+        --text) TEXT_MB=$2 ;;
+        --csv) CSV_MB=$2 ;;
+        --kills) KILLS=$2 ;;
+        --exactly-once) if [ "$2" = both ]; then MODES='true false'; else MODES=$2; fi ;;
+        --help | -h) usage && exit 0 ;;
+        *) usage >&2 && exit 2 ;;
+    esac
+    shift 2
+done
+
+DATA=$ROOT/bench/data OUT=$ROOT/bench/out
+export RAINSTORM_RUN=$OUT/run RAINSTORM_SUBNET=${BENCH_SUBNET:-127.0.41}
+export RAINSTORM_CLUSTER=$OUT/run/cluster.toml
+mkdir -p "$DATA" "$OUT"
+cleanup() {
+    "$ROOT/demo/cluster.sh" down >/dev/null || true
+    rm -rf "$OUT/run" "$OUT"/*.got
+}
+trap cleanup EXIT
+
+[ -x "$BIN/leader" ] || fail "the programs are not built; type: cargo build --release"
+for set in "text $TEXT_MB" "csv $CSV_MB"; do
+    read -r kind mb <<<"$set"
+    [ -s "$DATA/$kind-$mb" ] || { step "making $mb MB of $kind"; "$ROOT/datasets/make.sh" "$kind" "$mb" "$DATA/$kind-$mb"; }
+done
+"$ROOT/demo/cluster.sh" down >/dev/null 2>&1 || true
+"$ROOT/demo/cluster.sh" up 3 --fresh >/dev/null
+step "loading"
+"$BIN/hydfs" create "$DATA/text-$TEXT_MB" text/data 2>/dev/null
+"$BIN/hydfs" create "$DATA/csv-$CSV_MB" csv/data 2>/dev/null
+
+# The job's operators, and an awk program that says the same.
+job_args() {
+    case $1 in
+        T0 | C0) printf '%s\0' 2 3 identity '' identity '' ;;
+        T1) printf '%s\0' 2 3 grep 'static' replace 'static STATIC' ;;
+        T2) printf '%s\0' 2 3 grep '--key word:0 static' count '' ;;
+        C1) printf '%s\0' 2 3 filter "-d | -c 14 -eq AIR" project "-d | -c 0,1,5" ;;
+        C2) printf '%s\0' 2 3 filter "-d | --key field:2 -c 8 -eq R" count '' ;;
+    esac
+}
+source_of() { case $1 in T*) echo text ;; *) echo csv ;; esac; }
+oracle() {
+    local text=$DATA/text-$TEXT_MB csv=$DATA/csv-$CSV_MB
+    case $1 in
+        T0) awk '{ sub(/\r$/, ""); print "text/data:" NR "\t" $0 }' "$text" ;;
+        T1) awk '/static/ { sub(/\r$/, ""); gsub(/static/, "STATIC"); print "text/data:" NR "\t" $0 }' "$text" ;;
+        T2) awk '/static/ { print $1 "\t" ++n[$1] }' "$text" ;;
+        C0) awk '{ print "csv/data:" NR "\t" $0 }' "$csv" ;;
+        C1) awk -F'|' '$15 == "AIR" { print "csv/data:" NR "\t" $1 "|" $2 "|" $6 }' "$csv" ;;
+        C2) awk -F'|' '$9 == "R" { print $3 "\t" ++n[$3] }' "$csv" ;;
+    esac | sort -S 1G --parallel=2
+}
+
+json() { sed -n "s/.*\"$1\": *\"\{0,1\}\([-0-9.a-z]*\).*/\1/p" "$2" | head -1; }
+median() { sort -n | awk '{ v[NR] = $1 } END { if (NR) print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
+spread() { sort -n | awk '{ v[NR] = $1; s += $1; q += $1 * $1 } END { m = s / NR; d = q / NR - m * m; printf "%.2f-%.2f sd %.2f", v[1], v[NR], sqrt(d > 0 ? d : 0) }'; }
+cpu_ticks() { awk '/^cpu / { print $2 + $3 + $4 + $7 + $8 }' /proc/stat; }
+
+N=0
+# run_job JOB MODE: one run, checked. Sets SUMMARY and CPU (seconds of the whole machine).
+run_job() {
+    local job=$1 mode=$2 args=() before
+    mapfile -d '' args < <(job_args "$job")
+    N=$((N + 1))
+    SUMMARY=$OUT/summary.json
+    before=$(cpu_ticks)
+    "$BIN/leader" --job "bench-$N-$$" --console none --progress never --summary "$SUMMARY" "${args[@]}" \
+        "$(source_of "$job")" "out/$N" "$mode" false || fail "$job failed"
+    CPU=$(($(cpu_ticks) - before))
+    "$BIN/hydfs" get "out/$N" "$OUT/$job.got" 2>/dev/null
+    if [ "$mode" = true ]; then
+        [ -s "$OUT/$job-$TEXT_MB-$CSV_MB.want" ] || oracle "$job" >"$OUT/$job-$TEXT_MB-$CSV_MB.want"
+        sort -S 1G --parallel=2 "$OUT/$job.got" | cmp -s - "$OUT/$job-$TEXT_MB-$CSV_MB.want" || fail "$job: the output is wrong"
+    fi
+    "$BIN/hydfs" rm "out/$N"
+    rm -f "$OUT/$job.got"
+}
+
+step "the six jobs, 2 stages of 3 tasks, 3 nodes, 3 replicas; $RUNS runs after a warm-up"
+printf '%-4s %-6s %12s %10s %22s %12s %10s %10s\n' job exact lines 'M lines/s' 'min-max sd' 'CPU ns/line' 'p50 ms' 'p99 ms'
+: >"$OUT/results.tsv"
+for ((run = 0; run <= RUNS; run++)); do
+    for job in $JOBS; do
+        for mode in $MODES; do
+            run_job "$job" "$mode"
+            [ "$run" -gt 0 ] || continue
+            lines=$(json lines_in "$SUMMARY")
+            awk -v j="$job" -v m="$mode" -v l="$lines" -v s="$(json seconds "$SUMMARY")" -v c="$CPU" -v hz="$(getconf CLK_TCK)" \
+                -v p50="$(json p50 "$SUMMARY")" -v p99="$(json p99 "$SUMMARY")" \
+                'BEGIN { printf "%s\t%s\t%d\t%.4f\t%.1f\t%s\t%s\n", j, m, l, l / s / 1e6, c / hz / l * 1e9, p50, p99 }' >>"$OUT/results.tsv"
+        done
+    done
+done
+column_of() { awk -F'\t' -v j="$1" -v m="$2" -v f="$3" '$1 == j && $2 == m { print $f }' "$OUT/results.tsv"; }
+for job in $JOBS; do
+    for mode in $MODES; do
+        printf '%-4s %-6s %12s %10.2f %22s %12.0f %10s %10s\n' "$job" "$mode" "$(column_of "$job" "$mode" 3 | median)" \
+            "$(column_of "$job" "$mode" 4 | median)" "$(column_of "$job" "$mode" 4 | spread)" "$(column_of "$job" "$mode" 5 | median)" \
+            "$(column_of "$job" "$mode" 6 | median)" "$(column_of "$job" "$mode" 7 | median)"
+    done
+done
+
+step "start-up: from typing \`leader\` to the first output tuple, over SSH"
+for ((run = 0; run < 5; run++)); do
+    N=$((N + 1))
+    began=$(date +%s%N)
+    exec 3< <("$BIN/leader" --job "bench-$N-$$" --progress never 2 3 grep static replace 'static STATIC' text "out/$N" true false)
+    read -r _ <&3 || fail "no output"
+    echo $((($(date +%s%N) - began) / 1000000))
+    cat <&3 >/dev/null
+    exec 3<&-
+    "$BIN/hydfs" rm "out/$N"
+done >"$OUT/startup.tsv"
+printf 'first output after %s ms (median of 5; %s)\n' "$(median <"$OUT/startup.tsv")" "$(spread <"$OUT/startup.tsv")"
+
+[ "$KILLS" -gt 0 ] || exit 0
+step "recovery: from kill -9 of a task to its replacement's first new output, $KILLS kills"
+N=$((N + 1)) JOB=bench-$N-$$
+"$BIN/leader" --job "$JOB" --console none --progress never --summary "$OUT/summary.json" \
+    2 3 identity '' identity '' text "out/$N" true false "$((4800000 / (KILLS * 2 + 5)))" &
+LEADER=$!
+: >"$OUT/recovery.tsv"
+list() { "$BIN/rainstormctl" list_tasks "$JOB" --json 2>/dev/null | tr '{' '\n' | grep '"state": *"running"' || true; }
+for ((kill = 0; kill < KILLS; kill++)); do
+    for ((try = 0; try < 500; try++)); do
+        list >"$OUT/tasks"
+        [ "$(wc -l <"$OUT/tasks")" -lt 9 ] || break
+        sleep 0.02
+    done
+    line=$(sed -n "$((1 + kill % 9))p" "$OUT/tasks")
+    task=$(json task <(echo "$line")) pid=$(json pid <(echo "$line")) epoch=$(json epoch <(echo "$line"))
+    at=$(date +%s%N)
+    kill -9 "$pid" || fail "cannot kill $task ($pid)"
+    for ((try = 0; try < 1000; try++)); do
+        stamp=$(cat "$OUT"/run/n*/log/worker.log | grep " FIRST_OUTPUT job=$JOB task=$task epoch=$((epoch + 1)) " | cut -d' ' -f1 || true)
+        [ -z "$stamp" ] || break
+        sleep 0.02
+    done
+    [ -n "$stamp" ] || fail "$task did not come back"
+    echo $((($(date -d "$stamp" +%s%N) - at) / 1000000)) >>"$OUT/recovery.tsv"
+done
+wait "$LEADER" || fail "the job failed"
+restarts=$(json restarts "$OUT/summary.json")
+[ "$restarts" -eq "$KILLS" ] || fail "$KILLS kills, $restarts restarts"
+"$BIN/hydfs" get "out/$N" "$OUT/T0.got" 2>/dev/null
+[ -s "$OUT/T0-$TEXT_MB-$CSV_MB.want" ] || oracle T0 >"$OUT/T0-$TEXT_MB-$CSV_MB.want"
+sort -S 1G --parallel=2 "$OUT/T0.got" | cmp -s - "$OUT/T0-$TEXT_MB-$CSV_MB.want" || fail "the output is wrong"
+printf 'recovery %s ms (median of %d; %s); the output is exact\n' "$(median <"$OUT/recovery.tsv")" "$KILLS" "$(spread <"$OUT/recovery.tsv")"

@@ -1,0 +1,233 @@
+# shellcheck shell=bash
+# What the demos share: data sets, a job that is watched while it runs, and the comparison with an independent oracle.
+
+# shellcheck disable=SC2034  # TASK, KILLED_AT, EVENT_AFTER, ...: results are left in variables for the scripts
+# shellcheck source=demo/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+export RAINSTORM_CLUSTER=$CLUSTER
+export LC_ALL=C # bytes, not characters: the data is not all UTF-8, and sort must mean the same everywhere
+
+# rs PROGRAM ARGS...: one of RainStorm's programs.
+rs() {
+    local program=$1
+    shift
+    "$BIN/$program" "$@"
+}
+
+need_cluster() {
+    need_programs
+    "$ROOT/demo/cluster.sh" status >/dev/null || {
+        "$ROOT/demo/cluster.sh" status || true
+        fail "this needs the local cluster with every node up; type: demo/cluster.sh up"
+    }
+}
+
+# begin TITLE: a new job name, a folder for what it leaves, and an end that leaves no job running.
+begin() {
+    JOB=$(basename "$0" .sh)-$(date +%H%M%S)-$$
+    DEST=demo/$JOB
+    WORK=$RUN/demo/$JOB
+    LEADER=''
+    mkdir -p "$WORK"
+    trap abandon EXIT
+    trap 'trap "" INT TERM; exit 130' INT TERM
+    step "$1"
+}
+
+# A request and then force, for a script that ends while its job runs.
+abandon() {
+    [ -n "$LEADER" ] && kill -0 "$LEADER" 2>/dev/null || return 0
+    kill -TERM "$LEADER" 2>/dev/null || true
+    local deadline=$((SECONDS + 5))
+    while [ "$SECONDS" -lt "$deadline" ]; do
+        kill -0 "$LEADER" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    kill -9 "$LEADER" 2>/dev/null || true
+}
+
+# dataset KIND MB: made once, kept under run/datasets. Sets DATA.
+dataset() {
+    DATA=$RUN/datasets/$1-$2MB
+    [ -s "$DATA" ] || {
+        mkdir -p "$RUN/datasets"
+        say "making $2 MB of $1"
+        "$ROOT/datasets/make.sh" "$1" "$2" "$DATA"
+    }
+}
+
+# load LOCAL: into a HyDFS folder of its own, named after what is in it; done once. Sets SOURCE (the folder) and
+# FILE (the name in the tuples' keys).
+load() {
+    local began=$EPOCHREALTIME
+    SOURCE=data/$(basename "$1")-$(cksum <"$1" | cut -d' ' -f1)
+    FILE=$SOURCE/$(basename "$1")
+    if rs hydfs stat "$FILE" >/dev/null 2>&1; then
+        if rs hydfs cat "$FILE" | cmp -s - "$1"; then
+            say "already in HyDFS: $FILE"
+            return 0
+        fi
+        rs hydfs rm "$FILE" # an earlier load was cut short
+    fi
+    rs hydfs create "$1" "$FILE" >&2 || fail "cannot load $1 into HyDFS"
+    say "loaded into HyDFS: $FILE ($((($(stat -c %s "$1") + 500000) / 1000000)) MB, three copies, $(seconds_since "$began") s)"
+}
+
+# seconds_between FROM TO: two values of EPOCHREALTIME, as seconds with two decimals.
+seconds_between() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", b - a }'; }
+seconds_since() { seconds_between "$1" "$EPOCHREALTIME"; }
+
+# typed ARGS...: as one would type them.
+typed() {
+    local arg
+    for arg in "$@"; do
+        case $arg in
+        '' | *[!A-Za-z0-9_./:=-]*) if [[ $arg == *"'"* && $arg != *[\"\$\`\\]* ]]; then arg="\"$arg\""; else arg=${arg@Q}; fi ;;
+        esac
+        printf '%s ' "$arg"
+    done
+}
+
+# start_job ARGS...: the leader in the background; its standard output in $OUT, its progress shown, indented.
+start_job() {
+    OUT=$WORK/$JOB.out SUMMARY=$WORK/$JOB.json
+    rm -f "$SUMMARY"
+    say "${DIM}\$ leader --job $JOB $(typed "$@")$PLAIN"
+    # Not through `rs`: $! must be the leader itself.
+    "$BIN/leader" --job "$JOB" --summary "$SUMMARY" "$@" >"$OUT" 2> >(tee "$WORK/$JOB.err" | sed -u 's/^/    | /' >&2) &
+    LEADER=$!
+}
+
+job_runs() { [ -n "$LEADER" ] && kill -0 "$LEADER" 2>/dev/null; }
+
+# await_output SECONDS [LINES]: until the job has given that many output tuples; fails when it ends or takes longer.
+await_output() {
+    local deadline=$((SECONDS + $1)) wanted=${2:-1}
+    until [ "$(wc -l <"$OUT")" -ge "$wanted" ]; do
+        job_runs || fail "the job ended before it had given $wanted lines of output (its messages are above)"
+        [ "$SECONDS" -lt "$deadline" ] || fail "only $(wc -l <"$OUT") of $wanted lines of output within $1 s"
+        sleep 0.02
+    done
+}
+
+# end_job SECONDS: waits for its end and requires success.
+end_job() {
+    local deadline=$((SECONDS + $1)) code=0
+    while job_runs; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "the job still runs after $1 s"
+        sleep 0.05
+    done
+    wait "$LEADER" || code=$?
+    LEADER=''
+    [ "$code" -eq 0 ] || fail "the job failed, exit code $code (its messages are above)"
+    [ -s "$SUMMARY" ] || fail "the job left no summary"
+    GOT=$WORK/$JOB.tsv
+    rs hydfs get "$DEST" "$GOT" >&2 || fail "cannot fetch the job's output $DEST"
+}
+
+# run_job ARGS...: from start to end.
+run_job() {
+    start_job "$@"
+    end_job 300
+}
+
+# figure NAME: a number of the run's summary (the first of that name: the job's own, not a stage's).
+figure() { tr -d '\n' <"$SUMMARY" | grep -oE "\"$1\" *: *[0-9.eE+-]+" | head -n 1 | sed 's/.*: *//'; }
+
+# speed: one line from the summary.
+speed() {
+    awk -v lines="$(figure lines_in)" -v out="$(figure lines_out)" -v s="$(figure seconds)" -v start="$(figure startup_seconds)" \
+        'BEGIN { printf "%d lines in, %d out, %.2f s: %.2f million lines/s (and %.2f s to start)", lines, out, s, lines / (s > 0 ? s : 1) / 1e6, start }'
+}
+
+# tasks: `task stage node pid state` for each task of the job.
+tasks() {
+    rs rainstormctl list_tasks "$JOB" --json 2>/dev/null | tr -d '\n' | sed 's/}[^{]*/}\n/g' | awk '
+        function field(name) {
+            if (!match($0, "\"" name "\" *: *(\"[^\"]*\"|[^,}\"]*)")) return ""
+            text = substr($0, RSTART, RLENGTH); sub(/^"[^"]*" *: */, "", text); gsub(/"| +$/, "", text); return text
+        }
+        /"task"/ { print field("task"), field("stage"), field("node"), field("pid"), field("state") }'
+}
+
+# running_task PATTERN [NOT_PID [NOT_NODE]]: waits for a task that runs (`s1t0`, or a pattern such as `s1t*`), under another
+# pid and on another node than these; sets TASK, NODE and PID.
+running_task() {
+    local deadline=$((SECONDS + 15)) _ state
+    while [ "$SECONDS" -lt "$deadline" ]; do
+        while read -r TASK _ NODE PID state; do
+            # shellcheck disable=SC2053  # a pattern
+            if [[ $TASK == $1 && $NODE != "${3:-}" && $PID != "${2:-}" && $PID =~ ^[1-9][0-9]*$ && $state == [Rr]unning ]]; then return 0; fi
+        done < <(tasks)
+        job_runs || fail "the job ended before a task $1 could be found running"
+        sleep 0.05
+    done
+    fail "no task $1 seen running for 15 s; rainstormctl list_tasks says: $(tasks | tr '\n' ';')"
+}
+
+# kill_now PATTERN [NOT_PID]: kill -9 of one running task's process in mid-run. Sets TASK, NODE, PID and KILLED_AT.
+kill_now() {
+    running_task "$@"
+    local lines
+    lines=$(wc -l <"$OUT")
+    KILLED_AT=$EPOCHREALTIME
+    rs rainstormctl kill_task "$NODE" "$PID" >/dev/null || fail "cannot kill $TASK (pid $PID on $NODE)"
+    job_runs || fail "the job was over when $TASK was killed: nothing is proved"
+    step "kill -9 of $TASK (pid $PID on $NODE) after $lines output lines"
+}
+
+# other_pids TASK: which process each other task is; the same before and after means that nobody else restarted.
+other_pids() { tasks | awk -v task="$1" '$1 != task { print $1, $4 }' | sort; }
+
+# log_lines LOG WORDS [TASK]: this job's lines with one of the EVENT words, of all nodes, in the order of time.
+log_lines() {
+    grep -hE " ($2)( |$)" "$RUN"/*/log/"$1".log 2>/dev/null | grep -E " job=$JOB( |$)" |
+        if [ -n "${3:-}" ]; then grep -E " task=$3( |$)"; else cat; fi | sort || true
+}
+
+# await_log LOG WORDS TASK SINCE: waits for such a line later than SINCE (EPOCHREALTIME). Sets EVENT_AFTER, seconds.
+await_log() {
+    local deadline=$((SECONDS + 20)) line at
+    while [ "$SECONDS" -lt "$deadline" ]; do
+        while read -r line; do
+            at=$(date -d "${line%% *}" +%s.%6N) || continue
+            if awk -v a="$at" -v b="$4" 'BEGIN { exit !(a > b) }'; then
+                EVENT_AFTER=$(seconds_between "$4" "$at")
+                return 0
+            fi
+        done < <(log_lines "$1" "$2" "$3")
+        sleep 0.05
+    done
+    fail "no $2 of $3 in the $1 logs within 20 s"
+}
+
+# same WHAT EXPECTED GOT: equal as sorted multisets of lines, or the script fails and shows where not.
+same() {
+    sort -o "$2.sorted" "$2"
+    sort -o "$3.sorted" "$3"
+    if ! cmp -s "$2.sorted" "$3.sorted"; then
+        say "missing (first 3 of $(comm -23 "$2.sorted" "$3.sorted" | wc -l)):"
+        comm -23 "$2.sorted" "$3.sorted" | head -n 3 | cat -v
+        say "too many (first 3 of $(comm -13 "$2.sorted" "$3.sorted" | wc -l)):"
+        comm -13 "$2.sorted" "$3.sorted" | head -n 3 | cat -v
+        fail "$1: WRONG; compare $2 and $3"
+    fi
+    [ -s "$2" ] || fail "$1: nothing was expected, so nothing is proved"
+    rm -f "$2.sorted" "$3.sorted"
+    say "$1: $(wc -l <"$2") lines, all there, none twice, none wrong"
+}
+
+# pace SECONDS FILE: the INPUT_RATE at which FILE lasts that long.
+pace() { echo $(($(wc -l <"$2") / $1 + 1)); }
+
+# counted_by_first_word FILE: the running count of the lines with `static` for each first word. Words end where ASCII
+# white space does.
+counted_by_first_word() {
+    awk '/static/ { line = $0; sub(/^[ \t\r\f]+/, "", line); sub(/[ \t\r\f].*/, "", line); print line "\t" ++n[line] }' "$1"
+}
+
+# static_in_capitals FILE: what `grep -n | sed` make of it, the keys spelled as the job spells them ($FILE:line).
+static_in_capitals() {
+    sed 's/\r$//' "$1" | grep -a -n static | sed "s/static/STATIC/g; s|^\([0-9]*\):|$FILE:\1\t|"
+}
