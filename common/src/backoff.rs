@@ -12,7 +12,11 @@ pub struct Backoff {
 
 impl Backoff {
     pub fn new(first: Duration, most: Duration) -> Self {
-        Self { next: first, first, most }
+        Self {
+            next: first,
+            first,
+            most,
+        }
     }
     /// For something on the same cluster that is expected back soon: 10 ms up to 500 ms.
     pub fn quick() -> Self {

@@ -27,11 +27,20 @@ pub struct Column {
 impl Column {
     fn end(&self, i: usize) -> usize {
         let at = 4 * i;
-        u32::from_le_bytes([self.ends[at], self.ends[at + 1], self.ends[at + 2], self.ends[at + 3]]) as usize
+        u32::from_le_bytes([
+            self.ends[at],
+            self.ends[at + 1],
+            self.ends[at + 2],
+            self.ends[at + 3],
+        ]) as usize
     }
 
     pub fn get(&self, i: usize) -> &[u8] {
-        let from = if i == 0 { self.start as usize } else { self.end(i - 1) };
+        let from = if i == 0 {
+            self.start as usize
+        } else {
+            self.end(i - 1)
+        };
         &self.data[from..self.end(i)]
     }
 
@@ -74,7 +83,11 @@ impl Column {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Keys {
     /// `file:first`, `file:(first + step)`, ...
-    Lines { file: Bytes, first: u64, step: u64 },
+    Lines {
+        file: Bytes,
+        first: u64,
+        step: u64,
+    },
     Column(Column),
 }
 
@@ -88,7 +101,11 @@ pub struct Batch {
 
 impl Batch {
     pub fn empty() -> Self {
-        Self { len: 0, keys: Keys::Column(Column::default()), values: Column::default() }
+        Self {
+            len: 0,
+            keys: Keys::Column(Column::default()),
+            values: Column::default(),
+        }
     }
 
     /// Number of tuples.
@@ -163,7 +180,10 @@ impl Batch {
 
     /// Calls `f` with every index and value: for who does not need the keys spelled out.
     pub fn try_for_each_value<E>(&self, mut f: impl FnMut(usize, &[u8]) -> Result<(), E>) -> Result<(), E> {
-        self.values.iter().enumerate().try_for_each(|(i, value)| f(i, value))
+        self.values
+            .iter()
+            .enumerate()
+            .try_for_each(|(i, value)| f(i, value))
     }
 
     /// All values end to end, without gaps: for one search over the whole batch. Value `i` ends at `value_end(i)`.
@@ -193,7 +213,9 @@ impl Batch {
     /// The batch as it goes into a frame: borrows the columns.
     pub fn wire(&self) -> Wire<'_> {
         let keys = match &self.keys {
-            Keys::Lines { file, first, step } => KeysWire::Lines(serde_bytes::Bytes::new(file), *first, *step),
+            Keys::Lines { file, first, step } => {
+                KeysWire::Lines(serde_bytes::Bytes::new(file), *first, *step)
+            }
             Keys::Column(c) => KeysWire::Column(ColumnWire::of(c)),
         };
         Wire(self.len as u32, keys, ColumnWire::of(&self.values))
@@ -207,17 +229,29 @@ impl Batch {
             KeysWire::Lines(file, first, step) => {
                 let last = step.checked_mul(len as u64).and_then(|d| d.checked_add(*first));
                 last.ok_or(Malformed("line numbers overflow"))?;
-                Keys::Lines { file: frame.slice_ref(file), first: *first, step: *step }
+                Keys::Lines {
+                    file: frame.slice_ref(file),
+                    first: *first,
+                    step: *step,
+                }
             }
             KeysWire::Column(c) => Keys::Column(c.column(len, frame)?),
         };
-        Ok(Self { len, keys, values: wire.2.column(len, frame)? })
+        Ok(Self {
+            len,
+            keys,
+            values: wire.2.column(len, frame)?,
+        })
     }
 }
 
 /// A batch inside a frame: arrays, with the columns as MessagePack `bin`.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Wire<'a>(u32, #[serde(borrow)] KeysWire<'a>, #[serde(borrow)] ColumnWire<'a>);
+pub struct Wire<'a>(
+    u32,
+    #[serde(borrow)] KeysWire<'a>,
+    #[serde(borrow)] ColumnWire<'a>,
+);
 
 #[derive(Debug, Serialize, Deserialize)]
 enum KeysWire<'a> {
@@ -228,14 +262,26 @@ enum KeysWire<'a> {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct ColumnWire<'a>(u32, #[serde(borrow)] &'a serde_bytes::Bytes, #[serde(borrow)] &'a serde_bytes::Bytes);
+struct ColumnWire<'a>(
+    u32,
+    #[serde(borrow)] &'a serde_bytes::Bytes,
+    #[serde(borrow)] &'a serde_bytes::Bytes,
+);
 
 impl<'a> ColumnWire<'a> {
     fn of(c: &'a Column) -> Self {
-        Self(c.start, serde_bytes::Bytes::new(&c.ends), serde_bytes::Bytes::new(&c.data))
+        Self(
+            c.start,
+            serde_bytes::Bytes::new(&c.ends),
+            serde_bytes::Bytes::new(&c.data),
+        )
     }
     fn column(&self, len: usize, frame: &Bytes) -> Result<Column, Malformed> {
-        let column = Column { start: self.0, ends: frame.slice_ref(self.1), data: frame.slice_ref(self.2) };
+        let column = Column {
+            start: self.0,
+            ends: frame.slice_ref(self.1),
+            data: frame.slice_ref(self.2),
+        };
         column.check(len)?;
         Ok(column)
     }
@@ -273,7 +319,8 @@ impl Builder {
         debug_assert!(self.lines.is_none(), "a batch has keys of one sort");
         self.len += 1;
         self.keys.extend_from_slice(key);
-        self.key_ends.extend_from_slice(&(self.keys.len() as u32).to_le_bytes());
+        self.key_ends
+            .extend_from_slice(&(self.keys.len() as u32).to_le_bytes());
         self.push_value(value);
     }
 
@@ -309,7 +356,8 @@ impl Builder {
 
     fn push_value(&mut self, value: &[u8]) {
         self.values.extend_from_slice(value);
-        self.value_ends.extend_from_slice(&(self.values.len() as u32).to_le_bytes());
+        self.value_ends
+            .extend_from_slice(&(self.values.len() as u32).to_le_bytes());
     }
 
     /// The batch built so far; the builder starts anew.
@@ -317,14 +365,22 @@ impl Builder {
         fn column(ends: &mut Vec<u8>, data: &mut Vec<u8>) -> Column {
             let next = (Vec::with_capacity(ends.len()), Vec::with_capacity(data.len()));
             let ends = std::mem::replace(ends, next.0);
-            Column { start: 0, ends: ends.into(), data: std::mem::replace(data, next.1).into() }
+            Column {
+                start: 0,
+                ends: ends.into(),
+                data: std::mem::replace(data, next.1).into(),
+            }
         }
         let values = column(&mut self.value_ends, &mut self.values);
         let keys = match self.lines.take() {
             Some((file, first, step)) => Keys::Lines { file, first, step },
             None => Keys::Column(column(&mut self.key_ends, &mut self.keys)),
         };
-        Batch { len: std::mem::take(&mut self.len), keys, values }
+        Batch {
+            len: std::mem::take(&mut self.len),
+            keys,
+            values,
+        }
     }
 }
 

@@ -49,7 +49,9 @@ pub fn now() -> Time {
 /// Wall clock in microseconds since 1970: for names, log lines and latency stamps, never for timeouts.
 #[allow(clippy::disallowed_methods)] // this is the clock
 pub fn unix_micros() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_micros() as u64)
 }
 
 /// Sleeps until `deadline` (at once when it has passed).

@@ -13,16 +13,26 @@ use crate::secret::{self, Secret};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("no cluster file: {path} does not exist ({how}); start a local cluster with `demo/cluster.sh up`, then pass --cluster run/cluster.toml or set RAINSTORM_CLUSTER")]
+    #[error(
+        "no cluster file: {path} does not exist ({how}); start a local cluster with `demo/cluster.sh up`, then pass --cluster run/cluster.toml or set RAINSTORM_CLUSTER"
+    )]
     Missing { path: PathBuf, how: &'static str },
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: std::io::Error },
     #[error("{path}:{line}: {what}")]
-    Invalid { path: PathBuf, line: usize, what: String },
+    Invalid {
+        path: PathBuf,
+        line: usize,
+        what: String,
+    },
     #[error(transparent)]
     Secret(#[from] secret::Error),
     #[error("{path} has no node `{name}`; it has {have}")]
-    NoSuchNode { path: PathBuf, name: String, have: String },
+    NoSuchNode {
+        path: PathBuf,
+        name: String,
+        have: String,
+    },
 }
 
 /// How strangers are kept out of connections.
@@ -63,7 +73,14 @@ pub struct Ports {
 
 impl Default for Ports {
     fn default() -> Self {
-        Self { membership: 5000, introducer: 6000, admin: 8080, hydfs: 10010, control: 15000, http: 15080 }
+        Self {
+            membership: 5000,
+            introducer: 6000,
+            admin: 8080,
+            hydfs: 10010,
+            control: 15000,
+            http: 15080,
+        }
     }
 }
 
@@ -95,7 +112,13 @@ pub struct Membership {
 
 impl Default for Membership {
     fn default() -> Self {
-        Self { period_ms: 250, ping_timeout_ms: 100, indirect: 3, suspicion_ms: 1000, cleanup_ms: 60_000 }
+        Self {
+            period_ms: 250,
+            ping_timeout_ms: 100,
+            indirect: 3,
+            suspicion_ms: 1000,
+            cleanup_ms: 60_000,
+        }
     }
 }
 
@@ -111,7 +134,11 @@ pub struct Hydfs {
 
 impl Default for Hydfs {
     fn default() -> Self {
-        Self { durability: Durability::Os, peer_timeout_ms: 3000, repair_bytes_per_s: 200_000_000 }
+        Self {
+            durability: Durability::Os,
+            peer_timeout_ms: 3000,
+            repair_bytes_per_s: 200_000_000,
+        }
     }
 }
 
@@ -131,7 +158,12 @@ pub struct Job {
 
 impl Default for Job {
     fn default() -> Self {
-        Self { batch_bytes: 128 * 1024, linger_ms: 3, window_bytes: 6 * 1024 * 1024, lease_ms: 3000 }
+        Self {
+            batch_bytes: 128 * 1024,
+            linger_ms: 3,
+            window_bytes: 6 * 1024 * 1024,
+            lease_ms: 3000,
+        }
     }
 }
 
@@ -212,7 +244,10 @@ impl Cluster {
     }
 
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let read = |source| Error::Read { path: path.into(), source };
+        let read = |source| Error::Read {
+            path: path.into(),
+            source,
+        };
         let text = std::fs::read_to_string(path).map_err(read)?;
         let path = path.canonicalize().map_err(read)?;
         Self::parse(&path, &text)
@@ -221,13 +256,24 @@ impl Cluster {
     /// Checks a file's text. `path` is where it came from: relative paths in it are relative to its folder.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
         let line_of = |offset: usize| 1 + text[..offset.min(text.len())].matches('\n').count();
-        let invalid = |offset: usize, what: String| Error::Invalid { path: path.into(), line: line_of(offset), what };
-        let raw: Raw = toml::from_str(text)
-            .map_err(|e| invalid(e.span().map_or(0, |s| s.start), e.message().trim().replace('\n', " ")))?;
+        let invalid = |offset: usize, what: String| Error::Invalid {
+            path: path.into(),
+            line: line_of(offset),
+            what,
+        };
+        let raw: Raw = toml::from_str(text).map_err(|e| {
+            invalid(
+                e.span().map_or(0, |s| s.start),
+                e.message().trim().replace('\n', " "),
+            )
+        })?;
         let base = path.parent().unwrap_or(Path::new("."));
 
         if raw.node.is_empty() {
-            return Err(invalid(text.len(), "no nodes; add one: [[node]] name = \"n1\" addr = \"192.0.2.1\"".into()));
+            return Err(invalid(
+                text.len(),
+                "no nodes; add one: [[node]] name = \"n1\" addr = \"192.0.2.1\"".into(),
+            ));
         }
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         let mut nodes = Vec::new();
@@ -235,11 +281,20 @@ impl Cluster {
             let at = node.name.span().start;
             let name = NodeName::new(node.name.get_ref().as_str()).map_err(|e| invalid(at, e.to_string()))?;
             let addr: IpAddr = node.addr.get_ref().parse().map_err(|_| {
-                invalid(node.addr.span().start, format!("`{}` is not an IP address", node.addr.get_ref()))
+                invalid(
+                    node.addr.span().start,
+                    format!("`{}` is not an IP address", node.addr.get_ref()),
+                )
             })?;
-            for (key, at) in [(format!("name `{name}`"), at), (format!("address {addr}"), node.addr.span().start)] {
+            for (key, at) in [
+                (format!("name `{name}`"), at),
+                (format!("address {addr}"), node.addr.span().start),
+            ] {
                 if let Some(first) = seen.insert(key.clone(), at) {
-                    return Err(invalid(at, format!("{key} is used twice, first in line {}", line_of(first))));
+                    return Err(invalid(
+                        at,
+                        format!("{key} is used twice, first in line {}", line_of(first)),
+                    ));
                 }
             }
             let under = |given: Option<PathBuf>, default: &str| {
@@ -249,7 +304,10 @@ impl Cluster {
             ssh.user = ssh.user.or_else(|| raw.ssh.user.clone());
             ssh.port = ssh.port.or(raw.ssh.port);
             ssh.key = ssh.key.or_else(|| raw.ssh.key.clone()).map(|p| base.join(p));
-            ssh.known_hosts = ssh.known_hosts.or_else(|| raw.ssh.known_hosts.clone()).map(|p| base.join(p));
+            ssh.known_hosts = ssh
+                .known_hosts
+                .or_else(|| raw.ssh.known_hosts.clone())
+                .map(|p| base.join(p));
             nodes.push(Node {
                 data: under(node.data, "data"),
                 log: under(node.log, "log"),
@@ -292,16 +350,26 @@ impl Cluster {
     }
 
     pub fn node(&self, name: &str) -> Result<&Node, Error> {
-        self.nodes.iter().find(|n| n.name.as_str() == name).ok_or_else(|| Error::NoSuchNode {
-            path: self.path.clone(),
-            name: name.into(),
-            have: self.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", "),
-        })
+        self.nodes
+            .iter()
+            .find(|n| n.name.as_str() == name)
+            .ok_or_else(|| Error::NoSuchNode {
+                path: self.path.clone(),
+                name: name.into(),
+                have: self
+                    .nodes
+                    .iter()
+                    .map(|n| n.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })
     }
 
     /// The first node whose address is this machine's own: the default for a leader or client started by hand.
     pub fn local_node(&self) -> Option<&Node> {
-        self.nodes.iter().find(|n| std::net::UdpSocket::bind((n.addr, 0)).is_ok())
+        self.nodes
+            .iter()
+            .find(|n| std::net::UdpSocket::bind((n.addr, 0)).is_ok())
     }
 
     pub fn job_lease(&self) -> Duration {
@@ -330,7 +398,10 @@ mod tests {
     #[test]
     fn defaults_are_filled_in_and_node_settings_win() {
         let c = parse(GOOD).unwrap();
-        assert_eq!((c.replication, c.ports.hydfs, c.security), (3, 10010, Security::Auth));
+        assert_eq!(
+            (c.replication, c.ports.hydfs, c.security),
+            (3, 10010, Security::Auth)
+        );
         assert_eq!(c.nodes[0].ssh.port, Some(2222));
         assert_eq!(c.nodes[1].ssh.port, Some(23));
         assert!(c.nodes[0].data.is_absolute() && c.nodes[0].data.ends_with("n1/data"));

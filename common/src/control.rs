@@ -148,9 +148,18 @@ pub struct Failure {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToLeader {
-    Register { job: JobName, task: TaskId, epoch: Epoch, node: NodeName, pid: u32, data_addr: SocketAddr },
+    Register {
+        job: JobName,
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        pid: u32,
+        data_addr: SocketAddr,
+    },
     /// The process is fenced in and consumes. `replayed`: order records read back from the log.
-    Started { replayed: u64 },
+    Started {
+        replayed: u64,
+    },
     Beat(Report),
     Done(Report),
     Failed(Failure),
@@ -166,7 +175,9 @@ pub enum ToWorker {
     /// The job is over, or was given up: exit.
     Finish,
     /// This process is not wanted: another has its identity.
-    Refused { why: String },
+    Refused {
+        why: String,
+    },
 }
 
 #[cfg(test)]
@@ -185,9 +196,17 @@ mod tests {
                 exe: "grep".into(),
                 args: vec!["x y".into()],
                 kind: OpKind::Filter,
-                code: OpCode::Foreign { hydfs_name: "ops/1".into(), hash: "1".into() },
+                code: OpCode::Foreign {
+                    hydfs_name: "ops/1".into(),
+                    hash: "1".into(),
+                },
             }),
-            slices: vec![Slice { file: "f".into(), start: 1, end: 2, newlines_before: 3 }],
+            slices: vec![Slice {
+                file: "f".into(),
+                start: 1,
+                end: 2,
+                newlines_before: 3,
+            }],
             upstream: vec![TaskId::new(0, 0)],
             downstream: vec![],
             dest: Some("d".into()),
@@ -197,7 +216,11 @@ mod tests {
         };
         let message = ToWorker::Plan(Box::new(plan));
         assert_eq!(decode::<ToWorker>(&encode(&message).unwrap()).unwrap(), message);
-        let message = ToLeader::Done(Report { latency_us: vec![(1, 2)], in_per_s: 1.5, ..Report::default() });
+        let message = ToLeader::Done(Report {
+            latency_us: vec![(1, 2)],
+            in_per_s: 1.5,
+            ..Report::default()
+        });
         assert_eq!(decode::<ToLeader>(&encode(&message).unwrap()).unwrap(), message);
     }
 }

@@ -9,18 +9,31 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("{what} `{text}` is not valid: {why}")]
-    Invalid { what: &'static str, text: String, why: &'static str },
+    Invalid {
+        what: &'static str,
+        text: String,
+        why: &'static str,
+    },
 }
 
 fn check_name(what: &'static str, text: &str) -> Result<(), Error> {
-    let invalid = |why| Err(Error::Invalid { what, text: text.chars().take(80).collect(), why });
+    let invalid = |why| {
+        Err(Error::Invalid {
+            what,
+            text: text.chars().take(80).collect(),
+            why,
+        })
+    };
     if text.is_empty() {
         return invalid("it is empty");
     }
     if text.len() > 64 {
         return invalid("it is longer than 64 bytes");
     }
-    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) || text.starts_with('.')
+    if !text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        || text.starts_with('.')
     {
         return invalid("use letters, digits, `-`, `_` and `.`, not starting with `.`");
     }

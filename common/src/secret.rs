@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read the secret file {path}: {source}; make one with `demo/cluster.sh up`, or by hand: `head -c 32 /dev/urandom | base64 > {path} && chmod 600 {path}`")]
+    #[error(
+        "cannot read the secret file {path}: {source}; make one with `demo/cluster.sh up`, or by hand: `head -c 32 /dev/urandom | base64 > {path} && chmod 600 {path}`"
+    )]
     Read { path: PathBuf, source: std::io::Error },
     #[error("the secret file {path} can be read by others (mode {mode:o}); type: chmod 600 {path}")]
     Mode { path: PathBuf, mode: u32 },
@@ -28,20 +30,32 @@ impl fmt::Debug for Secret {
 
 impl Secret {
     pub fn from_text(text: &[u8]) -> Self {
-        Self(blake3::derive_key("rainstorm 2026 cluster secret", text.trim_ascii()))
+        Self(blake3::derive_key(
+            "rainstorm 2026 cluster secret",
+            text.trim_ascii(),
+        ))
     }
 
     /// Reads the file; refuses one that others can read.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let read = |source| Error::Read { path: path.into(), source };
+        let read = |source| Error::Read {
+            path: path.into(),
+            source,
+        };
         let text = std::fs::read(path).map_err(read)?;
         let mode = std::fs::metadata(path).map_err(read)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(Error::Mode { path: path.into(), mode });
+            return Err(Error::Mode {
+                path: path.into(),
+                mode,
+            });
         }
         let len = text.trim_ascii().len();
         if len < 16 {
-            return Err(Error::Short { path: path.into(), len });
+            return Err(Error::Short {
+                path: path.into(),
+                len,
+            });
         }
         Ok(Self::from_text(&text))
     }

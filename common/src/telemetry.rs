@@ -23,7 +23,10 @@ pub struct Guard {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot write logs to {dir}: {source}")]
-    Folder { dir: std::path::PathBuf, source: std::io::Error },
+    Folder {
+        dir: std::path::PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// Logs at INFO (or `$RAINSTORM_LOG`) to `<dir>/<file>`, appending, and at WARN to `console` (standard error for most).
@@ -34,20 +37,35 @@ where
     let wanted = || EnvFilter::try_from_env("RAINSTORM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let (file_layer, guard) = match file {
         Some((dir, name)) => {
-            let failed = |source| Error::Folder { dir: dir.into(), source };
+            let failed = |source| Error::Folder {
+                dir: dir.into(),
+                source,
+            };
             std::fs::create_dir_all(dir).map_err(failed)?;
             // Several processes share worker.log: O_APPEND and one write per line keep lines whole.
-            let out = std::fs::OpenOptions::new().create(true).append(true).open(dir.join(name)).map_err(failed)?;
+            let out = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(dir.join(name))
+                .map_err(failed)?;
             let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(out);
-            let layer = tracing_subscriber::fmt::layer().event_format(Line).with_writer(writer).with_filter(wanted());
+            let layer = tracing_subscriber::fmt::layer()
+                .event_format(Line)
+                .with_writer(writer)
+                .with_filter(wanted());
             (Some(layer), Some(guard))
         }
         None => (None, None),
     };
-    let console_layer =
-        tracing_subscriber::fmt::layer().event_format(Line).with_writer(console).with_filter(LevelFilter::WARN);
+    let console_layer = tracing_subscriber::fmt::layer()
+        .event_format(Line)
+        .with_writer(console)
+        .with_filter(LevelFilter::WARN);
     // A second call (tests start several components in one process) keeps the first subscriber.
-    let _ = tracing_subscriber::registry().with(file_layer).with(console_layer).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(file_layer)
+        .with(console_layer)
+        .try_init();
     Ok(Guard { _file: guard })
 }
 
@@ -76,7 +94,8 @@ where
 /// Now, as RFC 3339 in UTC with microseconds.
 pub fn timestamp() -> String {
     let us = crate::clock::unix_micros();
-    let when = time::OffsetDateTime::from_unix_timestamp_nanos(us as i128 * 1000).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let when = time::OffsetDateTime::from_unix_timestamp_nanos(us as i128 * 1000)
+        .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
         when.year(),
@@ -115,13 +134,22 @@ impl Visit for Fields {
 }
 
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// As it is when it is one plain word, else in quotes with escapes: a value never breaks the line or the pairs.
 fn quoted(text: &str) -> String {
-    let plain = !text.is_empty() && text.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"');
-    if plain { text.to_owned() } else { format!("{text:?}") }
+    let plain = !text.is_empty()
+        && text
+            .chars()
+            .all(|c| !c.is_whitespace() && !c.is_control() && c != '"');
+    if plain {
+        text.to_owned()
+    } else {
+        format!("{text:?}")
+    }
 }
 
 #[cfg(test)]

@@ -34,7 +34,9 @@ pub struct TaskInfo {
 
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().map(Path::to_path_buf).unwrap_or_else(|| here.to_path_buf())
+    here.parent()
+        .map(Path::to_path_buf)
+        .unwrap_or_else(|| here.to_path_buf())
 }
 
 #[allow(clippy::disallowed_methods)] // tests measure real time
@@ -62,9 +64,17 @@ impl Cluster {
             None => root().join("target/release"),
         };
         for program in ["memberd", "hydfsd", "hydfs", "leader", "worker", "rainstormctl"] {
-            ensure!(bin.join(program).exists(), "{} is not built: cargo build --release", bin.join(program).display());
+            ensure!(
+                bin.join(program).exists(),
+                "{} is not built: cargo build --release",
+                bin.join(program).display()
+            );
         }
-        let cluster = Self { folder: tempfile::Builder::new().prefix("rainstorm-test-").tempdir()?, bin, nodes };
+        let cluster = Self {
+            folder: tempfile::Builder::new().prefix("rainstorm-test-").tempdir()?,
+            bin,
+            nodes,
+        };
         std::fs::write(cluster.path("subnet"), subnet)?;
         cluster.script(&["up", &nodes.to_string()])?;
         Ok(cluster)
@@ -87,7 +97,10 @@ impl Cluster {
     pub fn script(&self, args: &[&str]) -> Result<String> {
         let subnet = std::fs::read_to_string(self.path("subnet"))?;
         let mut command = Command::new(root().join("demo/cluster.sh"));
-        command.args(args).env("RAINSTORM_RUN", self.path("run")).env("RAINSTORM_SUBNET", subnet);
+        command
+            .args(args)
+            .env("RAINSTORM_RUN", self.path("run"))
+            .env("RAINSTORM_SUBNET", subnet);
         command.env("RAINSTORM_BIN", &self.bin).stdin(Stdio::null());
         succeed(&mut command)
     }
@@ -95,7 +108,10 @@ impl Cluster {
     /// One of our programs, told about this cluster.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
-        command.env("RAINSTORM_CLUSTER", self.config()).stdin(Stdio::null()).current_dir(self.folder.path());
+        command
+            .env("RAINSTORM_CLUSTER", self.config())
+            .stdin(Stdio::null())
+            .current_dir(self.folder.path());
         command
     }
 
@@ -110,17 +126,36 @@ impl Cluster {
 
     /// Starts a job; its output goes to files beside the cluster.
     pub fn start(&self, name: &str, args: &[&str]) -> Result<Job<'_>> {
-        let (stdout, stderr) = (self.path(&format!("{name}.out")), self.path(&format!("{name}.err")));
+        let (stdout, stderr) = (
+            self.path(&format!("{name}.out")),
+            self.path(&format!("{name}.err")),
+        );
         let summary = self.path(&format!("{name}.json"));
         let mut command = self.command("leader");
-        command.args(["--job", name, "--progress", "never", "--summary"]).arg(&summary).args(args);
-        let child = command.stdout(File::create(&stdout)?).stderr(File::create(&stderr)?).spawn()?;
-        Ok(Job { cluster: self, name: name.into(), child: Some(child), stdout, stderr, summary })
+        command
+            .args(["--job", name, "--progress", "never", "--summary"])
+            .arg(&summary)
+            .args(args);
+        let child = command
+            .stdout(File::create(&stdout)?)
+            .stderr(File::create(&stderr)?)
+            .spawn()?;
+        Ok(Job {
+            cluster: self,
+            name: name.into(),
+            child: Some(child),
+            stdout,
+            stderr,
+            summary,
+        })
     }
 
     /// The tasks of a job that are up, as the console tells.
     pub fn tasks(&self, job: &str) -> Result<Vec<TaskInfo>> {
-        let out = self.command("rainstormctl").args(["list_tasks", job, "--json"]).output()?;
+        let out = self
+            .command("rainstormctl")
+            .args(["list_tasks", job, "--json"])
+            .output()?;
         if !out.status.success() {
             return Ok(vec![]);
         }
@@ -134,9 +169,16 @@ impl Cluster {
         let mut found = vec![];
         for entry in std::fs::read_dir("/proc")? {
             let name = entry?.file_name();
-            let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
-            let Ok(cmdline) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-            let args: Vec<&str> = cmdline.split(|b| *b == 0).filter_map(|a| std::str::from_utf8(a).ok()).collect();
+            let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else {
+                continue;
+            };
+            let Ok(cmdline) = std::fs::read(format!("/proc/{pid}/cmdline")) else {
+                continue;
+            };
+            let args: Vec<&str> = cmdline
+                .split(|b| *b == 0)
+                .filter_map(|a| std::str::from_utf8(a).ok())
+                .collect();
             if args.first().is_some_and(|a| a.ends_with(program)) && args.contains(&config) {
                 found.push(pid);
             }
@@ -160,9 +202,16 @@ impl Cluster {
     /// The output of a shell pipeline run in this cluster's folder, sorted bytewise: the oracle's side.
     pub fn oracle(&self, pipeline: &str) -> Result<Vec<u8>> {
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("({pipeline}) | sort")]).env("LC_ALL", "C").current_dir(self.folder.path());
+        command
+            .args(["-c", &format!("({pipeline}) | sort")])
+            .env("LC_ALL", "C")
+            .current_dir(self.folder.path());
         let out = command.output()?;
-        ensure!(out.status.success(), "the oracle failed: {}", String::from_utf8_lossy(&out.stderr));
+        ensure!(
+            out.status.success(),
+            "the oracle failed: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         Ok(out.stdout)
     }
 
@@ -177,7 +226,10 @@ impl Cluster {
     /// The destination equals what the pipeline says, as multisets of lines.
     pub fn check(&self, file: &str, pipeline: &str) -> Result<()> {
         let (want, got) = (self.oracle(pipeline)?, self.sorted(file)?);
-        ensure!(!want.is_empty(), "the oracle says nothing: the test would prove nothing");
+        ensure!(
+            !want.is_empty(),
+            "the oracle says nothing: the test would prove nothing"
+        );
         compare(&want, &got)
     }
 }
@@ -191,16 +243,28 @@ pub fn compare(want: &[u8], got: &[u8]) -> Result<()> {
     let (want, got) = (lines(want), lines(got));
     let count = |list: &[Vec<u8>]| {
         let mut counts = std::collections::BTreeMap::<Vec<u8>, i64>::new();
-        list.iter().for_each(|l| *counts.entry(l.clone()).or_default() += 1);
+        list.iter()
+            .for_each(|l| *counts.entry(l.clone()).or_default() += 1);
         counts
     };
     let (w, g) = (count(&want), count(&got));
-    let show = |a: &std::collections::BTreeMap<Vec<u8>, i64>, b: &std::collections::BTreeMap<Vec<u8>, i64>| {
+    let show = |a: &std::collections::BTreeMap<Vec<u8>, i64>,
+                b: &std::collections::BTreeMap<Vec<u8>, i64>| {
         let rest = a.iter().filter(|(l, n)| b.get(*l).copied().unwrap_or(0) < **n);
-        let shown: Vec<String> = rest.clone().take(3).map(|(l, _)| String::from_utf8_lossy(&l[..l.len().min(100)]).into_owned()).collect();
+        let shown: Vec<String> = rest
+            .clone()
+            .take(3)
+            .map(|(l, _)| String::from_utf8_lossy(&l[..l.len().min(100)]).into_owned())
+            .collect();
         format!("{} ({shown:?})", rest.count())
     };
-    bail!("{} lines expected, {} there; missing {}, extra {}", want.len() - 1, got.len() - 1, show(&w, &g), show(&g, &w))
+    bail!(
+        "{} lines expected, {} there; missing {}, extra {}",
+        want.len() - 1,
+        got.len() - 1,
+        show(&w, &g),
+        show(&g, &w)
+    )
 }
 
 impl Drop for Cluster {
@@ -220,10 +284,15 @@ impl Cluster {
         for n in 1..=self.nodes {
             for log in ["leader.log", "worker.log", "hydfsd.log", "memberd.log"] {
                 let path = self.path(&format!("run/n{n}/log/{log}"));
-                let Ok(text) = std::fs::read_to_string(&path) else { continue };
+                let Ok(text) = std::fs::read_to_string(&path) else {
+                    continue;
+                };
                 let lines: Vec<&str> = text.lines().collect();
                 eprintln!("--- n{n} {log}");
-                lines.iter().skip(lines.len().saturating_sub(25)).for_each(|l| eprintln!("{l}"));
+                lines
+                    .iter()
+                    .skip(lines.len().saturating_sub(25))
+                    .for_each(|l| eprintln!("{l}"));
             }
         }
     }
@@ -253,7 +322,10 @@ impl Job<'_> {
         wait_for("the first output", Duration::from_secs(20), || {
             let some = std::fs::metadata(&stdout)?.len() > 0;
             if !some && !self.is_running()? {
-                bail!("the job ended before any output: {}", std::fs::read_to_string(&self.stderr)?);
+                bail!(
+                    "the job ended before any output: {}",
+                    std::fs::read_to_string(&self.stderr)?
+                );
             }
             Ok(some.then_some(()))
         })
@@ -263,7 +335,9 @@ impl Job<'_> {
     pub fn wait_for_task(&self, task: &str, at_least: u64) -> Result<TaskInfo> {
         wait_for(&format!("{task} to run"), Duration::from_secs(20), || {
             let tasks = self.cluster.tasks(&self.name)?;
-            Ok(tasks.into_iter().find(|t| t.task == task && t.epoch >= at_least && t.state == "running"))
+            Ok(tasks
+                .into_iter()
+                .find(|t| t.task == task && t.epoch >= at_least && t.state == "running"))
         })
     }
 
@@ -271,13 +345,18 @@ impl Job<'_> {
     pub fn kill_task(&mut self, task: &str) -> Result<TaskInfo> {
         let found = self.wait_for_task(task, 1)?;
         kill(Pid::from_raw(found.pid), Signal::SIGKILL).with_context(|| format!("killing {found:?}"))?;
-        ensure!(self.is_running()?, "the job was over when {task} was killed: the fault hit nothing");
+        ensure!(
+            self.is_running()?,
+            "the job was over when {task} was killed: the fault hit nothing"
+        );
         Ok(found)
     }
 
     /// Waits for the end; the job must succeed. Returns the summary.
     pub fn finish(mut self, most: Duration) -> Result<serde_json::Value> {
-        let Some(mut child) = self.child.take() else { bail!("finished twice") };
+        let Some(mut child) = self.child.take() else {
+            bail!("finished twice")
+        };
         let status = wait_for("the job's end", most, || Ok(child.try_wait()?));
         if status.is_err() {
             let _ = child.kill();
@@ -307,15 +386,27 @@ impl Drop for Job<'_> {
 /// Runs a command that must succeed; its standard output.
 pub fn succeed(command: &mut Command) -> Result<String> {
     let out = command.output().with_context(|| format!("{command:?}"))?;
-    let said = || format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    ensure!(out.status.success(), "{command:?} ended with {}: {}", out.status, said());
+    let said = || {
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        )
+    };
+    ensure!(
+        out.status.success(),
+        "{command:?} ended with {}: {}",
+        out.status,
+        said()
+    );
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
 /// `lines` lines of words, about every tenth with `static` in it; the same for the same seed. Each line is unique.
 pub fn write_text(path: &Path, lines: u64, seed: u64) -> Result<()> {
-    const WORDS: [&str; 12] =
-        ["let", "static", "fn", "use", "impl", "pub", "match", "self", "return", "struct", "for", "mod"];
+    const WORDS: [&str; 12] = [
+        "let", "static", "fn", "use", "impl", "pub", "match", "self", "return", "struct", "for", "mod",
+    ];
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut random = move || {
         state ^= state << 13;

@@ -36,7 +36,16 @@ const COUNT: Case = Case {
 
 const THREE: Case = Case {
     name: "three",
-    args: &["3", "2", "grep", "static", "replace", "-F static S", "filter", "-d ' ' -c 0 -ne S"],
+    args: &[
+        "3",
+        "2",
+        "grep",
+        "static",
+        "replace",
+        "-F static S",
+        "filter",
+        "-d ' ' -c 0 -ne S",
+    ],
     oracle: r#"awk '/static/ { gsub(/static/, "S"); if ($1 != "S") print "in/data.txt:" NR "\t" $0 }' data.txt"#,
     tasks: &["s0t0", "s1t1", "s2t0", "s3t1"],
 };
@@ -66,15 +75,28 @@ fn kill_each_in_turn(subnet: &str, case: &Case) -> Result<()> {
         job.wait_for_task(task, victim.epoch + 1)?;
         killed.push(victim);
     }
-    ensure!(job.is_running()?, "the job was over before the last replacement ran");
+    ensure!(
+        job.is_running()?,
+        "the job was over before the last replacement ran"
+    );
     let now = cluster.tasks(case.name)?;
     for task in &now {
         // No other process restarts because of a kill.
         let expected = 1 + killed.iter().filter(|k| k.task == task.task).count() as u64;
-        ensure!(task.epoch == expected, "{} has epoch {}, expected {expected}", task.task, task.epoch);
+        ensure!(
+            task.epoch == expected,
+            "{} has epoch {}, expected {expected}",
+            task.task,
+            task.epoch
+        );
     }
     let summary = job.finish(LIMIT)?;
-    ensure!(summary["restarts"] == killed.len(), "{} kills, but {}", killed.len(), summary["restarts"]);
+    ensure!(
+        summary["restarts"] == killed.len(),
+        "{} kills, but {}",
+        killed.len(),
+        summary["restarts"]
+    );
     ensure!(summary["lines_in"] == LINES, "lines_in {}", summary["lines_in"]);
     cluster.check(&format!("out/{}", case.name), case.oracle)
 }
@@ -109,7 +131,9 @@ fn t14_kill_a_random_task_every_second() -> Result<()> {
             next += Duration::from_secs(1);
             let tasks = cluster.tasks(case.name)?;
             let running: Vec<_> = tasks.iter().filter(|t| t.state == "running").collect();
-            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            random = random
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             if let Some(victim) = running.get((random >> 33) as usize % running.len().max(1)) {
                 let pid = nix::unistd::Pid::from_raw(victim.pid);
                 if nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).is_ok() {
@@ -119,7 +143,10 @@ fn t14_kill_a_random_task_every_second() -> Result<()> {
         }
         let summary = job.finish(LIMIT)?;
         ensure!(kills >= 4, "only {kills} kills hit the running job");
-        ensure!(summary["restarts"].as_u64() >= Some(kills.saturating_sub(1)), "{kills} kills: {summary}");
+        ensure!(
+            summary["restarts"].as_u64() >= Some(kills.saturating_sub(1)),
+            "{kills} kills: {summary}"
+        );
         cluster.check(&format!("out/{}", case.name), case.oracle)?;
     }
     Ok(())
@@ -136,7 +163,10 @@ fn t15_kill_a_node_in_mid_run() -> Result<()> {
         cluster.script(&["kill-node", node])?;
         ensure!(job.is_running()?, "the job was over when the node was killed");
         let summary = job.finish(LIMIT)?;
-        ensure!(summary["restarts"].as_u64() >= Some(hit as u64), "{hit} tasks were on {node}: {summary}");
+        ensure!(
+            summary["restarts"].as_u64() >= Some(hit as u64),
+            "{hit} tasks were on {node}: {summary}"
+        );
         cluster.check(&format!("out/{}", case.name), case.oracle)?;
         cluster.script(&["start-node", node])?;
     }

@@ -9,11 +9,30 @@ fn t21_lines_and_files_of_every_shape() -> Result<()> {
     let mut odd = b"plain\n\nCRLF\r\n\xff\xfe not UTF-8 \x00 NUL\n\r\n\ttabs\t\n".to_vec();
     odd.extend(std::iter::repeat_n(b'x', 1 << 20));
     odd.extend(b"\nno final newline");
-    for (name, content) in [("odd", &odd[..]), ("empty", b""), ("newline", b"\n"), ("cr", b"a\r"), ("one", b"x\n")] {
+    for (name, content) in [
+        ("odd", &odd[..]),
+        ("empty", b""),
+        ("newline", b"\n"),
+        ("cr", b"a\r"),
+        ("one", b"x\n"),
+    ] {
         std::fs::write(cluster.path(name), content)?;
         cluster.hydfs(&["create", name, &format!("shapes/{name}")])?;
     }
-    let out = cluster.leader(&["--job", "shapes", "2", "3", "identity", "", "identity", "", "shapes", "out/shapes", "true", "false"])?;
+    let out = cluster.leader(&[
+        "--job",
+        "shapes",
+        "2",
+        "3",
+        "identity",
+        "",
+        "identity",
+        "",
+        "shapes",
+        "out/shapes",
+        "true",
+        "false",
+    ])?;
     ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     // The newline goes, and a CR before it; a last line without a newline keeps its CR.
     cluster.check(
@@ -51,25 +70,46 @@ fn t22_bad_arguments_are_refused() -> Result<()> {
         ("an unclosed quote", with(3, "'x"), 2, "quot"),
         ("exactly_once", with(6, "yes"), 2, "true"),
         ("missing source", with(4, "nowhere"), 1, "nowhere"),
-        ("unknown option", vec!["--colour", "1", "1", "identity", "", "in", "dest", "true", "false"], 2, "--colour"),
+        (
+            "unknown option",
+            vec![
+                "--colour", "1", "1", "identity", "", "in", "dest", "true", "false",
+            ],
+            2,
+            "--colour",
+        ),
     ];
     for (what, args, code, says) in cases {
         let out = cluster.leader(&args)?;
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        ensure!(out.status.code() == Some(code), "{what}: exit code {:?}, expected {code}: {said}", out.status.code());
+        ensure!(
+            out.status.code() == Some(code),
+            "{what}: exit code {:?}, expected {code}: {said}",
+            out.status.code()
+        );
         ensure!(said.contains(says), "{what}: does not say `{says}`: {said}");
-        ensure!(out.stdout.is_empty() && !said.contains("panicked"), "{what}: {said}");
+        ensure!(
+            out.stdout.is_empty() && !said.contains("panicked"),
+            "{what}: {said}"
+        );
     }
     // The destination exists.
     ensure!(cluster.leader(&ok)?.status.success());
     let again = cluster.leader(&ok)?;
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
-    ensure!(again.status.code() == Some(1) && said.contains("--overwrite"), "{said}");
+    ensure!(
+        again.status.code() == Some(1) && said.contains("--overwrite"),
+        "{said}"
+    );
     let over: Vec<&str> = ["--overwrite"].into_iter().chain(ok).collect();
     ensure!(cluster.leader(&over)?.status.success());
     cluster.check("dest", r#"awk '{ print "in/data.txt:" NR "\t" $0 }' data.txt"#)?;
     // No cluster, and one that is not there.
-    let out = cluster.command("leader").env("RAINSTORM_CLUSTER", "/nowhere/cluster.toml").args(ok).output()?;
+    let out = cluster
+        .command("leader")
+        .env("RAINSTORM_CLUSTER", "/nowhere/cluster.toml")
+        .args(ok)
+        .output()?;
     ensure!(out.status.code() == Some(2) || out.status.code() == Some(1));
     ensure!(String::from_utf8_lossy(&out.stderr).contains("/nowhere/cluster.toml"));
     ensure!(cluster.processes("worker")?.is_empty(), "a worker is left");
@@ -83,12 +123,29 @@ fn t23_an_operator_that_dies_fails_the_job_with_its_last_words() -> Result<()> {
     write_text(&cluster.path("data.txt"), 1000, 1)?;
     cluster.hydfs(&["create", "data.txt", "in/data.txt"])?;
     let script = cluster.path("dies.sh");
-    std::fs::write(&script, "#!/bin/sh\nread key; read value\necho 'it hurts here' >&2\nexit 7\n")?;
+    std::fs::write(
+        &script,
+        "#!/bin/sh\nread key; read value\necho 'it hurts here' >&2\nexit 7\n",
+    )?;
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
-    let out = cluster.leader(&["--max-restarts", "1", "1", "1", "filter:./dies.sh", "", "in", "out", "true", "false"])?;
+    let out = cluster.leader(&[
+        "--max-restarts",
+        "1",
+        "1",
+        "1",
+        "filter:./dies.sh",
+        "",
+        "in",
+        "out",
+        "true",
+        "false",
+    ])?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     ensure!(out.status.code() == Some(1), "{said}");
-    ensure!(said.contains("it hurts here") && said.contains("in/data.txt:"), "{said}");
+    ensure!(
+        said.contains("it hurts here") && said.contains("in/data.txt:"),
+        "{said}"
+    );
     ensure!(cluster.processes("worker")?.is_empty(), "a worker is left");
     Ok(())
 }

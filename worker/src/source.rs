@@ -26,7 +26,13 @@ pub enum Error {
     #[error("{file}: line {line} is longer than 16 MiB; RainStorm takes lines up to that")]
     LongLine { file: String, line: u64 },
     #[error("{file} is not what it was: bytes {from}..{to} held {had} lines before, now {has}")]
-    Changed { file: String, from: u64, to: u64, had: u64, has: u64 },
+    Changed {
+        file: String,
+        from: u64,
+        to: u64,
+        had: u64,
+        has: u64,
+    },
 }
 
 /// A run of whole lines and their bytes.
@@ -50,7 +56,16 @@ pub struct Reader {
 
 impl Reader {
     pub fn new(client: Client, slices: Vec<Slice>) -> Self {
-        Self { client, slices, buffer: Bytes::new(), slice: 0, at: 0, stream: None, stream_end: 0, at_eof: false }
+        Self {
+            client,
+            slices,
+            buffer: Bytes::new(),
+            slice: 0,
+            at: 0,
+            stream: None,
+            stream_end: 0,
+            at_eof: false,
+        }
     }
 
     pub fn is_end(&self, place: SourcePos) -> bool {
@@ -58,16 +73,25 @@ impl Reader {
     }
 
     pub fn file(&self, slice: u32) -> Bytes {
-        self.slices.get(slice as usize).map_or_else(Bytes::new, |s| Bytes::copy_from_slice(s.file.as_bytes()))
+        self.slices
+            .get(slice as usize)
+            .map_or_else(Bytes::new, |s| Bytes::copy_from_slice(s.file.as_bytes()))
     }
 
     /// Few lines: spell the keys out.
     pub fn is_small(&self, slice: u32) -> bool {
-        self.slices.get(slice as usize).is_some_and(|s| s.end - s.start < SMALL)
+        self.slices
+            .get(slice as usize)
+            .is_some_and(|s| s.end - s.start < SMALL)
     }
 
     /// The next lines from `place` on: at most `most`, or exactly those of `replay`.
-    pub async fn next(&mut self, place: SourcePos, most: u64, replay: Option<SourceRun>) -> Result<Block, Error> {
+    pub async fn next(
+        &mut self,
+        place: SourcePos,
+        most: u64,
+        replay: Option<SourceRun>,
+    ) -> Result<Block, Error> {
         let slice = self.slices[place.slice as usize].clone();
         let (from, first_line) = match (place.at, &replay) {
             (Some(at), _) => (at, place.line),
@@ -75,19 +99,35 @@ impl Reader {
             (None, None) => self.first_line(place.slice as usize, &slice).await?,
         };
         self.seek(place.slice as usize, from);
-        let run = |to: u64, lines: u64, last: bool| SourceRun { slice: place.slice, from, to, first_line, lines, last };
+        let run = |to: u64, lines: u64, last: bool| SourceRun {
+            slice: place.slice,
+            from,
+            to,
+            first_line,
+            lines,
+            last,
+        };
         if let Some(wanted) = replay {
             while self.at + (self.buffer.len() as u64) < wanted.to && self.fill(&slice).await? {}
             let data = self.take((wanted.to - from) as usize);
             let has = count_lines(&data);
             if has != wanted.lines {
                 let file = slice.file;
-                return Err(Error::Changed { file, from, to: wanted.to, had: wanted.lines, has });
+                return Err(Error::Changed {
+                    file,
+                    from,
+                    to: wanted.to,
+                    had: wanted.lines,
+                    has,
+                });
             }
             return Ok(Block { run: wanted, data });
         }
         if from >= slice.end {
-            return Ok(Block { run: run(from, 0, true), data: Bytes::new() });
+            return Ok(Block {
+                run: run(from, 0, true),
+                data: Bytes::new(),
+            });
         }
         loop {
             if let Some(len) = self.whole_lines(&slice) {
@@ -102,13 +142,22 @@ impl Reader {
                 let _ = self.take(data.len());
                 let to = from + data.len() as u64;
                 let last = to >= slice.end || (self.at_eof && self.buffer.is_empty());
-                return Ok(Block { run: run(to, lines, last), data });
+                return Ok(Block {
+                    run: run(to, lines, last),
+                    data,
+                });
             }
             if self.buffer.len() > MAX_LINE {
-                return Err(Error::LongLine { file: slice.file, line: first_line });
+                return Err(Error::LongLine {
+                    file: slice.file,
+                    line: first_line,
+                });
             }
             if !self.fill(&slice).await? && self.buffer.is_empty() {
-                return Ok(Block { run: run(from, 0, true), data: Bytes::new() });
+                return Ok(Block {
+                    run: run(from, 0, true),
+                    data: Bytes::new(),
+                });
             }
         }
     }
@@ -172,7 +221,10 @@ impl Reader {
 
     /// Reads on. False at the file's end.
     async fn fill(&mut self, slice: &Slice) -> Result<bool, Error> {
-        let failed = |source| Error::Read { file: slice.file.clone(), source };
+        let failed = |source| Error::Read {
+            file: slice.file.clone(),
+            source,
+        };
         let reached = self.at + self.buffer.len() as u64;
         for fresh in [false, true] {
             if self.stream.is_none() || fresh {
@@ -232,7 +284,10 @@ fn prefix_of_lines(data: &[u8], most: u64) -> (usize, u64) {
             return (newline + 1, lines);
         }
     }
-    (data.len(), lines + data.last().is_some_and(|b| *b != b'\n') as u64)
+    (
+        data.len(),
+        lines + data.last().is_some_and(|b| *b != b'\n') as u64,
+    )
 }
 
 #[cfg(test)]
@@ -247,9 +302,18 @@ mod tests {
 
     #[test]
     fn newlines_and_a_cr_before_them_are_removed_and_nothing_else() {
-        assert_eq!(lines(b"a\r\n\n\r\n\xff\0\nb\r"), [&b"a"[..], b"", b"", b"\xff\0", b"b\r"]);
+        assert_eq!(
+            lines(b"a\r\n\n\r\n\xff\0\nb\r"),
+            [&b"a"[..], b"", b"", b"\xff\0", b"b\r"]
+        );
         assert_eq!(lines(b""), Vec::<Vec<u8>>::new());
-        assert_eq!((count_lines(b"a\nb"), count_lines(b"a\n"), count_lines(b"")), (2, 1, 0));
-        assert_eq!((prefix_of_lines(b"a\nb\nc", 2), prefix_of_lines(b"a\nb\nc", 9)), ((4, 2), (5, 3)));
+        assert_eq!(
+            (count_lines(b"a\nb"), count_lines(b"a\n"), count_lines(b"")),
+            (2, 1, 0)
+        );
+        assert_eq!(
+            (prefix_of_lines(b"a\nb\nc", 2), prefix_of_lines(b"a\nb\nc", 9)),
+            ((4, 2), (5, 3))
+        );
     }
 }

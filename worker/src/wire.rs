@@ -45,15 +45,25 @@ pub fn encode_data(start: u64, born_us: u64, end: bool, batch: &Batch) -> Bytes 
     let mut out = Vec::with_capacity(batch.bytes() + 128);
     let mut serializer = rmp_serde::Serializer::new(&mut out);
     // Writing to a Vec cannot fail, and a batch's columns are shorter than 4 GiB.
-    Data(start, born_us, end, batch.wire()).serialize(&mut serializer).expect("a batch is representable");
+    Data(start, born_us, end, batch.wire())
+        .serialize(&mut serializer)
+        .expect("a batch is representable");
     out.into()
 }
 
 /// The piece of a channel in `frame`, sharing its memory; checked.
 pub fn decode_data(frame: &Bytes) -> Result<Item, Error> {
     let Data(start, born_us, end, wire) = frame::decode(frame)?;
-    let content = if end { Content::End } else { Content::Tuples(Batch::from_wire(&wire, frame)?) };
-    Ok(Item { start, born_us, content })
+    let content = if end {
+        Content::End
+    } else {
+        Content::Tuples(Batch::from_wire(&wire, frame)?)
+    };
+    Ok(Item {
+        start,
+        born_us,
+        content,
+    })
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -38,7 +38,12 @@ pub struct Sealer {
 impl Sealer {
     /// `boot` must be higher than at the sender's last start: the wall clock in microseconds will do.
     pub fn new(secret: &Secret, sender: NodeName, boot: u64) -> Self {
-        Self { key: secret.key("datagram"), sender, boot, counter: 0 }
+        Self {
+            key: secret.key("datagram"),
+            sender,
+            boot,
+            counter: 0,
+        }
     }
 
     pub fn seal(&mut self, payload: &[u8]) -> Vec<u8> {
@@ -71,30 +76,45 @@ struct Seen {
 
 impl Opener {
     pub fn new(secret: &Secret) -> Self {
-        Self { key: secret.key("datagram"), seen: BTreeMap::new() }
+        Self {
+            key: secret.key("datagram"),
+            seen: BTreeMap::new(),
+        }
     }
 
     /// The sender and the payload, or why it is refused.
     pub fn open<'a>(&mut self, datagram: &'a [u8]) -> Result<(NodeName, &'a [u8]), Error> {
-        let (head, mac) = datagram.split_at_checked(datagram.len().saturating_sub(MAC)).ok_or(Error::Format)?;
+        let (head, mac) = datagram
+            .split_at_checked(datagram.len().saturating_sub(MAC))
+            .ok_or(Error::Format)?;
         let rest = head.strip_prefix(&MAGIC).ok_or(Error::Format)?;
         let expected = blake3::keyed_hash(&self.key, head);
         // blake3::Hash compares in constant time; so does this: all bytes are looked at.
-        let differ = expected.as_bytes()[..MAC].iter().zip(mac).fold(0, |acc, (a, b)| acc | (a ^ b));
+        let differ = expected.as_bytes()[..MAC]
+            .iter()
+            .zip(mac)
+            .fold(0, |acc, (a, b)| acc | (a ^ b));
         if differ != 0 || mac.len() != MAC {
             return Err(Error::Mac);
         }
         let (&len, rest) = rest.split_first().ok_or(Error::Format)?;
         let (name, rest) = rest.split_at_checked(len as usize).ok_or(Error::Format)?;
         let (numbers, payload) = rest.split_at_checked(16).ok_or(Error::Format)?;
-        let name = std::str::from_utf8(name).ok().and_then(|n| NodeName::new(n).ok()).ok_or(Error::Format)?;
+        let name = std::str::from_utf8(name)
+            .ok()
+            .and_then(|n| NodeName::new(n).ok())
+            .ok_or(Error::Format)?;
         let number = |at: usize| numbers[at..at + 8].iter().fold(0, |acc, &b| acc << 8 | b as u64);
         self.fresh(&name, number(0), number(8))?;
         Ok((name, payload))
     }
 
     fn fresh(&mut self, name: &NodeName, boot: u64, counter: u64) -> Result<(), Error> {
-        let new = || Seen { boot, newest: 0, window: [0; (WINDOW / 64) as usize] };
+        let new = || Seen {
+            boot,
+            newest: 0,
+            window: [0; (WINDOW / 64) as usize],
+        };
         let seen = self.seen.entry(name.clone()).or_insert_with(new);
         if boot < seen.boot {
             return Err(Error::Replay);
@@ -129,7 +149,10 @@ mod tests {
 
     fn both() -> (Sealer, Opener) {
         let secret = Secret::from_text(b"a secret for datagrams");
-        (Sealer::new(&secret, NodeName::new("n1").unwrap(), 7), Opener::new(&secret))
+        (
+            Sealer::new(&secret, NodeName::new("n1").unwrap(), 7),
+            Opener::new(&secret),
+        )
     }
 
     proptest! {

@@ -32,7 +32,11 @@ pub struct Sender {
 
 impl Sender {
     pub(super) fn new(io: OwnedWriteHalf, session: Option<Session>) -> Self {
-        Self { io, gathered: BytesMut::new(), seal: session.map(|s| (s, 1)) }
+        Self {
+            io,
+            gathered: BytesMut::new(),
+            seal: session.map(|s| (s, 1)),
+        }
     }
 
     /// Encodes `message` with named fields and sends it.
@@ -51,12 +55,16 @@ impl Sender {
     pub async fn feed_frame(&mut self, frame: impl Into<Bytes>) -> Result<(), Error> {
         let mut frame: Bytes = frame.into();
         if frame.len() > MAX_FRAME {
-            return Err(Error::TooLong { len: frame.len(), most: MAX_FRAME });
+            return Err(Error::TooLong {
+                len: frame.len(),
+                most: MAX_FRAME,
+            });
         }
         if let Some((session, nonce)) = &mut self.seal {
             frame = seal(session, nonce, &frame)?;
         }
-        self.gathered.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+        self.gathered
+            .extend_from_slice(&(frame.len() as u32).to_be_bytes());
         if frame.len() < GATHER {
             self.gathered.extend_from_slice(&frame);
             if self.gathered.len() >= 4 * GATHER {
@@ -110,7 +118,12 @@ pub struct Receiver {
 
 impl Receiver {
     pub(super) fn new(io: OwnedReadHalf, rest: BytesMut, session: Option<Session>) -> Self {
-        Self { io, buffer: rest, most: MAX_FRAME, open: session.map(|s| (s, 1)) }
+        Self {
+            io,
+            buffer: rest,
+            most: MAX_FRAME,
+            open: session.map(|s| (s, 1)),
+        }
     }
 
     /// The next frame, or `None` when the other side closed between frames. The bytes share the read buffer: no copy.
@@ -120,19 +133,27 @@ impl Receiver {
                 return Ok(Some(frame));
             }
             let need = match self.buffer.get(..4) {
-                Some(len) => 4 + u32::from_be_bytes([len[0], len[1], len[2], len[3]]) as usize - self.buffer.len(),
+                Some(len) => {
+                    4 + u32::from_be_bytes([len[0], len[1], len[2], len[3]]) as usize - self.buffer.len()
+                }
                 None => 4,
             };
             self.buffer.reserve(need.clamp(64 * 1024, READ_STEP));
             if self.io.read_buf(&mut self.buffer).await? == 0 {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(Error::Closed) };
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(Error::Closed)
+                };
             }
         }
     }
 
     /// A frame that has already arrived whole, without waiting.
     pub fn buffered(&mut self) -> Result<Option<Bytes>, Error> {
-        let Some(len) = self.buffer.get(..4) else { return Ok(None) };
+        let Some(len) = self.buffer.get(..4) else {
+            return Ok(None);
+        };
         let len = u32::from_be_bytes([len[0], len[1], len[2], len[3]]) as usize;
         if len > self.most {
             return Err(Error::TooLong { len, most: self.most });
@@ -169,9 +190,15 @@ pub fn decode<'a, T: serde::Deserialize<'a>>(frame: &'a [u8]) -> Result<T, Error
 fn seal(session: &Session, nonce: &mut u64, frame: &[u8]) -> Result<Bytes, Error> {
     let mut out = vec![0; frame.len() + 16 * frame.len().div_ceil(PIECE).max(1)];
     let mut at = 0;
-    let pieces = if frame.is_empty() { vec![frame] } else { frame.chunks(PIECE).collect() };
+    let pieces = if frame.is_empty() {
+        vec![frame]
+    } else {
+        frame.chunks(PIECE).collect()
+    };
     for piece in pieces {
-        at += session.write_message(*nonce, piece, &mut out[at..]).map_err(|_| Error::Damaged)?;
+        at += session
+            .write_message(*nonce, piece, &mut out[at..])
+            .map_err(|_| Error::Damaged)?;
         *nonce += 1;
     }
     out.truncate(at);
@@ -182,7 +209,9 @@ fn open(session: &Session, nonce: &mut u64, sealed: &[u8]) -> Result<Bytes, Erro
     let mut out = vec![0; sealed.len()];
     let mut at = 0;
     for piece in sealed.chunks(PIECE + 16) {
-        at += session.read_message(*nonce, piece, &mut out[at..]).map_err(|_| Error::Damaged)?;
+        at += session
+            .read_message(*nonce, piece, &mut out[at..])
+            .map_err(|_| Error::Damaged)?;
         *nonce += 1;
     }
     out.truncate(at);

@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::frame::{self, Receiver, Sender, Session};
 use super::Error;
+use super::frame::{self, Receiver, Sender, Session};
 use crate::cluster::Security;
 use crate::ids::NodeName;
 use crate::secret::Secret;
@@ -71,7 +71,11 @@ pub struct Identity {
 
 impl Identity {
     fn hello(&self, role: Role) -> Hello {
-        Hello { role, who: self.who.clone(), node: self.node.clone() }
+        Hello {
+            role,
+            who: self.who.clone(),
+            node: self.node.clone(),
+        }
     }
 }
 
@@ -86,18 +90,29 @@ pub struct Connection {
 /// Connects to `addr` and says hello, within [`TIMEOUT`].
 pub async fn dial(addr: SocketAddr, me: &Identity, role: Role) -> Result<Connection, Error> {
     let shake = async {
-        let stream = TcpStream::connect(addr).await.map_err(|source| Error::Connect { addr, source })?;
+        let stream = TcpStream::connect(addr)
+            .await
+            .map_err(|source| Error::Connect { addr, source })?;
         initiate(stream, addr, me, role).await
     };
-    tokio::time::timeout(TIMEOUT, shake).await.map_err(|_| Error::Timeout)?
+    tokio::time::timeout(TIMEOUT, shake)
+        .await
+        .map_err(|_| Error::Timeout)?
 }
 
 /// Answers the hello of an accepted stream, within [`TIMEOUT`].
 pub async fn accept(stream: TcpStream, addr: SocketAddr, me: &Identity) -> Result<Connection, Error> {
-    tokio::time::timeout(TIMEOUT, respond(stream, addr, me)).await.map_err(|_| Error::Timeout)?
+    tokio::time::timeout(TIMEOUT, respond(stream, addr, me))
+        .await
+        .map_err(|_| Error::Timeout)?
 }
 
-async fn initiate(mut stream: TcpStream, addr: SocketAddr, me: &Identity, role: Role) -> Result<Connection, Error> {
+async fn initiate(
+    mut stream: TcpStream,
+    addr: SocketAddr,
+    me: &Identity,
+    role: Role,
+) -> Result<Connection, Error> {
     stream.set_nodelay(true)?;
     let key = me.secret.key("hello");
     let mut noise = builder(&key)?.build_initiator().map_err(|_| Error::Secret)?;
@@ -110,8 +125,12 @@ async fn initiate(mut stream: TcpStream, addr: SocketAddr, me: &Identity, role: 
     let peer = read(&mut noise, &answer)?;
     let session: Session = Arc::new(noise.into_stateless_transport_mode().map_err(|_| Error::Secret)?);
     let mut proof = [0; 16];
-    let len = session.write_message(0, &[], &mut proof).map_err(|_| Error::Secret)?;
-    stream.write_all(&[&(len as u16).to_be_bytes(), &proof[..len]].concat()).await?;
+    let len = session
+        .write_message(0, &[], &mut proof)
+        .map_err(|_| Error::Secret)?;
+    stream
+        .write_all(&[&(len as u16).to_be_bytes(), &proof[..len]].concat())
+        .await?;
     Ok(connection(stream, addr, peer, buffer, session, me.security))
 }
 
@@ -128,13 +147,18 @@ async fn respond(mut stream: TcpStream, addr: SocketAddr, me: &Identity) -> Resu
     stream.write_all(&[MAGIC.as_slice(), &answer].concat()).await?;
     let session: Session = Arc::new(noise.into_stateless_transport_mode().map_err(|_| Error::Secret)?);
     let proof = read_piece(&mut stream, &mut buffer).await?;
-    session.read_message(0, &proof, &mut [0; 16]).map_err(|_| Error::Secret)?;
+    session
+        .read_message(0, &proof, &mut [0; 16])
+        .map_err(|_| Error::Secret)?;
     Ok(connection(stream, addr, peer, buffer, session, me.security))
 }
 
 fn builder(key: &[u8; 32]) -> Result<snow::Builder<'_>, Error> {
     let pattern = PATTERN.parse().map_err(|_| Error::Secret)?;
-    snow::Builder::new(pattern).psk(0, key).and_then(|b| b.prologue(&MAGIC)).map_err(|_| Error::Secret)
+    snow::Builder::new(pattern)
+        .psk(0, key)
+        .and_then(|b| b.prologue(&MAGIC))
+        .map_err(|_| Error::Secret)
 }
 
 fn connection(
@@ -147,15 +171,25 @@ fn connection(
 ) -> Connection {
     let session = (security == Security::Encrypt).then_some(session);
     let (read, write) = stream.into_split();
-    Connection { peer, addr, tx: Sender::new(write, session.clone()), rx: Receiver::new(read, rest, session) }
+    Connection {
+        peer,
+        addr,
+        tx: Sender::new(write, session.clone()),
+        rx: Receiver::new(read, rest, session),
+    }
 }
 
 fn write(noise: &mut snow::HandshakeState, payload: &[u8]) -> Result<Vec<u8>, Error> {
     if payload.len() > MAX_HELLO - 64 {
-        return Err(Error::TooLong { len: payload.len(), most: MAX_HELLO - 64 });
+        return Err(Error::TooLong {
+            len: payload.len(),
+            most: MAX_HELLO - 64,
+        });
     }
     let mut out = vec![0; MAX_HELLO + 2];
-    let len = noise.write_message(payload, &mut out[2..]).map_err(|_| Error::Secret)?;
+    let len = noise
+        .write_message(payload, &mut out[2..])
+        .map_err(|_| Error::Secret)?;
     out[..2].copy_from_slice(&(len as u16).to_be_bytes());
     out.truncate(len + 2);
     Ok(out)
@@ -163,7 +197,9 @@ fn write(noise: &mut snow::HandshakeState, payload: &[u8]) -> Result<Vec<u8>, Er
 
 fn read(noise: &mut snow::HandshakeState, message: &[u8]) -> Result<Hello, Error> {
     let mut payload = vec![0; MAX_HELLO];
-    let len = noise.read_message(message, &mut payload).map_err(|_| Error::Secret)?;
+    let len = noise
+        .read_message(message, &mut payload)
+        .map_err(|_| Error::Secret)?;
     frame::decode(&payload[..len])
 }
 
@@ -205,7 +241,12 @@ mod tests {
     use tokio::net::TcpListener;
 
     fn identity(secret: &str, security: Security) -> Identity {
-        Identity { who: "test".into(), node: None, secret: Secret::from_text(secret.as_bytes()), security }
+        Identity {
+            who: "test".into(),
+            node: None,
+            secret: Secret::from_text(secret.as_bytes()),
+            security,
+        }
     }
 
     async fn pair(a: Identity, b: Identity) -> (Result<Connection, Error>, Result<Connection, Error>) {
@@ -221,7 +262,11 @@ mod tests {
     #[tokio::test]
     async fn frames_of_every_size_pass_in_the_clear_and_encrypted() {
         for security in [Security::Auth, Security::Encrypt] {
-            let (a, b) = pair(identity("right secret", security), identity("right secret", security)).await;
+            let (a, b) = pair(
+                identity("right secret", security),
+                identity("right secret", security),
+            )
+            .await;
             let (mut a, mut b) = (a.unwrap(), b.unwrap());
             assert_eq!(b.peer.role, Role::Data);
             let sizes = [0usize, 1, 100, 20_000, 65_519, 65_520, 1 << 20];
@@ -262,22 +307,42 @@ mod tests {
 
     #[tokio::test]
     async fn strangers_and_replays_get_nowhere() {
-        assert!(matches!(raw(b"GET / HTTP/1.1\r\n\r\n").await, Err(Error::Magic { .. })));
-        assert!(matches!(raw(b"RNSTR\x01\xff\xff").await, Err(Error::TooLong { .. })));
+        assert!(matches!(
+            raw(b"GET / HTTP/1.1\r\n\r\n").await,
+            Err(Error::Magic { .. })
+        ));
+        assert!(matches!(
+            raw(b"RNSTR\x01\xff\xff").await,
+            Err(Error::TooLong { .. })
+        ));
         // A recorded first message, sent again by somebody who does not know the secret.
         let me = identity("right secret", Security::Auth);
         let key = me.secret.key("hello");
         let mut noise = builder(&key).unwrap().build_initiator().unwrap();
         let first = write(&mut noise, &frame::encode(&me.hello(Role::Data)).unwrap()).unwrap();
-        let replay = [MAGIC.as_slice(), &first, &16u16.to_be_bytes(), &[0; 16], b"\0\0\0\x01x"].concat();
+        let replay = [
+            MAGIC.as_slice(),
+            &first,
+            &16u16.to_be_bytes(),
+            &[0; 16],
+            b"\0\0\0\x01x",
+        ]
+        .concat();
         assert!(matches!(raw(&replay).await, Err(Error::Secret)));
     }
 
     #[tokio::test]
     async fn a_huge_length_is_refused_before_allocation() {
-        let (a, b) = pair(identity("right secret", Security::Auth), identity("right secret", Security::Auth)).await;
+        let (a, b) = pair(
+            identity("right secret", Security::Auth),
+            identity("right secret", Security::Auth),
+        )
+        .await;
         let (mut a, mut b) = (a.unwrap(), b.unwrap());
-        assert!(matches!(a.tx.feed_frame(vec![0; frame::MAX_FRAME + 1]).await, Err(Error::TooLong { .. })));
+        assert!(matches!(
+            a.tx.feed_frame(vec![0; frame::MAX_FRAME + 1]).await,
+            Err(Error::TooLong { .. })
+        ));
         drop(b.rx.recv_frame());
         let (mut a2, mut b2) = (a, b);
         a2.tx.raw(b"\xff\xff\xff\xffxxxx").await;

@@ -11,7 +11,10 @@ pub use hello::{Connection, Hello, Identity, Role, accept, dial};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot connect to {addr}: {source}")]
-    Connect { addr: std::net::SocketAddr, source: std::io::Error },
+    Connect {
+        addr: std::net::SocketAddr,
+        source: std::io::Error,
+    },
     #[error("the other side is not a RainStorm program of this version (it sent {got:?})")]
     Magic { got: [u8; 6] },
     #[error("the cluster secret does not match (or the other side is a stranger)")]

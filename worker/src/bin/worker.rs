@@ -52,8 +52,13 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     let cluster = Cluster::load(&args.cluster)?;
     let node = cluster.node(&args.node)?.clone();
     let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line).context("reading the secret from standard input")?;
-    let Some(secret) = Secret::from_hex(&line) else { bail!("standard input must hold the cluster secret") };
+    std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .context("reading the secret from standard input")?;
+    let Some(secret) = Secret::from_hex(&line) else {
+        bail!("standard input must hold the cluster secret")
+    };
     let _log = common::telemetry::init(Some((&node.log, "worker.log")), std::io::stderr)?;
     let me = Identity {
         who: format!("{} of job {} epoch {}", args.task_id, args.job, args.epoch),
@@ -62,9 +67,19 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         security: cluster.security,
     };
     let (job, task, epoch) = (args.job.clone(), args.task_id, Epoch(args.epoch));
-    let start = Start { cluster, node, job: args.job, task, epoch, leader: args.leader, me };
+    let start = Start {
+        cluster,
+        node,
+        job: args.job,
+        task,
+        epoch,
+        leader: args.leader,
+        me,
+    };
     let node = start.node.name.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let end = runtime.block_on(worker::driver::run(start));
     // Helper tasks that still wait for somebody are not waited for.
     runtime.shutdown_background();

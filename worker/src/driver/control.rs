@@ -22,7 +22,11 @@ pub struct Control {
 impl Control {
     /// Waits until what was said has left, for a bounded time: call before the process ends.
     pub async fn drain(self) {
-        let Control { to_leader, report, guard } = self;
+        let Control {
+            to_leader,
+            report,
+            guard,
+        } = self;
         drop((to_leader, report));
         let deadline = clock::now() + Duration::from_secs(1);
         while !guard.is_finished() && clock::now() < deadline {
@@ -79,5 +83,9 @@ pub async fn connect(
         }
         Ok::<(), net::Error>(())
     });
-    Ok(Control { to_leader, report, guard })
+    Ok(Control {
+        to_leader,
+        report,
+        guard,
+    })
 }

@@ -90,7 +90,11 @@ impl Pace {
         self.tokens = (self.tokens + rate * now.since(self.at).as_secs_f64()).min(most);
         self.at = now;
         // In steps of 5 ms at least, so that a batch is worth its frame.
-        if self.tokens < (rate / 200.0).max(1.0) { 0 } else { self.tokens as u64 }
+        if self.tokens < (rate / 200.0).max(1.0) {
+            0
+        } else {
+            self.tokens as u64
+        }
     }
 }
 
@@ -110,7 +114,10 @@ impl Engine {
     ) -> Self {
         Self {
             pid: std::process::id(),
-            pace: Pace { per_s: plan.rate, ..Pace::default() },
+            pace: Pace {
+                per_s: plan.rate,
+                ..Pace::default()
+            },
             plan,
             task,
             storage,
@@ -167,9 +174,17 @@ impl Engine {
         match event {
             Event::Control(message) => self.on_control(*message)?,
             Event::ControlLost(why) => return Err(End::LeaderLost(why)),
-            Event::Opened { id, open, reply, acks } => self.on_opened(id, open, reply, acks),
+            Event::Opened {
+                id,
+                open,
+                reply,
+                acks,
+            } => self.on_opened(id, open, reply, acks),
             Event::Data { id, from, item } => {
-                let current = self.inputs.get(&from).is_some_and(|i| i.id == id && i.acks.is_some());
+                let current = self
+                    .inputs
+                    .get(&from)
+                    .is_some_and(|i| i.id == id && i.acks.is_some());
                 if !current {
                     return Ok(());
                 }
@@ -195,7 +210,9 @@ impl Engine {
                 let oldest = self.task.output(output).oldest();
                 self.links[output].oldest.send_replace(oldest);
             }
-            Event::Refused { to, why } => return Err(End::Fenced(format!("{to} refused this process: {why}"))),
+            Event::Refused { to, why } => {
+                return Err(End::Fenced(format!("{to} refused this process: {why}")));
+            }
         }
         Ok(())
     }
@@ -206,7 +223,9 @@ impl Engine {
                 for peer in peers {
                     if let Some(link) = self.links.iter().find(|l| l.to == peer.task) {
                         link.addr.send_if_modified(|addr| {
-                            let news = addr.is_none_or(|(epoch, at)| peer.epoch > epoch || (peer.epoch == epoch && at != peer.addr));
+                            let news = addr.is_none_or(|(epoch, at)| {
+                                peer.epoch > epoch || (peer.epoch == epoch && at != peer.addr)
+                            });
                             if news {
                                 *addr = Some((peer.epoch, peer.addr));
                             }
@@ -223,13 +242,22 @@ impl Engine {
         Ok(())
     }
 
-    fn on_opened(&mut self, id: u64, open: Open, reply: oneshot::Sender<Opened>, acks: mpsc::UnboundedSender<u64>) {
+    fn on_opened(
+        &mut self,
+        id: u64,
+        open: Open,
+        reply: oneshot::Sender<Opened>,
+        acks: mpsc::UnboundedSender<u64>,
+    ) {
         let refuse = |reply: oneshot::Sender<Opened>, why: String| {
             // The other side may be gone already; then there is nobody to tell.
             let _ = reply.send(Opened::Refused(why));
         };
         if open.job != self.plan.job || open.to != self.plan.task {
-            return refuse(reply, format!("this is {} of job {}", self.plan.task, self.plan.job));
+            return refuse(
+                reply,
+                format!("this is {} of job {}", self.plan.task, self.plan.job),
+            );
         }
         let seen = self.epochs.get(&open.from).copied().unwrap_or_default();
         if open.epoch < seen {
@@ -239,7 +267,14 @@ impl Engine {
         match self.task.connect(open.from, open.oldest, open.epoch > seen) {
             Ok(have) => {
                 self.epochs.insert(open.from, open.epoch);
-                self.inputs.insert(open.from, Input { id, acks: Some(acks), acked: 0 });
+                self.inputs.insert(
+                    open.from,
+                    Input {
+                        id,
+                        acks: Some(acks),
+                        acked: 0,
+                    },
+                );
                 let _ = reply.send(Opened::From(have));
                 self.acknowledge(open.from, true);
             }
@@ -308,7 +343,9 @@ impl Engine {
     }
 
     fn settle_snapshots(&mut self, now: Time) {
-        let Some(snapshots) = &mut self.storage.snapshots else { return };
+        let Some(snapshots) = &mut self.storage.snapshots else {
+            return;
+        };
         let acked = snapshots.appender.acked();
         if let Some((cut, _)) = snapshots.under_way.take_if(|(_, end)| *end <= acked) {
             self.task.snapshotted(now, cut, snapshots.extents.clone());
@@ -319,7 +356,11 @@ impl Engine {
         {
             let mut bytes = Vec::new();
             let full = snapshots.wants_full();
-            if full { op.snapshot_full(&mut bytes) } else { op.snapshot_delta(&mut bytes) }
+            if full {
+                op.snapshot_full(&mut bytes)
+            } else {
+                op.snapshot_delta(&mut bytes)
+            }
             snapshots.append(self.task.now().clone(), bytes, full);
         }
     }
@@ -330,7 +371,10 @@ impl Engine {
         if let Some(dest) = &mut self.storage.dest {
             while let Some(chunk) = self.task.output(0).next_chunk(durable) {
                 // A restarted task makes its stream again from its checkpoint on; what HyDFS has of it is not repeated.
-                let known = dest.queued().saturating_sub(chunk.start).min(chunk.payload.len() as u64);
+                let known = dest
+                    .queued()
+                    .saturating_sub(chunk.start)
+                    .min(chunk.payload.len() as u64);
                 dest.append(chunk.payload.slice(known as usize..));
                 left = Some(chunk.tuples);
             }
@@ -394,22 +438,32 @@ impl Engine {
     // --- work -----------------------------------------------------------------------------------------------------
 
     async fn step(&mut self) -> Result<Step, End> {
-        let Some(work) = self.task.next() else { return Ok(Step::Idle) };
+        let Some(work) = self.task.next() else {
+            return Ok(Step::Idle);
+        };
         match work {
             Work::Source(replay) => return self.read(replay).await,
             Work::InputEnd { from, at } => {
-                self.task.complete(Done { order: Order::InputEnd { from, at }, bytes_in: 0 });
+                self.task.complete(Done {
+                    order: Order::InputEnd { from, at },
+                    bytes_in: 0,
+                });
             }
             Work::Finish => {
                 if let Some(runner) = &mut self.runner {
                     let mut router = self.task.router(clock::unix_micros());
                     runner.finish(&mut router)?;
                 }
-                self.task.complete(Done { order: Order::Finish, bytes_in: 0 });
+                self.task.complete(Done {
+                    order: Order::Finish,
+                    bytes_in: 0,
+                });
             }
             Work::Input { from, item } => {
                 let (start, end, born_us) = (item.start, item.end(), item.born_us);
-                let Content::Tuples(batch) = item.content else { return Ok(Step::Worked) };
+                let Content::Tuples(batch) = item.content else {
+                    return Ok(Step::Worked);
+                };
                 match self.runner.take() {
                     Some(Runner::Builtin(mut op)) => {
                         op.process(&batch, &mut self.task.router(born_us))?;
@@ -423,7 +477,10 @@ impl Engine {
                     None => {}
                 }
                 let bytes_in = batch.bytes() as u64;
-                self.task.complete(Done { order: Order::Input { from, start, end }, bytes_in });
+                self.task.complete(Done {
+                    order: Order::Input { from, start, end },
+                    bytes_in,
+                });
             }
         }
         Ok(Step::Worked)
@@ -449,13 +506,22 @@ impl Engine {
 
     async fn read(&mut self, replay: Option<crate::task::record::SourceRun>) -> Result<Step, End> {
         let place = self.task.now().source;
-        let Some(mut reader) = self.source.take() else { return Ok(Step::Idle) };
+        let Some(mut reader) = self.source.take() else {
+            return Ok(Step::Idle);
+        };
         if replay.is_none() && reader.is_end(place) {
             self.source = Some(reader);
-            self.task.complete(Done { order: Order::Finish, bytes_in: 0 });
+            self.task.complete(Done {
+                order: Order::Finish,
+                bytes_in: 0,
+            });
             return Ok(Step::Worked);
         }
-        let most = if replay.is_some() { u64::MAX } else { self.pace.allowed(clock::now()) };
+        let most = if replay.is_some() {
+            u64::MAX
+        } else {
+            self.pace.allowed(clock::now())
+        };
         if most == 0 {
             self.source = Some(reader);
             return Ok(Step::Idle);
@@ -470,7 +536,10 @@ impl Engine {
             self.pace.tokens -= block.run.lines as f64;
         }
         let bytes_in = block.data.len() as u64;
-        self.task.complete(Done { order: Order::Source(block.run), bytes_in });
+        self.task.complete(Done {
+            order: Order::Source(block.run),
+            bytes_in,
+        });
         self.source = Some(reader);
         Ok(Step::Worked)
     }
@@ -488,7 +557,11 @@ impl Engine {
             backlog_bytes: self.task.backlog_bytes() as u64,
             first_read_us: self.first_read_us,
             last_durable_us: self.last_durable_us,
-            latency_us: if self.storage.dest.is_some() { self.latency.counts() } else { vec![] },
+            latency_us: if self.storage.dest.is_some() {
+                self.latency.counts()
+            } else {
+                vec![]
+            },
         }
     }
 }
@@ -502,7 +575,12 @@ impl From<ops::operator::Error> for End {
 impl From<source::Error> for End {
     fn from(error: source::Error) -> Self {
         let fatal = !matches!(error, source::Error::Read { .. });
-        End::Failed(Failure { what: error.to_string(), key: None, stderr: vec![], fatal })
+        End::Failed(Failure {
+            what: error.to_string(),
+            key: None,
+            stderr: vec![],
+            fatal,
+        })
     }
 }
 
@@ -510,13 +588,23 @@ impl From<hydfs::client::Error> for End {
     fn from(error: hydfs::client::Error) -> Self {
         match error {
             hydfs::client::Error::Fenced { .. } => End::Fenced(error.to_string()),
-            other => End::Failed(Failure { what: other.to_string(), key: None, stderr: vec![], fatal: false }),
+            other => End::Failed(Failure {
+                what: other.to_string(),
+                key: None,
+                stderr: vec![],
+                fatal: false,
+            }),
         }
     }
 }
 
 impl From<task::Error> for End {
     fn from(error: task::Error) -> Self {
-        End::Failed(Failure { what: error.to_string(), key: None, stderr: vec![], fatal: true })
+        End::Failed(Failure {
+            what: error.to_string(),
+            key: None,
+            stderr: vec![],
+            fatal: true,
+        })
     }
 }

@@ -31,7 +31,9 @@ pub fn listen(listener: TcpListener, me: Arc<Identity>, events: Events) -> spawn
             let (id, me, events) = (next, me.clone(), events.clone());
             spawn::task("data_in", async move {
                 match net::accept(stream, addr, &me).await {
-                    Ok(connection) if connection.peer.role == Role::Data => serve(id, connection, events).await,
+                    Ok(connection) if connection.peer.role == Role::Data => {
+                        serve(id, connection, events).await
+                    }
                     Ok(connection) => {
                         tracing::warn!(%addr, role = ?connection.peer.role, "STRANGER");
                         Ok(())
@@ -51,12 +53,22 @@ pub fn listen(listener: TcpListener, me: Arc<Identity>, events: Events) -> spawn
 /// The receiving side of one connection.
 async fn serve(id: u64, connection: net::Connection, events: Events) -> Result<(), net::Error> {
     let net::Connection { mut tx, mut rx, .. } = connection;
-    let open = tokio::time::timeout(HANDSHAKE, rx.recv::<Open>()).await.map_err(|_| net::Error::Timeout)??;
+    let open = tokio::time::timeout(HANDSHAKE, rx.recv::<Open>())
+        .await
+        .map_err(|_| net::Error::Timeout)??;
     let Some(open) = open else { return Ok(()) };
     let from = open.from;
     let (reply, answer) = oneshot::channel();
     let (ack_tx, mut acks) = mpsc::unbounded_channel::<u64>();
-    if events.send(Event::Opened { id, open, reply, acks: ack_tx }).is_err() {
+    if events
+        .send(Event::Opened {
+            id,
+            open,
+            reply,
+            acks: ack_tx,
+        })
+        .is_err()
+    {
         return Ok(());
     }
     let Ok(answer) = answer.await else { return Ok(()) };
@@ -113,7 +125,10 @@ pub struct Dial {
 /// Keeps one output connected until dropped: redials when the connection ends or the receiver moves.
 pub fn dial(mut dial: Dial, events: Events) -> spawn::Guard {
     spawn::guarded("data_out", async move {
-        let mut backoff = Backoff::new(std::time::Duration::from_millis(5), std::time::Duration::from_millis(200));
+        let mut backoff = Backoff::new(
+            std::time::Duration::from_millis(5),
+            std::time::Duration::from_millis(200),
+        );
         loop {
             let target = *dial.addr.borrow_and_update();
             if let Some((_, addr)) = target {
@@ -148,12 +163,25 @@ async fn changed(moved: &mut watch::Receiver<Option<(Epoch, SocketAddr)>>) {
 }
 
 /// The sending side of one connection, from handshake to its end.
-async fn converse(dial: &mut Dial, addr: SocketAddr, events: &Events, backoff: &mut Backoff) -> Result<(), net::Error> {
+async fn converse(
+    dial: &mut Dial,
+    addr: SocketAddr,
+    events: &Events,
+    backoff: &mut Backoff,
+) -> Result<(), net::Error> {
     let net::Connection { mut tx, mut rx, .. } = net::dial(addr, &dial.me, Role::Data).await?;
     let oldest = *dial.oldest.borrow();
-    let open = Open { job: dial.job.clone(), from: dial.from, epoch: dial.epoch, to: dial.to, oldest };
+    let open = Open {
+        job: dial.job.clone(),
+        from: dial.from,
+        epoch: dial.epoch,
+        to: dial.to,
+        oldest,
+    };
     tx.send(&open).await?;
-    let answer = tokio::time::timeout(HANDSHAKE, rx.recv::<Opened>()).await.map_err(|_| net::Error::Timeout)??;
+    let answer = tokio::time::timeout(HANDSHAKE, rx.recv::<Opened>())
+        .await
+        .map_err(|_| net::Error::Timeout)??;
     let (output, have) = match answer.ok_or(net::Error::Closed)? {
         Opened::From(have) => (dial.output, have),
         Opened::Refused(why) => {
@@ -163,7 +191,14 @@ async fn converse(dial: &mut Dial, addr: SocketAddr, events: &Events, backoff: &
     };
     backoff.reset();
     let (frame_tx, mut frames) = mpsc::unbounded_channel::<Bytes>();
-    if events.send(Event::Connected { output, have, frames: frame_tx }).is_err() {
+    if events
+        .send(Event::Connected {
+            output,
+            have,
+            frames: frame_tx,
+        })
+        .is_err()
+    {
         return Ok(());
     }
     let write = async {

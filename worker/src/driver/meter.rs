@@ -22,7 +22,11 @@ impl Rate {
         }
         let (since, before) = self.marks[0];
         let seconds = now.since(since).as_secs_f64();
-        if seconds > 0.0 { total.saturating_sub(before) as f64 / seconds } else { 0.0 }
+        if seconds > 0.0 {
+            total.saturating_sub(before) as f64 / seconds
+        } else {
+            0.0
+        }
     }
 }
 

@@ -34,14 +34,35 @@ pub enum Event {
     Control(Box<ToWorker>),
     ControlLost(String),
     /// A sender has connected and asks where to begin. Dropping `acks` closes its connection.
-    Opened { id: u64, open: Open, reply: oneshot::Sender<Opened>, acks: mpsc::UnboundedSender<u64> },
-    Data { id: u64, from: TaskId, item: Item },
+    Opened {
+        id: u64,
+        open: Open,
+        reply: oneshot::Sender<Opened>,
+        acks: mpsc::UnboundedSender<u64>,
+    },
+    Data {
+        id: u64,
+        from: TaskId,
+        item: Item,
+    },
     /// A receiver has said what it has. Dropping `frames` closes the connection.
-    Connected { output: usize, have: u64, frames: mpsc::UnboundedSender<Bytes> },
-    OutClosed { output: usize },
-    Ack { output: usize, upto: u64 },
+    Connected {
+        output: usize,
+        have: u64,
+        frames: mpsc::UnboundedSender<Bytes>,
+    },
+    OutClosed {
+        output: usize,
+    },
+    Ack {
+        output: usize,
+        upto: u64,
+    },
     /// A receiver knows a newer process of this task.
-    Refused { to: TaskId, why: String },
+    Refused {
+        to: TaskId,
+        why: String,
+    },
 }
 
 /// Why the process ends.
@@ -68,7 +89,13 @@ pub struct Start {
 
 /// Lives the whole life of a worker process.
 pub async fn run(start: Start) -> End {
-    let (job, task, epoch, node, pid) = (&start.job, start.task, start.epoch, &start.node.name, std::process::id());
+    let (job, task, epoch, node, pid) = (
+        &start.job,
+        start.task,
+        start.epoch,
+        &start.node.name,
+        std::process::id(),
+    );
     match epoch {
         Epoch(1) => tracing::info!(%job, %task, %epoch, %node, pid, "TASK_START"),
         _ => tracing::info!(%job, %task, %epoch, %node, pid, "TASK_RESTART"),
@@ -84,7 +111,14 @@ pub async fn run(start: Start) -> End {
         Ok(bound) => bound,
         Err(e) => return failed(format!("cannot listen on {}: {e}", start.node.addr)),
     };
-    let register = ToLeader::Register { job: job.clone(), task, epoch, node: node.clone(), pid, data_addr };
+    let register = ToLeader::Register {
+        job: job.clone(),
+        task,
+        epoch,
+        node: node.clone(),
+        pid,
+        data_addr,
+    };
     let control = match control::connect(start.leader, &start.me, register, lease, events.clone()).await {
         Ok(control) => control,
         Err(error) => return End::LeaderLost(error.to_string()),
@@ -119,7 +153,12 @@ pub async fn run(start: Start) -> End {
             addr: addr_rx,
             oldest: oldest_rx,
         };
-        engine.links.push(OutLink { to, addr, oldest, frames: None });
+        engine.links.push(OutLink {
+            to,
+            addr,
+            oldest,
+            frames: None,
+        });
         dialers.push(links::dial(dial, events.clone()));
     }
     let end = match engine.run().await {
@@ -133,7 +172,12 @@ pub async fn run(start: Start) -> End {
 }
 
 fn failed(what: String) -> End {
-    End::Failed(Failure { what, key: None, stderr: vec![], fatal: false })
+    End::Failed(Failure {
+        what,
+        key: None,
+        stderr: vec![],
+        fatal: false,
+    })
 }
 
 /// The leader learns of a failure before the connection closes: the reason, not only the fact.
@@ -159,7 +203,9 @@ async fn await_plan(inbox: &mut mpsc::UnboundedReceiver<Event>, lease: Duration)
             }
         }
     };
-    tokio::time::timeout(lease * 2, wait).await.unwrap_or_else(|_| Err(End::LeaderLost("it sent no plan".into())))
+    tokio::time::timeout(lease * 2, wait)
+        .await
+        .unwrap_or_else(|_| Err(End::LeaderLost("it sent no plan".into())))
 }
 
 /// Opens storage (which fences the predecessor out), reads the log back and makes the operator ready.
@@ -218,7 +264,9 @@ async fn prepare(
         let ms = common::clock::now().since(began).as_millis() as u64;
         tracing::info!(job = %plan.job, task = %plan.task, epoch = %plan.epoch, pid = std::process::id(), records = task.replaying(), log_bytes = task.log_end(), ms, "REPLAY");
     }
-    let _ = control.to_leader.send(ToLeader::Started { replayed: task.replaying() as u64 });
+    let _ = control.to_leader.send(ToLeader::Started {
+        replayed: task.replaying() as u64,
+    });
     drop(events);
     let slices = plan.slices.clone();
     let source = plan.op.is_none().then(|| Reader::new(client.clone(), slices));

@@ -33,11 +33,18 @@ impl Collected {
 
 impl Runner {
     /// Makes the operator ready; a foreign one is fetched from HyDFS once per node and content.
-    pub async fn start(plan: &TaskPlan, op: &OpSpec, client: &Client, data: &Path) -> Result<Self, operator::Error> {
+    pub async fn start(
+        plan: &TaskPlan,
+        op: &OpSpec,
+        client: &Client,
+        data: &Path,
+    ) -> Result<Self, operator::Error> {
         match &op.code {
             OpCode::Builtin => {
                 let built = ops::builtin(&op.exe, &op.args);
-                Ok(Self::Builtin(built.map_err(|e| operator::Error::fatal(e.to_string()))?))
+                Ok(Self::Builtin(
+                    built.map_err(|e| operator::Error::fatal(e.to_string()))?,
+                ))
             }
             OpCode::Foreign { hydfs_name, hash } => {
                 let exe = fetch(client, hydfs_name, &data.join("operators"), hash).await?;
@@ -50,7 +57,9 @@ impl Runner {
                 let said = move |line: &str| tracing::info!(%task, line, "OP_STDERR");
                 let timeout = Duration::from_millis(plan.op_timeout_ms);
                 let child = foreign::Process::start(&exe, &op.args, &env, op.kind, timeout, said).await;
-                Ok(Self::Foreign(Box::new(child.map_err(|e| operator::Error::fatal(e.to_string()))?)))
+                Ok(Self::Foreign(Box::new(
+                    child.map_err(|e| operator::Error::fatal(e.to_string()))?,
+                )))
             }
         }
     }
@@ -71,8 +80,16 @@ async fn fetch(client: &Client, name: &str, folder: &Path, hash: &str) -> Result
     if path.exists() {
         return Ok(path);
     }
-    let failed = |what: String| operator::Error { restart_helps: true, ..operator::Error::fatal(what) };
-    let io = |e: std::io::Error| failed(format!("cannot keep operator {name} in {}: {e}", folder.display()));
+    let failed = |what: String| operator::Error {
+        restart_helps: true,
+        ..operator::Error::fatal(what)
+    };
+    let io = |e: std::io::Error| {
+        failed(format!(
+            "cannot keep operator {name} in {}: {e}",
+            folder.display()
+        ))
+    };
     let mut content = Vec::new();
     let mut pieces = client.stream(name, 0..u64::MAX);
     while let Some(piece) = pieces.next().await {

@@ -63,7 +63,14 @@ impl Storage {
                 }
                 None => None,
             };
-            return Ok((Self { log: None, dest, snapshots: None }, Vec::new()));
+            return Ok((
+                Self {
+                    log: None,
+                    dest,
+                    snapshots: None,
+                },
+                Vec::new(),
+            ));
         }
         let log_name = file(plan, "log");
         let open_log = async {
@@ -82,13 +89,28 @@ impl Storage {
         };
         let open_snapshots = async {
             match stateful {
-                true => Ok::<_, Error>(Some(client.open_append(&file(plan, "snap"), &task, plan.epoch, true).await?)),
+                true => Ok::<_, Error>(Some(
+                    client
+                        .open_append(&file(plan, "snap"), &task, plan.epoch, true)
+                        .await?,
+                )),
                 false => Ok(None),
             }
         };
         let ((log, content), dest, snapshots) = tokio::try_join!(open_log, open_dest, open_snapshots)?;
-        let snapshots = snapshots.map(|appender| Snapshots { appender, extents: vec![], under_way: None });
-        Ok((Self { log: Some(log), dest, snapshots }, content))
+        let snapshots = snapshots.map(|appender| Snapshots {
+            appender,
+            extents: vec![],
+            under_way: None,
+        });
+        Ok((
+            Self {
+                log: Some(log),
+                dest,
+                snapshots,
+            },
+            content,
+        ))
     }
 
     /// The operator's state at a cut.
@@ -128,7 +150,9 @@ async fn read_range(client: &Client, name: &str, offset: u64, len: u64) -> Resul
     while (out.len() as u64) < len {
         let at = offset + out.len() as u64;
         let want = (len - out.len() as u64) as usize;
-        let piece = client.tail(name, at, want, std::time::Duration::from_secs(5)).await?;
+        let piece = client
+            .tail(name, at, want, std::time::Duration::from_secs(5))
+            .await?;
         out.extend_from_slice(&piece);
     }
     Ok(out)

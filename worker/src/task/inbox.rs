@@ -58,7 +58,10 @@ pub struct Inbox {
 
 impl Inbox {
     pub fn new(consumed: u64) -> Self {
-        Self { have: consumed, ..Self::default() }
+        Self {
+            have: consumed,
+            ..Self::default()
+        }
     }
 
     pub fn have(&self) -> u64 {
@@ -124,7 +127,9 @@ impl Inbox {
         let mut joined = Builder::new();
         let mut born_us = u64::MAX;
         while let Some(item) = self.items.front_mut() {
-            let Content::Tuples(batch) = &mut item.content else { break };
+            let Content::Tuples(batch) = &mut item.content else {
+                break;
+            };
             if item.start >= end {
                 break;
             }
@@ -146,7 +151,11 @@ impl Inbox {
                 break;
             }
         }
-        Some(Item { start, born_us, content: Content::Tuples(joined.take()) })
+        Some(Item {
+            start,
+            born_us,
+            content: Content::Tuples(joined.take()),
+        })
     }
 }
 
@@ -158,11 +167,17 @@ mod tests {
     fn item(range: std::ops::Range<u64>) -> Item {
         let mut b = Builder::new();
         range.clone().for_each(|n| b.push(b"k", n.to_string().as_bytes()));
-        Item { start: range.start, born_us: range.start, content: Content::Tuples(b.take()) }
+        Item {
+            start: range.start,
+            born_us: range.start,
+            content: Content::Tuples(b.take()),
+        }
     }
 
     fn numbers(item: &Item) -> Vec<u64> {
-        let Content::Tuples(batch) = &item.content else { return vec![] };
+        let Content::Tuples(batch) = &item.content else {
+            return vec![];
+        };
         let mut out = vec![];
         batch.for_each(|_, v| out.push(std::str::from_utf8(v).unwrap().parse().unwrap()));
         out

@@ -167,7 +167,12 @@ impl Task {
     }
 
     /// A task that goes on from its log: the newest checkpoint, and the order records behind it to be replayed.
-    pub fn recover(config: Config, upstream: &[TaskId], mut outputs: Vec<Output>, log: &[u8]) -> Result<Self, Error> {
+    pub fn recover(
+        config: Config,
+        upstream: &[TaskId],
+        mut outputs: Vec<Output>,
+        log: &[u8],
+    ) -> Result<Self, Error> {
         let records = record::decode_all(log)?;
         let mut cut = None;
         for record in &records {
@@ -187,7 +192,9 @@ impl Task {
                 if let Order::Input { from, .. } | Order::InputEnd { from, .. } = &order
                     && !upstream.contains(from)
                 {
-                    return Err(Error::Foreign { what: format!("upstream task {from}") });
+                    return Err(Error::Foreign {
+                        what: format!("upstream task {from}"),
+                    });
                 }
                 pos = p;
                 replay.push_back((p, order));
@@ -195,7 +202,9 @@ impl Task {
         }
         if let Some(cut) = &cut {
             if cut.emitted.len() != outputs.len() {
-                return Err(Error::Foreign { what: format!("{} outputs", cut.emitted.len()) });
+                return Err(Error::Foreign {
+                    what: format!("{} outputs", cut.emitted.len()),
+                });
             }
             for (output, emitted) in outputs.iter_mut().zip(&cut.emitted) {
                 *output = match output.is_destination() {
@@ -265,7 +274,9 @@ impl Task {
     pub fn connect(&mut self, from: TaskId, oldest: u64, new_epoch: bool) -> Result<u64, Error> {
         let done = self.now.done;
         let consumed = self.now.consumed.get(&from).copied().unwrap_or(0);
-        let inbox = self.inboxes.get_mut(&from).ok_or(Error::Foreign { what: format!("upstream task {from}") })?;
+        let inbox = self.inboxes.get_mut(&from).ok_or(Error::Foreign {
+            what: format!("upstream task {from}"),
+        })?;
         if !self.config.exactly_once && new_epoch && !done {
             // Without a log a new process of the sender numbers anew: what it sends is all there is of it.
             *inbox = Inbox::new(oldest);
@@ -278,7 +289,11 @@ impl Task {
             return Ok(oldest);
         }
         if self.config.exactly_once && inbox.have() < oldest {
-            return Err(Error::Lost { from, have: consumed, want: oldest });
+            return Err(Error::Lost {
+                from,
+                have: consumed,
+                want: oldest,
+            });
         }
         if !self.config.exactly_once && inbox.have() < oldest {
             *inbox = Inbox::new(oldest);
@@ -288,7 +303,9 @@ impl Task {
     }
 
     pub fn receive(&mut self, from: TaskId, item: Item) -> Received {
-        let Some(inbox) = self.inboxes.get_mut(&from) else { return Received::Gap };
+        let Some(inbox) = self.inboxes.get_mut(&from) else {
+            return Received::Gap;
+        };
         if !self.config.exactly_once && self.now.done {
             // Repeats from a restarted sender: everything was consumed, so all of it may be forgotten.
             self.checkpoint.consumed.insert(from, item.end());
@@ -315,7 +332,9 @@ impl Task {
 
     /// The outputs hold as much as they may.
     pub fn is_blocked(&self) -> bool {
-        self.outputs.iter().any(|o| o.kept_bytes() >= self.config.window_bytes)
+        self.outputs
+            .iter()
+            .any(|o| o.kept_bytes() >= self.config.window_bytes)
     }
 
     /// Takes the next unit of work, if there is one. Every `Some` must be followed by [`Task::complete`], except a
@@ -350,7 +369,12 @@ impl Task {
             return Some(Work::Finish);
         }
         let after = |t: &&TaskId| Some(**t) > self.turn;
-        let ready: Vec<TaskId> = self.inboxes.iter().filter(|(_, i)| i.is_ready()).map(|(t, _)| *t).collect();
+        let ready: Vec<TaskId> = self
+            .inboxes
+            .iter()
+            .filter(|(_, i)| i.is_ready())
+            .map(|(t, _)| *t)
+            .collect();
         let from = *ready.iter().find(after).or(ready.first())?;
         self.turn = Some(from);
         let item = self.inboxes.get_mut(&from)?.pop()?;
@@ -362,7 +386,13 @@ impl Task {
 
     /// Where the operator's outputs for the unit of work at hand go.
     pub fn router(&mut self, born_us: u64) -> Router<'_> {
-        Router::new(&mut self.outputs, &mut self.now.tuples_out, self.now.pos + 1, born_us, &self.config)
+        Router::new(
+            &mut self.outputs,
+            &mut self.now.tuples_out,
+            self.now.pos + 1,
+            born_us,
+            &self.config,
+        )
     }
 
     /// The unit of work is done and its outputs are emitted: notes the order record and the cut.
@@ -385,8 +415,16 @@ impl Task {
             Order::Source(run) => {
                 self.now.tuples_in += run.lines;
                 self.now.source = match run.last {
-                    true => SourcePos { slice: run.slice + 1, at: None, line: 0 },
-                    false => SourcePos { slice: run.slice, at: Some(run.to), line: run.first_line + run.lines },
+                    true => SourcePos {
+                        slice: run.slice + 1,
+                        at: None,
+                        line: 0,
+                    },
+                    false => SourcePos {
+                        slice: run.slice,
+                        at: Some(run.to),
+                        line: run.first_line + run.lines,
+                    },
                 };
             }
             Order::Finish => {
@@ -400,7 +438,13 @@ impl Task {
         if !self.config.exactly_once {
             self.durable = pos;
         } else if !replayed {
-            record::encode(&Record::Order { pos, order: done.order }, &mut self.pending);
+            record::encode(
+                &Record::Order {
+                    pos,
+                    order: done.order,
+                },
+                &mut self.pending,
+            );
             self.pending_pos = pos;
         }
         if !self.config.stateful {
@@ -436,7 +480,10 @@ impl Task {
         self.snapshot_at = now;
         self.bytes_since_snapshot = 0;
         self.now.snapshot = extents.clone();
-        self.cuts.push_back(Cut { snapshot: extents, ..cut });
+        self.cuts.push_back(Cut {
+            snapshot: extents,
+            ..cut
+        });
     }
 
     // --- log ------------------------------------------------------------------------------------------------------
@@ -447,7 +494,8 @@ impl Task {
         let bytes = std::mem::take(&mut self.pending);
         if !bytes.is_empty() {
             self.log_end += bytes.len() as u64;
-            self.appends.push_back((self.log_end, self.pending_pos, self.pending_checkpoint.take()));
+            self.appends
+                .push_back((self.log_end, self.pending_pos, self.pending_checkpoint.take()));
         }
         bytes
     }
@@ -457,7 +505,9 @@ impl Task {
         while self.cuts.len() > 1 && self.is_passed(&self.cuts[1]) {
             self.cuts.pop_front();
         }
-        let Some(cut) = self.cuts.front().filter(|c| c.pos > self.checkpoint_pos) else { return };
+        let Some(cut) = self.cuts.front().filter(|c| c.pos > self.checkpoint_pos) else {
+            return;
+        };
         let due = now.since(self.checkpoint_at) >= CHECKPOINT_EVERY
             || self.bytes_since_checkpoint >= self.config.window_bytes / 4
             || cut.done;
@@ -480,7 +530,10 @@ impl Task {
     fn is_passed(&self, cut: &Cut) -> bool {
         // A cut may be passed before its own order record is durable: both are in the log by the time that the
         // checkpoint is, since the log keeps their order.
-        self.outputs.iter().zip(&cut.emitted).all(|(o, emitted)| o.acked() >= *emitted)
+        self.outputs
+            .iter()
+            .zip(&cut.emitted)
+            .all(|(o, emitted)| o.acked() >= *emitted)
     }
 
     /// When to look at [`Task::take_records`] again although nothing happens: a checkpoint is due then.
@@ -490,7 +543,8 @@ impl Task {
     }
 
     pub fn snapshot_deadline(&self) -> Option<Time> {
-        (self.config.stateful && self.now.pos > self.snapshot_pos).then_some(self.snapshot_at + SNAPSHOT_EVERY)
+        (self.config.stateful && self.now.pos > self.snapshot_pos)
+            .then_some(self.snapshot_at + SNAPSHOT_EVERY)
     }
 
     /// Everything below `offset` of the log is durable.

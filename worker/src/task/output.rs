@@ -116,8 +116,18 @@ impl Output {
     }
 
     /// A line from the source. `spelled`: with the key written out, for files of few lines.
-    pub fn emit_line(&mut self, file: &Bytes, number: u64, value: &[u8], spelled: bool, pos: u64, born_us: u64) {
-        let Open::Channel(builder) = &mut self.open else { return };
+    pub fn emit_line(
+        &mut self,
+        file: &Bytes,
+        number: u64,
+        value: &[u8],
+        spelled: bool,
+        pos: u64,
+        born_us: u64,
+    ) {
+        let Open::Channel(builder) = &mut self.open else {
+            return;
+        };
         if spelled || !builder.push_line(file, number, value) {
             let mut key = Vec::new();
             if spelled {
@@ -127,10 +137,15 @@ impl Output {
             }
             if !spelled || !builder.push_spelled(&key, value) {
                 self.close(pos);
-                let Open::Channel(builder) = &mut self.open else { return };
+                let Open::Channel(builder) = &mut self.open else {
+                    return;
+                };
                 // An empty builder takes keys of either sort.
-                let pushed =
-                    if spelled { builder.push_spelled(&key, value) } else { builder.push_line(file, number, value) };
+                let pushed = if spelled {
+                    builder.push_spelled(&key, value)
+                } else {
+                    builder.push_line(file, number, value)
+                };
                 debug_assert!(pushed);
             }
         }
@@ -173,7 +188,14 @@ impl Output {
         self.closed += units;
         if self.closed > self.confirmed {
             self.kept_bytes += payload.len();
-            self.chunks.push_back(Chunk { start, end: self.closed, pos, payload, born_us, tuples });
+            self.chunks.push_back(Chunk {
+                start,
+                end: self.closed,
+                pos,
+                payload,
+                born_us,
+                tuples,
+            });
         }
     }
 
@@ -242,7 +264,10 @@ mod tests {
         write_tuple(Format::Tsv, b"k", b"v", &mut out);
         write_tuple(Format::Value, b"k", b"v", &mut out);
         write_tuple(Format::Json, b"k\"\xff", b"v\t", &mut out);
-        assert_eq!(String::from_utf8(out).unwrap(), "k\tv\nv\n{\"key\":\"k\\\"\u{fffd}\",\"value\":\"v\\t\"}\n");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "k\tv\nv\n{\"key\":\"k\\\"\u{fffd}\",\"value\":\"v\\t\"}\n"
+        );
     }
 
     #[test]
@@ -277,7 +302,11 @@ mod tests {
             out.emit(b"", tuple, Format::Tsv, 0);
             out.close(1);
         }
-        assert_eq!((out.acked(), out.oldest()), (3, 3), "the first is confirmed, and gone");
+        assert_eq!(
+            (out.acked(), out.oldest()),
+            (3, 3),
+            "the first is confirmed, and gone"
+        );
         let chunk = out.next_chunk(1).unwrap();
         assert_eq!((chunk.start, chunk.end), (6, 9), "the second is there, and kept");
     }

@@ -85,7 +85,9 @@ pub enum Record {
 pub enum Error {
     #[error("the log is damaged at byte {at}: {why}")]
     Damaged { at: usize, why: &'static str },
-    #[error("the log was written by another version: checkpoint version {0}, this program knows {CUT_VERSION}")]
+    #[error(
+        "the log was written by another version: checkpoint version {0}, this program knows {CUT_VERSION}"
+    )]
     Version(u8),
 }
 
@@ -107,7 +109,10 @@ pub fn decode_all(log: &[u8]) -> Result<Vec<Record>, Error> {
     let mut at = 0;
     while at < log.len() {
         let damaged = |why| Error::Damaged { at, why };
-        let head: [u8; 12] = log.get(at..at + 12).and_then(|h| h.try_into().ok()).ok_or(damaged("a torn head"))?;
+        let head: [u8; 12] = log
+            .get(at..at + 12)
+            .and_then(|h| h.try_into().ok())
+            .ok_or(damaged("a torn head"))?;
         let (len, sum) = head.split_at(4);
         let len = len.iter().fold(0usize, |acc, &b| acc << 8 | b as usize);
         let sum = sum.iter().fold(0u64, |acc, &b| acc << 8 | b as u64);
@@ -138,11 +143,24 @@ mod tests {
 
     fn any_record() -> impl Strategy<Value = Record> {
         let order = prop_oneof![
-            (any_task(), any::<u64>(), any::<u64>()).prop_map(|(from, start, end)| Order::Input { from, start, end }),
-            (any_task(), any::<u64>()).prop_map(|(from, at)| Order::InputEnd { from, at }),
-            any::<(u32, u64, u64, u64, u64, bool)>().prop_map(|(slice, from, to, first_line, lines, last)| {
-                Order::Source(SourceRun { slice, from, to, first_line, lines, last })
+            (any_task(), any::<u64>(), any::<u64>()).prop_map(|(from, start, end)| Order::Input {
+                from,
+                start,
+                end
             }),
+            (any_task(), any::<u64>()).prop_map(|(from, at)| Order::InputEnd { from, at }),
+            any::<(u32, u64, u64, u64, u64, bool)>().prop_map(
+                |(slice, from, to, first_line, lines, last)| {
+                    Order::Source(SourceRun {
+                        slice,
+                        from,
+                        to,
+                        first_line,
+                        lines,
+                        last,
+                    })
+                }
+            ),
             Just(Order::Finish),
         ];
         let cut = (
@@ -153,17 +171,19 @@ mod tests {
             any::<(u32, Option<u64>, u64, bool)>(),
             any::<Vec<(u64, u64)>>(),
         )
-            .prop_map(|(pos, consumed, ended, emitted, (slice, at, line, done), snapshot)| Cut {
-                version: CUT_VERSION,
-                pos,
-                consumed,
-                ended,
-                emitted,
-                source: SourcePos { slice, at, line },
-                done,
-                snapshot,
-                ..Cut::default()
-            });
+            .prop_map(
+                |(pos, consumed, ended, emitted, (slice, at, line, done), snapshot)| Cut {
+                    version: CUT_VERSION,
+                    pos,
+                    consumed,
+                    ended,
+                    emitted,
+                    source: SourcePos { slice, at, line },
+                    done,
+                    snapshot,
+                    ..Cut::default()
+                },
+            );
         prop_oneof![
             (any::<u64>(), order).prop_map(|(pos, order)| Record::Order { pos, order }),
             cut.prop_map(|c| Record::Checkpoint(Box::new(c))),
@@ -191,7 +211,13 @@ mod tests {
     #[test]
     fn another_versions_checkpoint_is_refused() {
         let mut log = vec![];
-        encode(&Record::Checkpoint(Box::new(Cut { version: 9, ..Cut::default() })), &mut log);
+        encode(
+            &Record::Checkpoint(Box::new(Cut {
+                version: 9,
+                ..Cut::default()
+            })),
+            &mut log,
+        );
         assert_eq!(decode_all(&log), Err(Error::Version(9)));
     }
 }

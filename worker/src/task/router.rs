@@ -24,7 +24,14 @@ impl<'a> Router<'a> {
         born_us: u64,
         config: &Config,
     ) -> Self {
-        Self { outputs, tuples_out, pos, born_us, format: config.format, batch_bytes: config.batch_bytes }
+        Self {
+            outputs,
+            tuples_out,
+            pos,
+            born_us,
+            format: config.format,
+            batch_bytes: config.batch_bytes,
+        }
     }
 
     /// A line from the source: partitioned by its number.

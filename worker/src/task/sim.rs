@@ -88,7 +88,9 @@ impl World {
         };
         for id in world.tasks(0) {
             let n = world.rng.random_range(5..60);
-            let lines = (0..n).map(|_| (world.rng.random_range(0..5), world.rng.random_range(0..9))).collect();
+            let lines = (0..n)
+                .map(|_| (world.rng.random_range(0..5), world.rng.random_range(0..9)))
+                .collect();
             world.lines.insert(id, lines);
         }
         for stage in 0..3 {
@@ -120,7 +122,11 @@ impl World {
             window_bytes: self.rng.random_range(60..2000),
             mutant: self.mutant,
         };
-        let upstream = if id.stage == 0 { vec![] } else { self.tasks(id.stage - 1) };
+        let upstream = if id.stage == 0 {
+            vec![]
+        } else {
+            self.tasks(id.stage - 1)
+        };
         let outputs = match id.stage {
             2 => vec![Output::destination(0)],
             s => self.tasks(s + 1).iter().map(|_| Output::channel(0)).collect(),
@@ -166,14 +172,24 @@ impl World {
                 let lines = &self.lines[&process.id];
                 let place = process.task.now().source;
                 if place.slice == 1 {
-                    process.task.complete(Done { order: Order::Finish, bytes_in: 0 });
+                    process.task.complete(Done {
+                        order: Order::Finish,
+                        bytes_in: 0,
+                    });
                     return;
                 }
                 let from = place.at.unwrap_or(0);
                 let run = replay.unwrap_or_else(|| {
                     let to = lines.len().min(from as usize + batch_lines) as u64;
                     let last = to == lines.len() as u64;
-                    SourceRun { slice: 0, from, to, first_line: from + 1, lines: to - from, last }
+                    SourceRun {
+                        slice: 0,
+                        from,
+                        to,
+                        first_line: from + 1,
+                        lines: to - from,
+                        last,
+                    }
                 });
                 assert_eq!(run.from, from);
                 let file = Bytes::from_static(b"f");
@@ -182,11 +198,16 @@ impl World {
                     let (key, value) = lines[n as usize];
                     router.emit_line(&file, n + 1, &[key, value as u8], n % 3 == 0);
                 }
-                Done { order: Order::Source(run), bytes_in: run.lines }
+                Done {
+                    order: Order::Source(run),
+                    bytes_in: run.lines,
+                }
             }
             Work::Input { from, item } => {
                 let (start, end) = (item.start, item.end());
-                let Content::Tuples(batch) = item.content else { unreachable!("tuples were asked for") };
+                let Content::Tuples(batch) = item.content else {
+                    unreachable!("tuples were asked for")
+                };
                 let mut router = process.task.router(0);
                 batch.for_each(|key, value| match process.id.stage {
                     1 => (0..value[1] % 3).for_each(|c| router.emit(&value[..1], &[value[0], c])),
@@ -197,10 +218,19 @@ impl World {
                         router.emit(key, count.to_string().as_bytes());
                     }
                 });
-                Done { order: Order::Input { from, start, end }, bytes_in: batch.bytes() as u64 }
+                Done {
+                    order: Order::Input { from, start, end },
+                    bytes_in: batch.bytes() as u64,
+                }
             }
-            Work::InputEnd { from, at } => Done { order: Order::InputEnd { from, at }, bytes_in: 0 },
-            Work::Finish => Done { order: Order::Finish, bytes_in: 0 },
+            Work::InputEnd { from, at } => Done {
+                order: Order::InputEnd { from, at },
+                bytes_in: 0,
+            },
+            Work::Finish => Done {
+                order: Order::Finish,
+                bytes_in: 0,
+            },
         };
         process.task.complete(done);
     }
@@ -220,7 +250,11 @@ impl World {
         process.snapshot_end += bytes.len() as u64;
         process.snapshots.push((offset, bytes.len() as u64));
         process.snapshot_under_way = Some((process.task.now().clone(), process.snapshot_end));
-        process.appends.push_back(Append { file: "snap", offset, bytes: bytes.into() });
+        process.appends.push_back(Append {
+            file: "snap",
+            offset,
+            bytes: bytes.into(),
+        });
     }
 
     fn flush(&mut self, p: usize) {
@@ -229,12 +263,20 @@ impl World {
         let offset = process.task.log_end();
         let bytes = process.task.take_records(now);
         if !bytes.is_empty() {
-            process.appends.push_back(Append { file: "log", offset, bytes: bytes.into() });
+            process.appends.push_back(Append {
+                file: "log",
+                offset,
+                bytes: bytes.into(),
+            });
         }
         if process.id.stage == 2 {
             let durable = process.task.durable();
             if let Some(chunk) = process.task.output(0).next_chunk(durable) {
-                process.appends.push_back(Append { file: "dest", offset: chunk.start, bytes: chunk.payload });
+                process.appends.push_back(Append {
+                    file: "dest",
+                    offset: chunk.start,
+                    bytes: chunk.payload,
+                });
             }
         }
     }
@@ -244,8 +286,12 @@ impl World {
         let process = &mut self.processes[p];
         // Appends to one file keep their order; appends to different files overtake each other.
         let file = FILES[self.rng.random_range(0..3)];
-        let Some(at) = process.appends.iter().position(|a| a.file == file) else { return };
-        let Some(append) = process.appends.remove(at) else { return };
+        let Some(at) = process.appends.iter().position(|a| a.file == file) else {
+            return;
+        };
+        let Some(append) = process.appends.remove(at) else {
+            return;
+        };
         let stream = self.files.get_mut(&(process.id, file)).expect("made at start");
         if stream.epoch > process.epoch && self.mutant != Mutant::Fence {
             process.fenced = true;
@@ -253,11 +299,20 @@ impl World {
         }
         let have = stream.bytes.len() as u64;
         if append.offset > have {
-            assert_ne!(self.mutant, Mutant::None, "a gap in {file}: {} after {have}", append.offset);
+            assert_ne!(
+                self.mutant,
+                Mutant::None,
+                "a gap in {file}: {} after {have}",
+                append.offset
+            );
             return;
         }
         let skip = (have - append.offset).min(append.bytes.len() as u64) as usize;
-        let news = if self.mutant == Mutant::Dedup { &append.bytes[..] } else { &append.bytes[skip..] };
+        let news = if self.mutant == Mutant::Dedup {
+            &append.bytes[..]
+        } else {
+            &append.bytes[skip..]
+        };
         stream.bytes.extend_from_slice(news);
         if file == "dest" {
             self.dest.extend_from_slice(news);
@@ -269,7 +324,10 @@ impl World {
             _ => {
                 if let Some((mut cut, _)) = process.snapshot_under_way.take_if(|(_, end)| *end <= acked) {
                     if self.mutant == Mutant::Snapshot {
-                        cut = Cut { pos: cut.pos.saturating_sub(1), ..cut };
+                        cut = Cut {
+                            pos: cut.pos.saturating_sub(1),
+                            ..cut
+                        };
                     }
                     let extents = process.snapshots.clone();
                     process.task.snapshotted(self.now, cut, extents);
@@ -280,7 +338,9 @@ impl World {
 
     /// The newest process of a task: where connections go.
     fn newest(&self, id: TaskId) -> Option<usize> {
-        self.processes.iter().position(|p| p.id == id && Some(&p.epoch) == self.epochs.get(&id))
+        self.processes
+            .iter()
+            .position(|p| p.id == id && Some(&p.epoch) == self.epochs.get(&id))
     }
 
     fn transfer(&mut self, p: usize) {
@@ -291,8 +351,10 @@ impl World {
         let (from, epoch) = (self.processes[p].id, self.processes[p].epoch);
         let to = TaskId::new(from.stage + 1, output as u16);
         let Some(q) = self.newest(to) else { return };
-        let connected =
-            self.processes[p].links.get(&output).is_some_and(|l| l.to == to && l.to_epoch == self.processes[q].epoch);
+        let connected = self.processes[p]
+            .links
+            .get(&output)
+            .is_some_and(|l| l.to == to && l.to_epoch == self.processes[q].epoch);
         if !connected {
             let seen = self.processes[q].seen.get(&from).copied().unwrap_or(0);
             if seen > epoch && self.mutant != Mutant::Fence {
@@ -304,13 +366,20 @@ impl World {
             let have = self.processes[q].task.connect(from, oldest, epoch > seen);
             let have = have.unwrap_or_else(|e| panic!("{from} to {to}: {e}"));
             self.processes[p].task.output(output).resume(have);
-            let link = Link { to, to_epoch: self.processes[q].epoch, frames: VecDeque::new(), acks: VecDeque::new() };
+            let link = Link {
+                to,
+                to_epoch: self.processes[q].epoch,
+                frames: VecDeque::new(),
+                acks: VecDeque::new(),
+            };
             self.processes[p].links.insert(output, link);
         }
         let durable = self.processes[p].task.durable();
         let chunk = self.processes[p].task.output(output).next_chunk(durable);
         let deliver = self.rng.random_bool(0.7);
-        let Some(link) = self.processes[p].links.get_mut(&output) else { return };
+        let Some(link) = self.processes[p].links.get_mut(&output) else {
+            return;
+        };
         link.frames.extend(chunk.map(|c| c.payload));
         let frame = if deliver { link.frames.pop_front() } else { None };
         if let Some(frame) = frame {
@@ -325,7 +394,9 @@ impl World {
             }
         }
         let ack = self.processes[q].task.ack(from);
-        let Some(link) = self.processes[p].links.get_mut(&output) else { return };
+        let Some(link) = self.processes[p].links.get_mut(&output) else {
+            return;
+        };
         if link.acks.back() != Some(&ack) {
             link.acks.push_back(ack);
         }
@@ -384,13 +455,20 @@ impl World {
                 for p in &mut self.processes {
                     p.task.close_outputs();
                 }
-                if self.epochs.keys().all(|id| self.newest(*id).is_some_and(|p| self.processes[p].task.is_finished())) {
+                if self.epochs.keys().all(|id| {
+                    self.newest(*id)
+                        .is_some_and(|p| self.processes[p].task.is_finished())
+                }) {
                     return self.check();
                 }
             }
         }
-        let stuck: Vec<String> =
-            self.processes.iter().filter(|p| !p.task.is_finished()).map(|p| format!("{} epoch {}: {:?}", p.id, p.epoch, p.task)).collect();
+        let stuck: Vec<String> = self
+            .processes
+            .iter()
+            .filter(|p| !p.task.is_finished())
+            .map(|p| format!("{} epoch {}: {:?}", p.id, p.epoch, p.task))
+            .collect();
         Err(format!("did not end: {}", stuck.join(", ")))
     }
 
@@ -399,18 +477,31 @@ impl World {
         for (key, value) in self.lines.values().flatten() {
             *want.entry(*key).or_insert(0u64) += value % 3;
         }
-        let mut expected: Vec<String> =
-            want.iter().flat_map(|(k, n)| (1..=*n).map(move |i| format!("{}\t{i}", *k as char))).collect();
-        let mut got: Vec<String> = self.dest.split(|b| *b == b'\n').map(|l| String::from_utf8_lossy(l).into_owned()).collect();
+        let mut expected: Vec<String> = want
+            .iter()
+            .flat_map(|(k, n)| (1..=*n).map(move |i| format!("{}\t{i}", *k as char)))
+            .collect();
+        let mut got: Vec<String> = self
+            .dest
+            .split(|b| *b == b'\n')
+            .map(|l| String::from_utf8_lossy(l).into_owned())
+            .collect();
         got.pop();
         expected.sort();
         got.sort();
-        if got == expected { Ok(()) } else { Err(format!("got {} lines, expected {}", got.len(), expected.len())) }
+        if got == expected {
+            Ok(())
+        } else {
+            Err(format!("got {} lines, expected {}", got.len(), expected.len()))
+        }
     }
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(default)
 }
 
 #[test]
@@ -427,10 +518,15 @@ fn output_is_exact_whatever_crashes() {
         match result {
             Ok((Ok(()), n)) => crashes += n,
             Ok((Err(wrong), _)) => panic!("seed {seed}: {wrong}"),
-            Err(_) => panic!("seed {seed} panicked; again with EXACTLY_ONCE_FIRST={seed} EXACTLY_ONCE_SEEDS=1"),
+            Err(_) => {
+                panic!("seed {seed} panicked; again with EXACTLY_ONCE_FIRST={seed} EXACTLY_ONCE_SEEDS=1")
+            }
         }
     }
-    assert!(crashes >= seeds / 2, "only {crashes} crashes in {seeds} seeds hit a task that had work");
+    assert!(
+        crashes >= seeds / 2,
+        "only {crashes} crashes in {seeds} seeds hit a task that had work"
+    );
 }
 
 #[test]
@@ -451,7 +547,13 @@ fn mutants_are_caught() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = vec![];
-    for mutant in [Mutant::Dedup, Mutant::EarlySend, Mutant::EarlyAck, Mutant::Fence, Mutant::Snapshot] {
+    for mutant in [
+        Mutant::Dedup,
+        Mutant::EarlySend,
+        Mutant::EarlyAck,
+        Mutant::Fence,
+        Mutant::Snapshot,
+    ] {
         let caught = (0..3000).find(|seed| {
             let run = std::panic::catch_unwind(|| World::new(*seed, mutant).run());
             !matches!(run, Ok(Ok(())))

@@ -1,0 +1,157 @@
+//! The introducer's port: tables for other daemons (role `Join`), answers and updates for programs (role `Subscribe`).
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::net::{self, Connection, Identity, Role};
+use common::spawn;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast;
+use tokio::time::timeout;
+
+use crate::driver::{EXCHANGE_TIMEOUT, Handle};
+use crate::wire::{Reply, Request, TableExchange, Update};
+
+/// More connections than this are closed at once. A node has a handful of programs that follow the membership.
+const MAX_CONNECTIONS: usize = 512;
+/// How long a program may take to say what it wants.
+const IDLE: Duration = Duration::from_secs(10);
+/// How long a subscriber may take to read what it is sent.
+const SLOW: Duration = Duration::from_secs(5);
+/// A subscriber hears something at least this often, so that silence means a dead connection.
+pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// Accepts until dropped; its connections go with it.
+pub(crate) async fn accept(
+    tcp: TcpListener,
+    cluster: Arc<Cluster>,
+    me: Identity,
+    handle: Handle,
+) -> Result<(), Infallible> {
+    let mut connections: Vec<spawn::Guard> = Vec::new();
+    loop {
+        let (stream, addr) = match tcp.accept().await {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                // Out of file descriptors, most likely; asking again at once would spin.
+                tracing::warn!(error = %e, "ACCEPT_ERROR");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        connections.retain(|c| !c.is_finished());
+        if connections.len() >= MAX_CONNECTIONS {
+            tracing::warn!(from = %addr, most = MAX_CONNECTIONS, "TOO_MANY_CONNECTIONS");
+            continue;
+        }
+        let served = serve(stream, addr, cluster.clone(), me.clone(), handle.clone());
+        connections.push(spawn::guarded("connection", served));
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    addr: SocketAddr,
+    cluster: Arc<Cluster>,
+    me: Identity,
+    handle: Handle,
+) -> Result<(), net::Error> {
+    let connection = match net::accept(stream, addr, &me).await {
+        Ok(connection) => connection,
+        Err(e @ (net::Error::Secret | net::Error::Magic { .. } | net::Error::TooLong { .. })) => {
+            tracing::warn!(from = %addr, why = %e, "STRANGER");
+            return Ok(());
+        }
+        Err(_) => return Ok(()),
+    };
+    let served = match connection.peer.role {
+        Role::Join => join(connection, &cluster, &handle).await,
+        Role::Subscribe => answer(connection, &me, &handle).await,
+        role => {
+            tracing::warn!(from = %addr, who = connection.peer.who, ?role, "WRONG_PORT");
+            Ok(())
+        }
+    };
+    match served {
+        // The other side went away, as programs do.
+        Err(net::Error::Closed | net::Error::Io(_) | net::Error::Timeout) => Ok(()),
+        other => other,
+    }
+}
+
+async fn join(mut connection: Connection, cluster: &Cluster, handle: &Handle) -> Result<(), net::Error> {
+    let Some(from) = connection
+        .peer
+        .node
+        .clone()
+        .filter(|n| cluster.node(n.as_str()).is_ok())
+    else {
+        tracing::warn!(from = %connection.addr, who = connection.peer.who, why = "the cluster file has no such node", "STRANGER");
+        return Ok(());
+    };
+    let swap = async {
+        let Some(table) = connection.rx.recv::<TableExchange>().await? else {
+            return Ok(());
+        };
+        let facts = handle.exchange(from, table.facts).await?;
+        connection.tx.send(&TableExchange { facts }).await
+    };
+    timeout(EXCHANGE_TIMEOUT, swap)
+        .await
+        .map_err(|_| net::Error::Timeout)?
+}
+
+async fn answer(mut connection: Connection, me: &Identity, handle: &Handle) -> Result<(), net::Error> {
+    loop {
+        let request = timeout(IDLE, connection.rx.recv())
+            .await
+            .map_err(|_| net::Error::Timeout)??;
+        let reply = match request {
+            None => return Ok(()),
+            Some(Request::List) => Reply::Members(handle.list().await?),
+            Some(Request::ListSelf) => {
+                let mut members = handle.list().await?;
+                members.retain(|m| Some(&m.name) == me.node.as_ref());
+                Reply::Members(members)
+            }
+            Some(Request::Leave) => {
+                tracing::info!(who = connection.peer.who, "LEAVE_REQUEST");
+                handle.leave().await?;
+                Reply::Leaving
+            }
+            Some(Request::Subscribe) => return follow(connection, handle).await,
+        };
+        timeout(SLOW, connection.tx.send(&reply))
+            .await
+            .map_err(|_| net::Error::Timeout)??;
+    }
+}
+
+async fn follow(mut connection: Connection, handle: &Handle) -> Result<(), net::Error> {
+    let (snapshot, mut changes) = handle.subscribe().await?;
+    let mut update = Update::Snapshot(snapshot);
+    loop {
+        let reply = Reply::Update(update);
+        timeout(SLOW, connection.tx.send(&reply))
+            .await
+            .map_err(|_| net::Error::Timeout)??;
+        update = tokio::select! {
+            change = timeout(SIGN_OF_LIFE, changes.recv()) => match change {
+                Ok(Ok(member)) => Update::Change(member),
+                Ok(Err(broadcast::error::RecvError::Closed)) => return Ok(()),
+                // Too slow for single changes, or a sign of life is due: the whole table, taken together with a new
+                // place in the stream so that no change falls between them.
+                Ok(Err(broadcast::error::RecvError::Lagged(_))) | Err(_) => {
+                    let (snapshot, fresh) = handle.subscribe().await?;
+                    changes = fresh;
+                    Update::Snapshot(snapshot)
+                }
+            },
+            // Nothing more is said after Subscribe, so this is its end.
+            _ = connection.rx.recv_frame() => return Ok(()),
+        };
+    }
+}
