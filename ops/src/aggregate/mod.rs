@@ -1,0 +1,164 @@
+//! `count`, `sum`, `avg`, `min`, `max`: a running value per key.
+
+mod accumulators;
+mod table;
+
+use common::batch::Batch;
+
+use crate::args::{self, Args};
+use crate::columns::Layout;
+use crate::keys::Keyer;
+use crate::number::Number;
+use crate::operator::{self, Emit, Error, Operator};
+use accumulators::{Accumulator, Average, Count, Maximum, Minimum, Sum};
+use table::Table;
+
+/// When running values go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// With every input tuple.
+    Update,
+    /// The last value of each key in a batch, in the order in which the batch first has them.
+    Batch,
+    /// Once, at the end of the input, keys in order.
+    Final,
+}
+
+struct Aggregate<A> {
+    table: Table<A>,
+    /// `None`: the value is not looked at (`count`).
+    column: Option<usize>,
+    when: When,
+    layout: Layout,
+    keyer: Keyer,
+    /// Entries that the batch at hand touched, first touch first.
+    touched: Vec<u32>,
+    scratch: Vec<u8>,
+    value: Vec<u8>,
+}
+
+pub fn build_count(args: &Args) -> Result<Box<dyn Operator>, args::Error> {
+    build::<Count>(args, None)
+}
+pub fn build_sum(args: &Args) -> Result<Box<dyn Operator>, args::Error> {
+    build::<Sum>(args, Some(args.column()?))
+}
+pub fn build_avg(args: &Args) -> Result<Box<dyn Operator>, args::Error> {
+    build::<Average>(args, Some(args.column()?))
+}
+pub fn build_min(args: &Args) -> Result<Box<dyn Operator>, args::Error> {
+    build::<Minimum>(args, Some(args.column()?))
+}
+pub fn build_max(args: &Args) -> Result<Box<dyn Operator>, args::Error> {
+    build::<Maximum>(args, Some(args.column()?))
+}
+
+fn build<A: Accumulator + 'static>(
+    args: &Args,
+    column: Option<usize>,
+) -> Result<Box<dyn Operator>, args::Error> {
+    let when = match args.value("--emit") {
+        None | Some("update") => When::Update,
+        Some("batch") => When::Batch,
+        Some("final") => When::Final,
+        Some(other) => {
+            return Err(args.error(format!("`--emit` takes update, batch or final, not `{other}`")));
+        }
+    };
+    Ok(Box::new(Aggregate::<A> {
+        table: Table::default(),
+        column,
+        when,
+        layout: Layout::of(args)?,
+        keyer: Keyer::of(args)?,
+        touched: vec![],
+        scratch: vec![],
+        value: vec![],
+    }))
+}
+
+impl<A: Accumulator> Operator for Aggregate<A> {
+    fn process(&mut self, batch: &Batch, out: &mut dyn Emit) -> Result<(), Error> {
+        let Self {
+            table,
+            column,
+            when,
+            layout,
+            keyer,
+            touched,
+            scratch,
+            value,
+        } = self;
+        touched.clear();
+        table.next_batch();
+        batch.try_for_each(|key, line| {
+            let number = match column {
+                None => Number::Int(1),
+                Some(column) => {
+                    let text = layout.get(line, *column, scratch);
+                    text.and_then(Number::parse)
+                        .ok_or_else(|| not_a_number(*column, text, key))?
+                }
+            };
+            let touch = table.touch(key);
+            touch.accumulator.add(number);
+            match when {
+                When::Update => {
+                    value.clear();
+                    touch.accumulator.write(value);
+                    keyer.emit(key, value, out);
+                }
+                When::Batch if touch.first_in_batch => touched.push(touch.entry),
+                When::Batch | When::Final => {}
+            }
+            Ok(())
+        })?;
+        for entry in touched.drain(..) {
+            let (key, accumulator) = table.get(entry);
+            value.clear();
+            accumulator.write(value);
+            keyer.emit(key, value, out);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, out: &mut dyn Emit) -> Result<(), Error> {
+        if self.when == When::Final {
+            for (key, accumulator) in self.table.sorted() {
+                self.value.clear();
+                accumulator.write(&mut self.value);
+                self.keyer.emit(key, &self.value, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot_delta(&mut self, out: &mut Vec<u8>) {
+        self.table.snapshot(false, out);
+    }
+
+    fn snapshot_full(&mut self, out: &mut Vec<u8>) {
+        self.table.snapshot(true, out);
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Error> {
+        self.table
+            .restore(snapshot)
+            .map_err(|e| Error::fatal(format!("the snapshot cannot be restored: {e}")))
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.table.bytes()
+    }
+}
+
+fn not_a_number(column: usize, text: Option<&[u8]>, key: &[u8]) -> Error {
+    let what = match text {
+        Some(text) => format!("column {column} is not a number: `{}`", operator::quoted(text)),
+        None => format!("the value has no column {column}"),
+    };
+    Error::poison(what, key)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! Aggregates against naive ones, and stopped and restored against never stopped.
+
+use std::collections::BTreeMap;
+
+use common::batch::{Batch, Builder};
+use proptest::prelude::*;
+
+use crate::builtin::tests::{Collect, Tuples, op};
+use crate::operator::Operator;
+
+type Input = Vec<(String, String)>;
+
+fn batch(tuples: &[(String, String)]) -> Batch {
+    let mut b = Builder::new();
+    tuples
+        .iter()
+        .for_each(|(k, v)| b.push(k.as_bytes(), v.as_bytes()));
+    b.take()
+}
+
+fn feed(op: &mut dyn Operator, batches: &[Input]) -> Tuples {
+    let mut out = Collect::default();
+    batches
+        .iter()
+        .for_each(|b| op.process(&batch(b), &mut out).unwrap());
+    out.text()
+}
+
+fn end(op: &mut dyn Operator) -> Tuples {
+    let mut out = Collect::default();
+    op.finish(&mut out).unwrap();
+    out.text()
+}
+
+/// Batches of `<key, "x,number">`.
+fn batches() -> impl Strategy<Value = Vec<Input>> {
+    let tuple = ("[a-e]{0,2}", -1000i32..1000).prop_map(|(k, n)| (k, format!("x,{n}")));
+    proptest::collection::vec(proptest::collection::vec(tuple, 0..20), 0..8)
+}
+
+/// The running value of `name` over the numbers of one key, the slow way.
+fn naive(name: &str, numbers: &[i64]) -> String {
+    match name {
+        "count" => numbers.len().to_string(),
+        "sum" => numbers.iter().sum::<i64>().to_string(),
+        "avg" => (numbers.iter().sum::<i64>() as f64 / numbers.len() as f64).to_string(),
+        "min" => numbers.iter().min().unwrap().to_string(),
+        _ => numbers.iter().max().unwrap().to_string(),
+    }
+}
+
+const NAMES: [&str; 5] = ["count", "sum", "avg", "min", "max"];
+
+fn command(name: &str, emit: &str) -> String {
+    let column = if name == "count" { "" } else { " -c 1" };
+    format!("{name}{column} --emit {emit}")
+}
+
+proptest! {
+    #[test]
+    fn aggregates_are_what_the_slow_way_gives(batches in batches(), which in 0usize..5) {
+        let name = NAMES[which];
+        let mut seen: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        let (mut updates, mut by_batch): (Tuples, Tuples) = (vec![], vec![]);
+        for b in &batches {
+            let mut touched: Vec<String> = vec![];
+            for (k, v) in b {
+                let numbers = seen.entry(k.clone()).or_default();
+                numbers.push(v[2..].parse().unwrap());
+                updates.push((k.clone(), naive(name, numbers)));
+                if !touched.contains(k) {
+                    touched.push(k.clone());
+                }
+            }
+            by_batch.extend(touched.iter().map(|k| (k.clone(), naive(name, &seen[k]))));
+        }
+        let last: Tuples = seen.iter().map(|(k, n)| (k.clone(), naive(name, n))).collect();
+
+        let mut o = op(&command(name, "update"));
+        prop_assert_eq!(feed(&mut *o, &batches), updates);
+        prop_assert_eq!(end(&mut *o), vec![]);
+        let mut o = op(&command(name, "batch"));
+        prop_assert_eq!(feed(&mut *o, &batches), by_batch);
+        prop_assert_eq!(end(&mut *o), vec![]);
+        let mut o = op(&command(name, "final"));
+        prop_assert_eq!(feed(&mut *o, &batches), vec![]);
+        prop_assert_eq!(end(&mut *o), last);
+    }
+
+    /// Some deltas, perhaps a full snapshot among them that replaces those before, then a restart.
+    #[test]
+    fn restored_is_as_good_as_never_stopped(
+        batches in batches(), which in 0usize..5, mode in 0usize..3, stop in 0usize..8, full_at in 0usize..8, in_one in any::<bool>()
+    ) {
+        let line = command(NAMES[which], ["update", "batch", "final"][mode]);
+        let stop = stop.min(batches.len());
+        let mut kept = op(&line);
+        let mut deltas: Vec<Vec<u8>> = vec![];
+        for (i, b) in batches[..stop].iter().enumerate() {
+            feed(&mut *kept, std::slice::from_ref(b));
+            let mut delta = vec![];
+            if i == full_at {
+                kept.snapshot_full(&mut delta);
+                deltas.clear();
+            } else {
+                kept.snapshot_delta(&mut delta);
+            }
+            deltas.push(delta);
+        }
+        let mut again = op(&line);
+        match in_one {
+            true => again.restore(&deltas.concat()).unwrap(),
+            false => deltas.iter().for_each(|d| again.restore(d).unwrap()),
+        }
+        let mut nothing = vec![];
+        again.snapshot_delta(&mut nothing);
+        prop_assert_eq!(nothing, vec![], "what was restored has not changed since");
+        prop_assert_eq!(feed(&mut *again, &batches[stop..]), feed(&mut *kept, &batches[stop..]));
+        prop_assert_eq!(end(&mut *again), end(&mut *kept));
+    }
+
+    #[test]
+    fn damaged_snapshots_are_refused_not_a_panic(bytes: Vec<u8>, tag in 0usize..5, cut in any::<prop::sample::Index>()) {
+        let line = command(NAMES[tag], "final");
+        let _ = op(&line).restore(&bytes);
+        let mut whole = vec![];
+        let mut o = op(&line);
+        feed(&mut *o, &[vec![("key".into(), "x,5".into()), ("b".into(), "x,1".into())]]);
+        o.snapshot_full(&mut whole);
+        let cut = cut.index(whole.len());
+        prop_assert_eq!(op(&line).restore(&whole[..cut]).is_ok(), cut == 0);
+    }
+}
+
+#[test]
+fn a_delta_holds_only_what_changed() {
+    let mut o = op("count");
+    let many: Input = (0..1000).map(|i| (format!("key{i}"), String::new())).collect();
+    feed(&mut *o, &[many]);
+    let (mut first, mut second, mut third) = (vec![], vec![], vec![]);
+    o.snapshot_delta(&mut first);
+    feed(&mut *o, &[vec![("key7".into(), String::new())]]);
+    o.snapshot_delta(&mut second);
+    o.snapshot_delta(&mut third);
+    assert!(
+        first.len() > 10_000 && second.len() < 50,
+        "{} {}",
+        first.len(),
+        second.len()
+    );
+    assert!(third.is_empty());
+    assert!(o.state_bytes() > 6000);
+}
+
+#[test]
+fn another_operators_snapshot_is_refused() {
+    let mut snapshot = vec![];
+    let mut o = op("count");
+    feed(&mut *o, &[vec![("k".into(), String::new())]]);
+    o.snapshot_full(&mut snapshot);
+    let e = op("sum -c 0").restore(&snapshot).unwrap_err();
+    assert!(e.what.contains("another operator") && !e.restart_helps, "{e}");
+    snapshot[0] = 9;
+    assert!(
+        op("count")
+            .restore(&snapshot)
+            .unwrap_err()
+            .what
+            .contains("version 9")
+    );
+}
+
+#[test]
+fn what_is_no_number_names_its_tuple() {
+    for (value, says) in [
+        ("x,abc", "column 1 is not a number: `abc`"),
+        ("x", "no column 1"),
+        ("x,", "not a number: ``"),
+    ] {
+        let mut o = op("sum -c 1");
+        let e = o
+            .process(&batch(&[("k9".into(), value.into())]), &mut Collect::default())
+            .unwrap_err();
+        assert!(e.what.contains(says), "{e}");
+        assert_eq!(e.key.as_deref(), Some("k9"));
+        assert!(e.restart_helps && e.to_string().contains("`k9`"));
+    }
+}
+
+#[test]
+fn fractions_and_the_outputs_key() {
+    let input = |vs: &[&str]| {
+        vec![
+            vs.iter()
+                .map(|v| ("k".to_owned(), (*v).to_owned()))
+                .collect::<Input>(),
+        ]
+    };
+    let last = |line: &str, vs: &[&str]| feed(&mut *op(line), &input(vs)).pop().unwrap();
+    assert_eq!(last("sum -c 0", &["0.1", "0.2"]).1, (0.1f64 + 0.2).to_string());
+    assert_eq!(last("avg -c 0", &["1", "2"]).1, "1.5");
+    assert_eq!(last("max -c 0", &["2", "10", "9.5"]).1, "10");
+    assert_eq!(last("min -c 0 --csv", &["\"2\"", " -3 "]).1, "-3");
+    assert_eq!(
+        last("sum -c 0", &["9223372036854775807", "1"]).1,
+        "9223372036854776000",
+        "as a float from there on"
+    );
+    assert_eq!(
+        last("count --key const:all", &["", ""]),
+        ("all".to_owned(), "2".to_owned())
+    );
+    assert_eq!(
+        last("count --key value", &["", ""]),
+        ("2".to_owned(), "2".to_owned())
+    );
+}

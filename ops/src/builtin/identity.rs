@@ -1,0 +1,32 @@
+//! `identity`.
+
+use common::batch::Batch;
+
+use crate::args::{self, Args};
+use crate::keys::Keyer;
+use crate::operator::{Emit, Error, Operator};
+
+struct Identity {
+    keyer: Keyer,
+}
+
+pub fn build(args: &Args) -> Result<Box<dyn Operator>, args::Error> {
+    Ok(Box::new(Identity {
+        keyer: Keyer::of(args)?,
+    }))
+}
+
+impl Operator for Identity {
+    fn process(&mut self, batch: &Batch, out: &mut dyn Emit) -> Result<(), Error> {
+        match self.keyer.needs_key() {
+            true => batch.for_each(|key, value| out.emit(key, value)),
+            false => {
+                return batch.try_for_each_value(|_, value| {
+                    self.keyer.emit(b"", value, out);
+                    Ok(())
+                });
+            }
+        }
+        Ok(())
+    }
+}

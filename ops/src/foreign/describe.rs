@@ -1,0 +1,189 @@
+//! Asking a program what it is, before a job is planned.
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::control::OpKind;
+use tokio::io::AsyncReadExt;
+
+use super::child::Group;
+use super::stderr::Drain;
+use crate::operator::{Error, quoted};
+
+/// How long a program may take to end when it has nothing to read.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// More than any description.
+const LONGEST: u64 = 64 << 10;
+
+const MAGIC: &str = "rainstorm-operator/";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Text,
+    Batch,
+}
+
+/// What a program says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    pub kind: OpKind,
+    pub protocol: Protocol,
+    /// It can save its state and take it in again.
+    pub snapshot: bool,
+    /// Its output depends on nothing but its input.
+    pub deterministic: bool,
+}
+
+/// Runs the program with nothing to read and `RAINSTORM_DESCRIBE=1`. `None`: it said nothing, as programs do that know
+/// nothing of it; they speak the text protocol.
+pub async fn describe(exe: &Path, args: &[String]) -> Result<Option<Description>, Error> {
+    describe_within(exe, args, PATIENCE).await
+}
+
+async fn describe_within(
+    exe: &Path,
+    args: &[String],
+    patience: Duration,
+) -> Result<Option<Description>, Error> {
+    let env = [("RAINSTORM_DESCRIBE".to_owned(), "1".to_owned())];
+    let mut group = Group::start(exe, args, &env, false).await?;
+    let broken = || Error::fatal("the operator's standard streams are not piped");
+    let stdout = group.child.stdout.take().ok_or_else(broken)?;
+    let mut stderr = Drain::start(group.child.stderr.take().ok_or_else(broken)?, |_| {});
+    let mut said = vec![];
+    let mut stdout = stdout.take(LONGEST);
+    let run = async {
+        stdout.read_to_end(&mut said).await?;
+        // One that says too much is not waited for: it may be blocked on saying more.
+        if said.len() as u64 == LONGEST {
+            group.kill();
+        }
+        group.wait().await
+    };
+    let status = tokio::time::timeout(patience, run).await;
+    group.kill();
+    let name = exe.display();
+    let failed = async |what: String, stderr: &mut Drain| {
+        Err(Error {
+            stderr: stderr.last_lines().await,
+            ..Error::fatal(what)
+        })
+    };
+    let status = match status {
+        Ok(Ok(status)) => status,
+        Ok(Err(e)) => {
+            return failed(
+                format!("the operator {name} cannot be read from: {e}"),
+                &mut stderr,
+            )
+            .await;
+        }
+        Err(_) => {
+            let seconds = patience.as_secs_f32();
+            let advice = "an operator must end at the end of its standard input";
+            return failed(
+                format!(
+                    "the operator {name} did not end within {seconds} s of seeing an empty input; {advice}"
+                ),
+                &mut stderr,
+            )
+            .await;
+        }
+    };
+    if said.is_empty() {
+        // The shell's and env's ways to say that there is nothing to run.
+        if matches!(status.code(), Some(126 | 127)) {
+            return failed(format!("the operator {name} does not run: {status}"), &mut stderr).await;
+        }
+        if !status.success() {
+            let stderr = stderr.last_lines().await;
+            tracing::warn!(exe = %name, %status, ?stderr, "OPERATOR_PROBE failed on an empty input");
+        }
+        return Ok(None);
+    }
+    match parse(&said) {
+        Ok(Description {
+            protocol: Protocol::Batch,
+            ..
+        }) => {
+            let advice = "let it speak the text protocol: protocol=text";
+            failed(
+                format!("the operator {name} speaks the batch protocol, which is not built yet; {advice}"),
+                &mut stderr,
+            )
+            .await
+        }
+        Ok(description) => Ok(Some(description)),
+        Err(why) => {
+            failed(
+                format!("the operator {name}, asked what it is, {why}"),
+                &mut stderr,
+            )
+            .await
+        }
+    }
+}
+
+/// Reads `rainstorm-operator/1 kind=... protocol=... snapshot=yes|no deterministic=yes|no`. Names that it does not know
+/// are for later versions; `snapshot` and `deterministic` may be missing (no; yes).
+fn parse(said: &[u8]) -> Result<Description, String> {
+    let text = String::from_utf8_lossy(said);
+    let mut lines = text.lines();
+    let line = lines.next().unwrap_or_default();
+    let Some(rest) = line.strip_prefix(MAGIC) else {
+        let shown = quoted(line.as_bytes());
+        return Err(format!(
+            "printed `{shown}` without having read a tuple; an operator prints nothing but answers"
+        ));
+    };
+    if let Some(more) = lines.next() {
+        return Err(format!(
+            "printed more than its description: `{}`",
+            quoted(more.as_bytes())
+        ));
+    }
+    let mut words = rest.split_ascii_whitespace();
+    match words.next() {
+        Some("1") => {}
+        other => {
+            return Err(format!(
+                "speaks version {} of the description, 1 is known",
+                other.unwrap_or("?")
+            ));
+        }
+    }
+    let (mut kind, mut protocol, mut snapshot, mut deterministic) = (None, None, false, true);
+    let yes_no = |name, value| match value {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(format!("says {name}={value}, which should be yes or no")),
+    };
+    for word in words {
+        match word
+            .split_once('=')
+            .ok_or_else(|| format!("says `{word}`, which should be name=value"))?
+        {
+            ("kind", "filter") => kind = Some(OpKind::Filter),
+            ("kind", "transform") => kind = Some(OpKind::Transform),
+            ("kind", "aggregate") => kind = Some(OpKind::Aggregate),
+            ("kind", k) => return Err(format!("says kind={k}; there are filter, transform, aggregate")),
+            ("protocol", "text") => protocol = Some(Protocol::Text),
+            ("protocol", "batch") => protocol = Some(Protocol::Batch),
+            ("protocol", p) => return Err(format!("says protocol={p}; there are text, batch")),
+            ("snapshot", v) => snapshot = yes_no("snapshot", v)?,
+            ("deterministic", v) => deterministic = yes_no("deterministic", v)?,
+            _ => {}
+        }
+    }
+    let kind = kind.ok_or("does not say its kind (kind=filter|transform|aggregate)")?;
+    let protocol = protocol.ok_or("does not say its protocol (protocol=text|batch)")?;
+    Ok(Description {
+        kind,
+        protocol,
+        snapshot,
+        deterministic,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+async fn ask(script: &str) -> Result<Option<Description>, Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let exe = dir.path().join("op");
+    std::fs::write(&exe, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&exe, PermissionsExt::from_mode(0o755)).unwrap();
+    describe_within(&exe, &["arg".to_owned()], Duration::from_secs(2)).await
+}
+
+#[tokio::test]
+async fn a_program_says_what_it_is() {
+    let said = "[ \"$RAINSTORM_DESCRIBE$1\" = 1arg ] && echo rainstorm-operator/1 kind=filter protocol=text snapshot=yes deterministic=no later=x";
+    let want = Description {
+        kind: OpKind::Filter,
+        protocol: Protocol::Text,
+        snapshot: true,
+        deterministic: false,
+    };
+    assert_eq!(ask(said).await, Ok(Some(want)));
+}
+
+#[tokio::test]
+async fn a_program_that_says_nothing_speaks_text() {
+    assert_eq!(ask("while read line; do echo filter; done").await, Ok(None));
+    assert_eq!(
+        ask("echo no input >&2; exit 1").await,
+        Ok(None),
+        "as a script does that cannot bear an empty input"
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_explained() {
+    for (script, says) in [
+        (
+            "echo rainstorm-operator/1 kind=filter protocol=batch",
+            "not built yet",
+        ),
+        ("echo rainstorm-operator/2 kind=filter", "version 2"),
+        ("echo rainstorm-operator/1 protocol=text", "does not say its kind"),
+        ("echo rainstorm-operator/1 kind=x protocol=text", "kind=x"),
+        (
+            "echo rainstorm-operator/1 kind=filter protocol=text snapshot=maybe",
+            "snapshot=maybe",
+        ),
+        (
+            "echo rainstorm-operator/1 kind=filter protocol=text; echo more",
+            "more than its description: `more`",
+        ),
+        ("echo hello", "printed `hello` without having read a tuple"),
+        ("yes", "printed `y`"),
+        ("exec sleep 100", "did not end within 2 s"),
+        ("echo gone >&2; exit 127", "does not run"),
+    ] {
+        let e = ask(script).await.unwrap_err();
+        assert!(e.what.contains(says), "{script}: {e}");
+        assert!(!e.restart_helps);
+        assert_eq!(e.stderr.len(), usize::from(script.contains("gone")));
+    }
+    let e = describe(Path::new("/nonexistent/op"), &[]).await.unwrap_err();
+    assert!(e.what.contains("cannot be started"), "{e}");
+}
+
+#[test]
+fn any_bytes_can_be_said() {
+    use proptest::prelude::*;
+    proptest!(|(said: Vec<u8>, tail in "[a-z=/ \n]{0,40}")| {
+        let _ = parse(&said);
+        let _ = parse(format!("rainstorm-operator/1 {tail}").as_bytes());
+    });
+}

@@ -1,0 +1,121 @@
+//! What an operator is to the worker: fed with whole batches, single-threaded, its state in deltas.
+
+use common::batch::Batch;
+use common::control::Failure;
+
+/// How much of a key or of an output line an error quotes, in characters.
+const QUOTED: usize = 200;
+
+/// Receives an operator's output tuples, in order.
+pub trait Emit {
+    fn emit(&mut self, key: &[u8], value: &[u8]);
+}
+
+/// An operator that runs inside the worker.
+///
+/// Its outputs must depend on nothing but its arguments, its state and the batches given (their ends included): a
+/// restarted task gets the same batches again and must say the same.
+pub trait Operator: Send {
+    /// After an error the operator's state is not to be used: what came before the tuple is in it, the rest is not.
+    fn process(&mut self, batch: &Batch, out: &mut dyn Emit) -> Result<(), Error>;
+
+    /// The input has ended: emits what was held back (`--emit final`). Called once.
+    fn finish(&mut self, _out: &mut dyn Emit) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Appends the state of every key that changed since the last snapshot. Deltas are self-delimiting: restored in
+    /// order, one by one or end to end, they give the state. Nothing changed, or no state: appends nothing.
+    fn snapshot_delta(&mut self, _out: &mut Vec<u8>) {}
+
+    /// Appends the whole state, in the deltas' format. What changed so far is in no later delta.
+    fn snapshot_full(&mut self, _out: &mut Vec<u8>) {}
+
+    /// Takes in one or several snapshots.
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Error> {
+        match snapshot.is_empty() {
+            true => Ok(()),
+            false => Err(Error::fatal(
+                "this operator keeps no state, but was given a snapshot to restore",
+            )),
+        }
+    }
+
+    /// Memory that the state takes, roughly.
+    fn state_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// An operator cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}{}", at_key(.key))]
+pub struct Error {
+    pub what: String,
+    /// The key of the tuple at which it stumbled: lossy UTF-8, shortened.
+    pub key: Option<String>,
+    /// A foreign operator's last lines on standard error.
+    pub stderr: Vec<String>,
+    /// False: it would only happen again (a missing file, a snapshot of something else).
+    pub restart_helps: bool,
+}
+
+fn at_key(key: &Option<String>) -> String {
+    key.as_ref()
+        .map(|k| format!(", at the tuple with key `{k}`"))
+        .unwrap_or_default()
+}
+
+impl Error {
+    /// A tuple that the operator cannot digest.
+    pub fn poison(what: impl Into<String>, key: &[u8]) -> Self {
+        Self {
+            what: what.into(),
+            key: Some(quoted(key)),
+            stderr: vec![],
+            restart_helps: true,
+        }
+    }
+
+    /// A failure that a new process may not have.
+    pub fn failed(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            key: None,
+            stderr: vec![],
+            restart_helps: true,
+        }
+    }
+
+    /// Something that no restart mends.
+    pub fn fatal(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            key: None,
+            stderr: vec![],
+            restart_helps: false,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Failure {
+            what: e.what,
+            key: e.key,
+            stderr: e.stderr,
+            fatal: !e.restart_helps,
+        }
+    }
+}
+
+/// Bytes as an error message shows them: lossy UTF-8, shortened.
+pub(crate) fn quoted(bytes: &[u8]) -> String {
+    // A character has at most 4 bytes: what lies behind cannot be among the first `QUOTED`.
+    let head = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * QUOTED + 4)]);
+    let mut text: String = head.chars().take(QUOTED).collect();
+    if text.len() < head.len() || bytes.len() > 4 * QUOTED + 4 {
+        text.push_str("...");
+    }
+    text
+}
