@@ -1,0 +1,72 @@
+//! What a HyDFS call can end with.
+
+use std::time::Duration;
+
+use common::ids::{Epoch, NodeName};
+
+use crate::content::FileName;
+
+/// Why a call failed. Each says whose fault it is; what a retry could cure has been retried already.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("HyDFS has no file `{file}`")]
+    NoSuchFile { file: String },
+    #[error("HyDFS has a file `{file}` already; choose another name or remove it: hydfs rm {file}")]
+    Exists { file: String },
+    /// Another process has taken this client's stream over: stop, its successor is at work.
+    #[error("this process was replaced: `{client}` now writes `{file}` under epoch {epoch}")]
+    Fenced { file: String, client: String, epoch: Epoch },
+    #[error("`{file}` is unavailable for {tried_for:?}: {why}; see which storage nodes are missing: hydfs list_mem_ids")]
+    Unavailable { file: String, why: String, tried_for: Duration },
+    #[error("`{file}` cannot grow: the disk of storage node {node} is full; make room there")]
+    Full { file: String, node: NodeName },
+    #[error("`{file}` is damaged on every replica that holds bytes {offset}..: {why}")]
+    Damaged { file: String, offset: u64, why: String },
+    #[error("`{file}` is not a HyDFS name: {why}")]
+    InvalidName { file: String, why: &'static str },
+    #[error("cannot speak with storage node {node}: {why}")]
+    Net { node: NodeName, why: String },
+    /// Reading or writing the caller's own local data failed.
+    #[error("{what}: {why}")]
+    Local { what: String, why: String },
+}
+
+/// The longest name, in bytes.
+pub const MAX_NAME: usize = FileName::MAX;
+
+/// Is this a name that a HyDFS file can have? Names look like paths but are only names: nothing is ever looked up in a
+/// file system by them.
+pub fn check_name(file: &str) -> Result<(), Error> {
+    let invalid = |why| Err(Error::InvalidName { file: file.chars().take(80).collect(), why });
+    if file.is_empty() {
+        return invalid("it is empty");
+    }
+    if file.len() > MAX_NAME {
+        return invalid("it is too long");
+    }
+    if file.chars().any(char::is_control) {
+        return invalid("it holds a control character");
+    }
+    if file.starts_with('/') {
+        return invalid("it starts with `/`; leave that out");
+    }
+    if file.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return invalid("it has an empty, `.` or `..` component");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for good in ["a", "a/b.txt", "jobs/j/s1t0.log", "ünïcode ok", &"x".repeat(MAX_NAME)] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for bad in ["", "/a", "a//b", "a/", "../a", "a/./b", "a\0b", "a\nb", "..", &"x".repeat(MAX_NAME + 1)] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The client library of HyDFS: what programs use to read and append files.
+//!
+//! ```text
+//! Client --+-- nodes.rs   one connection per storage node, made when first needed; finds coordinators; retries
+//!          +-- stream.rs  reads ahead from the nearest replica
+//!          +-- appender.rs drives session.rs: what is queued, sent and acknowledged of one client's stream
+//! ```
+//! Everything retries by itself through restarts, take-overs and lost connections, for [`Client::with_patience`] long.
+
+mod appender;
+pub mod cli;
+mod conn;
+mod error;
+mod nodes;
+mod put;
+mod session;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::cluster::Cluster;
+use common::ids::{Epoch, NodeName};
+use common::net::Identity;
+
+use crate::ring::RangeIx;
+use crate::wire::client::{Reply, Request};
+
+pub use crate::wire::client::{NodeInfo, NodeState};
+pub use appender::Appender;
+pub(crate) use conn::Answer;
+pub use error::{Error, MAX_NAME, check_name};
+pub(crate) use nodes::Nodes;
+pub use stream::ReadStream;
+
+/// The longest append that stays one piece: concurrent appends of others never come between its bytes.
+pub const MAX_APPEND: usize = 32 * 1024 * 1024;
+/// How long calls keep trying unless told otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is known of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    pub file: String,
+    /// Committed bytes.
+    pub len: u64,
+    /// Newlines in the committed bytes.
+    pub newlines: u64,
+    /// Who orders its appends; `None` when no majority of the storage nodes is there.
+    pub coordinator: Option<NodeName>,
+    /// The nodes that hold it, the coordinator first.
+    pub replicas: Vec<NodeName>,
+    /// Fewer whole copies than the cluster file's replication: repair is under way, or too few nodes live.
+    pub under_replicated: bool,
+}
+
+/// One line of [`Client::find`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    pub file: String,
+    pub len: u64,
+}
+
+/// A place where an append began: `newlines_before` newlines lie in the file before byte `offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineMark {
+    pub offset: u64,
+    pub newlines_before: u64,
+}
+
+/// A client of the cluster's HyDFS. Cheap to clone; clones share their connections. Needs a tokio runtime.
+#[derive(Clone)]
+pub struct Client {
+    nodes: Arc<nodes::Nodes>,
+    patience: Duration,
+}
+
+impl Client {
+    /// `me.node`, when set, is asked first and read from first.
+    pub fn new(cluster: Arc<Cluster>, me: Identity) -> Self {
+        Self { nodes: Arc::new(nodes::Nodes::new(cluster, me)), patience: PATIENCE }
+    }
+
+    /// The same client (and connections), with calls that give up after `patience` instead of 30 s.
+    pub fn with_patience(&self, patience: Duration) -> Self {
+        Self { nodes: self.nodes.clone(), patience }
+    }
+
+    /// Makes an empty file. [`Error::Exists`] when there is one already; a retry of the same call is not fooled by its
+    /// own first try.
+    pub async fn create(&self, file: &str) -> Result<(), Error> {
+        let request = Request::Create { file: file.into(), nonce: nodes::random() };
+        self.ask(file, request).await.map(drop)
+    }
+
+    pub async fn stat(&self, file: &str) -> Result<Stat, Error> {
+        check_name(file)?;
+        match self.nodes.ask(file, Request::Stat { file: file.into(), any: false }, self.patience).await? {
+            Reply::Stat(stat) => Ok(self.nodes.stat(file, stat)),
+            other => Err(self.nodes.unexpected(file, &other)),
+        }
+    }
+
+    /// Like [`Client::stat`]; when nobody coordinates the file, what the longest replica says that can be reached.
+    pub async fn stat_any(&self, file: &str) -> Result<Stat, Error> {
+        let patient = self.with_patience(self.patience.min(nodes::GRACE));
+        match patient.stat(file).await {
+            Err(Error::Unavailable { file, why, tried_for }) => {
+                let best = self.nodes.stat_any(&file).await;
+                best.ok_or(Error::Unavailable { file, why, tried_for })
+            }
+            other => other,
+        }
+    }
+
+    pub async fn exists(&self, file: &str) -> Result<bool, Error> {
+        match self.stat(file).await {
+            Ok(_) => Ok(true),
+            Err(Error::NoSuchFile { .. }) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// All files whose names start with `prefix` (any text, `""` for all), sorted by name. [`Error::Unavailable`] when the
+    /// files of any range cannot be known.
+    pub async fn find(&self, prefix: &str) -> Result<Vec<Entry>, Error> {
+        let mut found = BTreeMap::new();
+        for range in self.nodes.ring().ranges() {
+            self.find_in(range, prefix, &mut found).await?;
+        }
+        Ok(found.into_iter().map(|(file, len)| Entry { file, len }).collect())
+    }
+
+    async fn find_in(&self, range: RangeIx, prefix: &str, found: &mut BTreeMap<String, u64>) -> Result<(), Error> {
+        let mut after = String::new();
+        loop {
+            let request = Request::Find { range, prefix: prefix.into(), after: after.clone() };
+            match self.nodes.ask_range(range, prefix, request, self.patience).await? {
+                Reply::Files { files, more } => {
+                    if let Some((last, _)) = files.last() {
+                        after.clone_from(last);
+                    }
+                    let done = !more || files.is_empty();
+                    found.extend(files);
+                    if done {
+                        return Ok(());
+                    }
+                }
+                other => return Err(self.nodes.unexpected(prefix, &other)),
+            }
+        }
+    }
+
+    /// One mark per append that the file was made of, in order: where it can be split without counting lines again.
+    pub async fn index(&self, file: &str) -> Result<Vec<LineMark>, Error> {
+        check_name(file)?;
+        let mut marks: Vec<LineMark> = vec![];
+        loop {
+            let from = marks.len() as u64;
+            match self.nodes.ask(file, Request::Index { file: file.into(), from }, self.patience).await? {
+                Reply::Marks { marks: some, more } => {
+                    let done = !more || some.is_empty();
+                    marks.extend(some.into_iter().map(|(offset, newlines_before)| LineMark { offset, newlines_before }));
+                    if done {
+                        return Ok(marks);
+                    }
+                }
+                other => return Err(self.nodes.unexpected(file, &other)),
+            }
+        }
+    }
+
+    /// Committed bytes from `offset`, as many as there are up to `len`; empty at (or behind) the end.
+    pub async fn read(&self, file: &str, offset: u64, len: usize) -> Result<Bytes, Error> {
+        let mut stream = self.stream(file, offset..offset.saturating_add(len as u64));
+        let Some(first) = stream.next().await else { return Ok(Bytes::new()) };
+        let first = first?;
+        let Some(second) = stream.next().await else { return Ok(first) };
+        let mut all = Vec::with_capacity(len.min(2 * stream::PIECE as usize));
+        all.extend_from_slice(&first);
+        all.extend_from_slice(&second?);
+        while let Some(more) = stream.next().await {
+            all.extend_from_slice(&more?);
+        }
+        Ok(all.into())
+    }
+
+    /// The bytes of `range` that were committed when this was called, in pieces of up to 1 MiB, read ahead by a few.
+    /// `0..u64::MAX` for the whole file. A replica on this node is preferred; a damaged or vanished one is passed over.
+    pub fn stream(&self, file: &str, range: Range<u64>) -> ReadStream {
+        ReadStream::start(self.nodes.clone(), file.into(), range, self.patience)
+    }
+
+    /// Up to `max` committed bytes from `offset` as soon as there are any; empty when there are none within `wait`.
+    pub async fn tail(&self, file: &str, offset: u64, max: usize, wait: Duration) -> Result<Bytes, Error> {
+        check_name(file)?;
+        self.nodes.tail(file, offset, max, wait, self.patience).await
+    }
+
+    pub async fn remove(&self, file: &str) -> Result<(), Error> {
+        let request = Request::Remove { file: file.into(), nonce: nodes::random() };
+        self.ask(file, request).await.map(drop)
+    }
+
+    /// Makes `file` and appends all that `local` yields, in pieces of 1 MiB, several under way at a time. `progress` is told
+    /// how many bytes are acknowledged so far. Returns the length. After a failure a part of the file may be there.
+    pub async fn put<R>(&self, local: R, file: &str, progress: impl FnMut(u64)) -> Result<u64, Error>
+    where
+        R: tokio::io::AsyncRead + Unpin,
+    {
+        self.create(file).await?;
+        put::append_all(self, local, file, progress).await
+    }
+
+    /// Appends all that `local` yields to a file that exists. Up to [`MAX_APPEND`] bytes stay one piece, with nothing of
+    /// others between them.
+    pub async fn append<R>(&self, local: R, file: &str, progress: impl FnMut(u64)) -> Result<u64, Error>
+    where
+        R: tokio::io::AsyncRead + Unpin,
+    {
+        put::append_whole(self, local, file, progress).await
+    }
+
+    /// Opens `client`'s stream in `file` for this process, which is its `epoch`th (with `create`: makes the file when it is
+    /// not there). From then on every process with a lower epoch, and any other with the same, is [`Error::Fenced`].
+    pub async fn open_append(&self, file: &str, client: &str, epoch: Epoch, create: bool) -> Result<Appender, Error> {
+        check_name(file)?;
+        let nonce = nodes::random();
+        let fence = Request::Fence { file: file.into(), client: client.into(), epoch, nonce };
+        let mut made = !create;
+        let length = loop {
+            match self.nodes.ask(file, fence.clone(), self.patience).await {
+                Ok(Reply::Fenced { length }) => break length,
+                Ok(other) => return Err(self.nodes.unexpected(file, &other)),
+                Err(Error::NoSuchFile { .. }) if !made => {
+                    made = true;
+                    match self.create(file).await {
+                        Ok(()) | Err(Error::Exists { .. }) => {}
+                        Err(other) => return Err(other),
+                    }
+                }
+                Err(other) => return Err(other),
+            }
+        };
+        let stream = appender::Stream { file: file.into(), client: client.into(), epoch, nonce };
+        Ok(Appender::start(self.nodes.clone(), stream, length, self.patience))
+    }
+
+    /// Every storage node with its place on the ring and its state, clockwise.
+    pub async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {
+        self.nodes.ring_info(self.patience).await
+    }
+
+    /// The files that one node holds a copy of, sorted by name, with the bytes it holds.
+    pub async fn list_store(&self, node: &NodeName) -> Result<Vec<Entry>, Error> {
+        self.nodes.list_store(node).await
+    }
+
+    /// Makes calls go to the file's coordinator until one answers.
+    async fn ask(&self, file: &str, request: Request) -> Result<Reply, Error> {
+        check_name(file)?;
+        self.nodes.ask(file, request, self.patience).await
+    }
+}

@@ -1,0 +1,119 @@
+//! The meta log: an append-only file of [`Meta`] records, rewritten as a snapshot when it has grown far beyond one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::frame::{self, Found, MAGIC_LEN, Scan};
+use super::record::{META_MAGIC, Meta};
+
+/// A log shorter than this is never rewritten.
+const SMALL: u64 = 4 * 1024 * 1024;
+
+pub struct MetaLog {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    /// Its length as a snapshot.
+    snapshot: u64,
+    pub unsynced: bool,
+}
+
+#[derive(Debug)]
+pub enum OpenError {
+    Io(io::Error),
+    /// Something else than was written lies at this byte: what the node remembers cannot be trusted.
+    Damaged { path: PathBuf, at: u64 },
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl MetaLog {
+    /// Opens (or makes) the log and hands over its records. A torn tail is cut off.
+    pub fn open(path: &Path, mut replay: impl FnMut(Meta)) -> Result<Self, OpenError> {
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let mut scan = Scan::new(&file)?;
+        let damaged = |at| OpenError::Damaged { path: path.into(), at };
+        let magic = scan.bytes(0, MAGIC_LEN as usize)?;
+        let mut at = MAGIC_LEN;
+        if magic != META_MAGIC {
+            if !META_MAGIC.starts_with(magic) {
+                return Err(damaged(0));
+            }
+            file.set_len(0)?;
+            (&file).write_all(&META_MAGIC)?;
+        } else {
+            loop {
+                match scan.record(at)? {
+                    Found::Record(meta, next) => {
+                        replay(meta);
+                        at = next;
+                    }
+                    Found::End => break,
+                    Found::Torn => {
+                        file.set_len(at)?;
+                        break;
+                    }
+                    Found::Damaged => return Err(damaged(at)),
+                }
+            }
+        }
+        Ok(Self { path: path.into(), file, size: at, snapshot: 0, unsynced: true })
+    }
+
+    /// All of them or, on failure, none.
+    pub fn write(&mut self, records: &[Meta]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for record in records {
+            frame::put(record, &mut bytes)?;
+        }
+        if let Err(error) = (&self.file).write_all(&bytes) {
+            self.file.set_len(self.size)?;
+            return Err(error);
+        }
+        self.size += bytes.len() as u64;
+        self.unsynced = true;
+        Ok(())
+    }
+
+    pub fn sync(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.unsynced) {
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    pub fn outgrown(&self) -> bool {
+        self.size > SMALL.max(4 * self.snapshot)
+    }
+
+    /// Puts a snapshot in the log's place. On failure the log goes on as it was.
+    pub fn rewrite(&mut self, records: impl Iterator<Item = Meta>) -> io::Result<()> {
+        let new = self.path.with_extension("new");
+        let file = OpenOptions::new().read(true).append(true).create(true).open(&new)?;
+        file.set_len(0)?;
+        let mut out = io::BufWriter::with_capacity(256 * 1024, &file);
+        out.write_all(&META_MAGIC)?;
+        let (mut size, mut bytes) = (MAGIC_LEN, Vec::new());
+        for record in records {
+            bytes.clear();
+            frame::put(&record, &mut bytes)?;
+            out.write_all(&bytes)?;
+            size += bytes.len() as u64;
+        }
+        out.flush()?;
+        drop(out);
+        // Or a power failure could leave the name pointing to nothing.
+        file.sync_all()?;
+        std::fs::rename(&new, &self.path)?;
+        if let Some(folder) = self.path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        (self.file, self.size, self.snapshot, self.unsynced) = (file, size, size, false);
+        Ok(())
+    }
+}

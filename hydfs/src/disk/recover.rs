@@ -1,0 +1,236 @@
+//! What is on the disk, read back at start: the meta log says which segments there should be; the segment files say what is in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File as OsFile;
+use std::io;
+use std::path::Path;
+
+use super::handles::Handles;
+use super::meta::{self, MetaLog};
+use super::record::Meta;
+use super::segment::{Place, ScanEnd, Scanned};
+use super::{Held, OpenError};
+use crate::content::{File, FileName, Segment, SegmentId};
+use crate::ring::RangeIx;
+use crate::store::{NodeFacts, RangeFacts};
+
+pub struct Recovered {
+    pub meta: MetaLog,
+    pub handles: Handles,
+    pub node: Option<NodeFacts>,
+    pub ranges: BTreeMap<RangeIx, RangeFacts>,
+    pub files: BTreeMap<RangeIx, BTreeMap<FileName, Held>>,
+    pub next_number: u64,
+}
+
+/// A file as the meta log says.
+#[derive(Default)]
+struct Said {
+    head: File,
+    places: BTreeMap<SegmentId, u64>,
+}
+
+#[derive(Default)]
+struct Log {
+    node: Option<NodeFacts>,
+    ranges: BTreeMap<RangeIx, RangeFacts>,
+    files: BTreeMap<RangeIx, BTreeMap<FileName, Said>>,
+}
+
+impl Log {
+    fn said(&mut self, range: RangeIx, file: &FileName) -> Option<&mut Said> {
+        self.files.get_mut(&range)?.get_mut(file)
+    }
+
+    fn replay(&mut self, meta: Meta) {
+        match meta {
+            Meta::Node(facts) => self.node = Some(facts),
+            Meta::Range { range, facts } => {
+                self.ranges.insert(range, facts);
+            }
+            Meta::File { range, file, head, places } => {
+                let said = Said { head, places: places.into_iter().collect() };
+                self.files.entry(range).or_default().insert(file, said);
+            }
+            Meta::Remove { range, file } => {
+                self.files.entry(range).or_default().remove(&file);
+            }
+            Meta::Open { range, file, segment, place } => {
+                if let Some(said) = self.said(range, &file) {
+                    said.places.insert(segment, place);
+                }
+            }
+            Meta::Present { range, file, segment, place } => {
+                if let Some(said) = self.said(range, &file) {
+                    said.places.insert(segment, place);
+                    if let Some(segment) = said.head.segment_mut(segment) {
+                        segment.missing = false;
+                    }
+                }
+            }
+            Meta::Missing { range, file, segment } => {
+                if let Some(said) = self.said(range, &file) {
+                    said.places.remove(&segment);
+                    if said.head.segment(segment).is_none() {
+                        said.head.segments.push(Segment::open(segment));
+                    }
+                    if let Some(segment) = said.head.segment_mut(segment) {
+                        segment.lose();
+                    }
+                }
+            }
+            Meta::DropRange { range } => {
+                self.files.remove(&range);
+            }
+        }
+    }
+}
+
+pub fn recover(folder: &Path, mut handles: Handles) -> Result<Recovered, OpenError> {
+    let mut log = Log::default();
+    let path = folder.join("meta");
+    let mut meta = MetaLog::open(&path, |record| log.replay(record)).map_err(|error| match error {
+        meta::OpenError::Io(source) => OpenError::Io { path: path.clone(), source },
+        meta::OpenError::Damaged { path, at } => OpenError::Damaged { path, at },
+    })?;
+    let mut lost = Vec::new();
+    let mut files: BTreeMap<RangeIx, BTreeMap<FileName, Held>> = BTreeMap::new();
+    for (range, saids) in log.files {
+        for (name, said) in saids {
+            let mut losses = Vec::new();
+            let held = read_file(said, &mut handles, &mut losses);
+            let held = held.map_err(|source| OpenError::Io { path: folder.join("seg"), source })?;
+            for segment in losses {
+                tracing::error!(file = %name, segment = %segment, "DAMAGED");
+                lost.push(Meta::Missing { range, file: name.clone(), segment });
+            }
+            files.entry(range).or_default().insert(name, held);
+        }
+    }
+    meta.write(&lost).map_err(|source| OpenError::Io { path, source })?;
+    let places = files.values().flat_map(BTreeMap::values).flat_map(|held| held.places.values());
+    let used: BTreeSet<u64> = places.map(|p| p.number).collect();
+    let segments = folder.join("seg");
+    let last = sweep(&segments, &used).map_err(|source| OpenError::Io { path: segments, source })?;
+    Ok(Recovered { meta, handles, node: log.node, ranges: log.ranges, files, next_number: last + 1 })
+}
+
+/// Reads the segments of one file. Those whose bytes are not all there go to `losses`.
+fn read_file(said: Said, handles: &mut Handles, losses: &mut Vec<SegmentId>) -> io::Result<Held> {
+    let Said { head, places: mut said_places } = said;
+    let mut places = BTreeMap::new();
+    let sealed: BTreeMap<SegmentId, bool> = head.segments.iter().map(|s| (s.id, s.sealed)).collect();
+    let mut file = File { nonce: head.nonce, segments: Vec::new(), streams: head.streams };
+    for segment in head.segments {
+        let id = segment.id;
+        let number = said_places.remove(&id);
+        if segment.missing {
+            file.segments.push(segment);
+            continue;
+        }
+        let scanned = match number {
+            Some(number) => scan(number, handles)?,
+            None => None,
+        };
+        match scanned.and_then(|(os, scanned)| keep(&mut file, &segment, &os, scanned).transpose()).transpose()? {
+            Some(place) => {
+                places.insert(id, place);
+            }
+            // It never had a byte, and so no file.
+            None if number.is_none() && segment.entries == 0 => file.segments.push(segment),
+            None => {
+                let mut segment = segment;
+                segment.lose();
+                file.segments.push(segment);
+                losses.push(id);
+            }
+        }
+    }
+    // Opened since.
+    for (id, number) in said_places {
+        let Some((os, scanned)) = scan(number, handles)? else {
+            file.segments.push(Segment { missing: true, ..Segment::open(id) });
+            losses.push(id);
+            continue;
+        };
+        scanned.entries.iter().for_each(|entry| file.apply(id, *entry));
+        match scanned.end {
+            ScanEnd::Damaged => {
+                if scanned.entries.is_empty() {
+                    file.segments.push(Segment::open(id));
+                }
+                if let Some(segment) = file.segment_mut(id) {
+                    segment.lose();
+                }
+                losses.push(id);
+            }
+            // Not even its head came to be.
+            ScanEnd::Torn if scanned.place.size == 0 => {}
+            ScanEnd::Whole | ScanEnd::Torn => {
+                os.set_len(scanned.place.size)?;
+                places.insert(id, scanned.place);
+            }
+        }
+    }
+    // One that was opened and lost stands before others that were opened earlier: identities rise.
+    file.segments.sort_by_key(|s| s.id);
+    if let Some((last, before)) = file.segments.split_last_mut() {
+        before.iter_mut().for_each(|s| s.sealed = true);
+        last.sealed = sealed.get(&last.id).copied().unwrap_or(false);
+    }
+    Ok(Held { file, places })
+}
+
+/// `None`: there is no such file.
+fn scan(number: u64, handles: &mut Handles) -> io::Result<Option<(std::sync::Arc<OsFile>, Scanned)>> {
+    match handles.get(number) {
+        Ok(os) => {
+            let scanned = Place::scan(number, &os)?;
+            Ok(Some((os, scanned)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Adds the segment that the log speaks of to `file`, if what was read is that segment: exactly when it is sealed, at least when it is open.
+fn keep(file: &mut File, said: &Segment, os: &OsFile, scanned: Scanned) -> io::Result<Option<Place>> {
+    let mut all = Segment::open(said.id);
+    scanned.entries.iter().for_each(|entry| all.push(*entry));
+    let Some(prefix) = all.prefix(said.entries).filter(|prefix| prefix.same(said)) else { return Ok(None) };
+    let mut place = scanned.place;
+    let begin = prefix.index.len();
+    file.segments.push(Segment { sealed: said.sealed, ..prefix });
+    if said.sealed {
+        // More than that, whole or not, is what a cut that was interrupted should have cut.
+        let index = &all.index[..begin];
+        place.cut(os, index, begin)?;
+    } else if scanned.end == ScanEnd::Damaged {
+        file.segments.pop();
+        return Ok(None);
+    } else {
+        os.set_len(place.size)?;
+        all.index[begin..].iter().for_each(|entry| file.apply(said.id, *entry));
+    }
+    Ok(Some(place))
+}
+
+/// Removes segment files that nothing speaks of; returns the highest number ever seen.
+fn sweep(folder: &Path, used: &BTreeSet<u64>) -> io::Result<u64> {
+    let mut last = used.last().copied().unwrap_or(0);
+    for sub in std::fs::read_dir(folder)? {
+        let sub = sub?.path();
+        if !sub.is_dir() {
+            continue;
+        }
+        for entry in std::fs::read_dir(&sub)? {
+            let path = entry?.path();
+            let Some(number) = Handles::number(&path) else { continue };
+            last = last.max(number);
+            if !used.contains(&number) {
+                std::fs::remove_file(&path)?;
+            }
+        }
+    }
+    Ok(last)
+}

@@ -1,0 +1,199 @@
+//! Fetches segments that this node should have and has not, from others that do, one piece after the other and not too fast.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::clock::{self, Time};
+use common::cluster::Cluster;
+use common::net::Identity;
+use common::spawn;
+use tokio::sync::oneshot;
+
+use super::core::{Core, Event, Events};
+use crate::client::{Answer, Nodes};
+use crate::content::{EntryMeta, FileName, Segment, SegmentId};
+use crate::replica::Input;
+use crate::ring::RangeIx;
+use crate::store::{Put, Store};
+use crate::view::NodeIx;
+use crate::wire::client::Request;
+
+/// Segments under repair at a time: small ones must not wait for each other's round trips.
+const AT_ONCE: usize = 8;
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// A segment to be fetched.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub range: RangeIx,
+    pub file: FileName,
+    pub nonce: u64,
+    pub segment: Segment,
+    pub from: Vec<NodeIx>,
+}
+
+type Key = (RangeIx, FileName, SegmentId);
+
+/// What a running repair tells the core.
+pub enum News {
+    /// A piece came; what becomes of it is told back. `None`: the node it came from need not be asked on.
+    Piece { job: Arc<Job>, at: u64, entries: Vec<EntryMeta>, payload: Bytes, put: oneshot::Sender<Option<Put>> },
+    Ended { job: Arc<Job>, done: bool },
+}
+
+pub struct Repairs {
+    nodes: Arc<Nodes>,
+    events: Events,
+    rate: u64,
+    queue: VecDeque<Arc<Job>>,
+    known: BTreeSet<Key>,
+    running: usize,
+    /// Since when, and what was done since, for the log.
+    since: Option<Time>,
+    segments: u64,
+    bytes: u64,
+    failed: u64,
+}
+
+impl Repairs {
+    pub fn new(cluster: Arc<Cluster>, me: Identity, events: Events) -> Self {
+        Self {
+            rate: cluster.hydfs.repair_bytes_per_s,
+            nodes: Arc::new(Nodes::new(cluster, me)),
+            events,
+            queue: VecDeque::new(),
+            known: BTreeSet::new(),
+            running: 0,
+            since: None,
+            segments: 0,
+            bytes: 0,
+            failed: 0,
+        }
+    }
+
+    pub fn start(&mut self, job: Job) {
+        let key = (job.range, job.file.clone(), job.segment.id);
+        if !self.known.insert(key) {
+            return;
+        }
+        if self.since.is_none() {
+            self.since = Some(clock::now());
+            (self.segments, self.bytes, self.failed) = (0, 0, 0);
+            tracing::info!(file = %job.file, "REPAIR_START");
+        }
+        self.queue.push_back(Arc::new(job));
+        self.run_next();
+    }
+
+    fn run_next(&mut self) {
+        while self.running < AT_ONCE {
+            let Some(job) = self.queue.pop_front() else { return };
+            self.running += 1;
+            // All repairs together keep to the limit.
+            let rate = self.rate / AT_ONCE as u64;
+            let (nodes, events) = (self.nodes.clone(), self.events.clone());
+            spawn::task("hydfs-repair", async move {
+                let closed = events.clone();
+                tokio::select! {
+                    done = fetch(&nodes, &events, &job, rate) => {
+                        events.send(Event::Repair(News::Ended { job: job.clone(), done }));
+                    }
+                    () = closed.closed() => {}
+                }
+                Ok::<(), std::convert::Infallible>(())
+            });
+        }
+    }
+
+    fn ended(&mut self, job: &Job, done: bool) {
+        self.running -= 1;
+        self.known.remove(&(job.range, job.file.clone(), job.segment.id));
+        if done {
+            self.segments += 1;
+            self.bytes += job.segment.bytes;
+        } else {
+            self.failed += 1;
+        }
+        self.run_next();
+        if self.running == 0
+            && let Some(since) = self.since.take()
+        {
+            let ms = clock::now().since(since).as_millis() as u64;
+            tracing::info!(segments = self.segments, bytes = self.bytes, failed = self.failed, ms, "REPAIR_DONE");
+        }
+    }
+}
+
+/// True when the segment is here (or wanted no more).
+async fn fetch(nodes: &Nodes, events: &Events, job: &Arc<Job>, rate: u64) -> bool {
+    for node in &job.from {
+        if fetch_from(nodes, events, job, *node, rate).await {
+            return true;
+        }
+    }
+    false
+}
+
+async fn fetch_from(nodes: &Nodes, events: &Events, job: &Arc<Job>, node: NodeIx, rate: u64) -> bool {
+    let mut at = 0;
+    loop {
+        let begun = clock::now();
+        let (file, segment) = (job.file.as_str().to_owned(), job.segment.head());
+        let request = Request::Fetch { file, nonce: job.nonce, segment, at };
+        let Ok(Answer::Entries { entries, payload }) = nodes.call(node, request, ANSWER).await else { return false };
+        let (count, len) = (entries.len() as u64, payload.len() as u64);
+        let (put, what) = oneshot::channel();
+        events.send(Event::Repair(News::Piece { job: job.clone(), at, entries, payload, put }));
+        match what.await {
+            Ok(Some(Put::Done)) => return true,
+            Ok(Some(Put::More)) if count > 0 => at += count,
+            _ => return false,
+        }
+        if let Some(us) = (len * 1_000_000).checked_div(rate) {
+            clock::sleep_until(begun + Duration::from_micros(us)).await;
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn repair_news(&mut self, news: News) {
+        match news {
+            News::Piece { job, at, entries, payload, put } => {
+                let stored = self.replica.store_mut().put_segment(
+                    job.range,
+                    &job.file,
+                    job.segment.id,
+                    at,
+                    &entries,
+                    &payload,
+                );
+                let stored = match stored {
+                    Ok(Put::Refused) if !self.wanted(&job) => Some(Put::Done),
+                    Ok(stored) => Some(stored),
+                    Err(error) => {
+                        tracing::warn!(file = %job.file, segment = %job.segment.id, error = %error, "REPAIR_FAILED");
+                        None
+                    }
+                };
+                // The repair was given up.
+                let _ = put.send(stored);
+            }
+            News::Ended { job, done } => {
+                self.repairs.ended(&job, done);
+                let (range, file, segment) = (job.range, job.file.clone(), job.segment.clone());
+                self.input(if done {
+                    Input::Repaired { range, file, segment }
+                } else {
+                    Input::RepairFailed { range, file, segment }
+                });
+            }
+        }
+    }
+
+    fn wanted(&self, job: &Job) -> bool {
+        let file = self.replica.store().file(job.range, &job.file).filter(|f| f.nonce == job.nonce);
+        file.and_then(|f| f.segment(job.segment.id)).is_some_and(|s| s.missing && s.same(&job.segment))
+    }
+}

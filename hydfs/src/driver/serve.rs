@@ -1,0 +1,374 @@
+//! What clients ask: what the replica orders goes to it; what only reads is answered here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use common::clock::{self, Time};
+
+use super::core::Core;
+use crate::content::{EntryMeta, FileName, Segment, SegmentId};
+use crate::replica::{self, Answer, FileInfo, Input, RangeState, Refused};
+use crate::ring::RangeIx;
+use crate::store::{self, Store};
+use crate::view::{Incarnation, NodeIx};
+use crate::wire::client::{FileStat, Frame, MAX_LIST, MAX_READ, NodeInfo, NodeState, Refusal, Reply, Request};
+
+/// Append boundaries closer than this are not told apart: enough to split a file evenly.
+const MARK_STEP: u64 = 32 * 1024;
+/// The longest that a tailing reader is kept waiting.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The most entries in one piece of a repair.
+const MAX_ENTRIES: usize = 4096;
+
+/// A bulk read, to be served in its turn.
+pub struct Later {
+    conn: u64,
+    call: u64,
+    what: Bulk,
+}
+
+enum Bulk {
+    Read { file: FileName, offset: u64, len: u64 },
+    Fetch { file: FileName, nonce: u64, segment: Segment, at: u64 },
+}
+
+struct Waiter {
+    conn: u64,
+    call: u64,
+    offset: u64,
+    max: u64,
+    until: Time,
+}
+
+/// Readers that wait for a file to grow.
+#[derive(Default)]
+pub struct Waiting(BTreeMap<FileName, Vec<Waiter>>);
+
+impl Waiting {
+    pub fn gone(&mut self, conn: u64) {
+        self.take_if(|_, w| w.conn == conn);
+    }
+
+    fn take_if(&mut self, which: impl Fn(&FileName, &Waiter) -> bool) -> Vec<(FileName, Waiter)> {
+        let mut taken = Vec::new();
+        self.0.retain(|file, waiters| {
+            taken.extend(waiters.extract_if(.., |w| which(file, w)).map(|w| (file.clone(), w)));
+            !waiters.is_empty()
+        });
+        taken
+    }
+}
+
+impl Core {
+    pub(super) fn call(&mut self, conn: u64, call: u64, request: Request) {
+        if let Err(refusal) = self.try_call(conn, call, request) {
+            self.refuse(conn, call, refusal);
+        }
+    }
+
+    fn try_call(&mut self, conn: u64, call: u64, request: Request) -> Result<(), Refusal> {
+        let name = |file: &str| FileName::new(file).map_err(|e| Refusal::InvalidName { why: e.to_string() });
+        let ordered = match request {
+            Request::Create { file, nonce } => replica::Request::Create { file: name(&file)?, nonce },
+            Request::Remove { file, .. } => replica::Request::Remove { file: name(&file)? },
+            Request::Stat { file, any: false } => replica::Request::Stat { file: name(&file)? },
+            Request::Fence { file, client, epoch, nonce } => {
+                let client = crate::content::ClientId::of(&client);
+                replica::Request::Fence { file: name(&file)?, client, epoch, nonce, create: false }
+            }
+            // One more than is told, to know whether there are more.
+            Request::Find { range, prefix, after } => {
+                replica::Request::Find { range, prefix, after, limit: MAX_LIST + 1 }
+            }
+            Request::Stat { file, any: true } => {
+                let stat = self.stat_here(&name(&file)?).ok_or(Refusal::NotHere)?;
+                self.reply(conn, call, Reply::Stat(stat));
+                return Ok(());
+            }
+            Request::Read { file, offset, len, any } => {
+                let file = name(&file)?;
+                if !any {
+                    self.coordinated(&file)?;
+                }
+                self.later.push_back(Later { conn, call, what: Bulk::Read { file, offset, len: len.into() } });
+                return Ok(());
+            }
+            Request::Fetch { file, nonce, segment, at } => {
+                let file = name(&file)?;
+                self.later.push_back(Later { conn, call, what: Bulk::Fetch { file, nonce, segment, at } });
+                return Ok(());
+            }
+            Request::Tail { file, offset, max, wait_ms } => {
+                let file = name(&file)?;
+                let wait = Duration::from_millis(wait_ms.into()).min(LONGEST_WAIT);
+                return self.tail(conn, call, file, offset, max.into(), wait);
+            }
+            Request::Index { file, from } => {
+                let file = name(&file)?;
+                let length = self.coordinated(&file)?;
+                let reply = self.marks(&file, length, from);
+                self.reply(conn, call, reply);
+                return Ok(());
+            }
+            Request::Locate { range } => {
+                self.reply(conn, call, Reply::Coordinator { node: self.replica.coordinator_of(range) });
+                return Ok(());
+            }
+            Request::Ring => {
+                self.reply(conn, call, Reply::Ring { nodes: self.ring() });
+                return Ok(());
+            }
+            Request::ListStore { after } => {
+                let reply = self.list_store(&after);
+                self.reply(conn, call, reply);
+                return Ok(());
+            }
+        };
+        self.input(Input::Client { conn, id: call, request: ordered });
+        Ok(())
+    }
+
+    pub(super) fn reply_from_replica(&mut self, conn: u64, call: u64, result: Result<Answer, Refused>) {
+        let reply = match result {
+            Ok(Answer::Created | Answer::Removed | Answer::Appended { .. }) => Reply::Done,
+            Ok(Answer::Fenced { length }) => Reply::Fenced { length },
+            Ok(Answer::Stat(info)) => Reply::Stat(self.stat(&info)),
+            Ok(Answer::Found(found)) => {
+                let more = found.len() > MAX_LIST;
+                let files = found.into_iter().take(MAX_LIST).map(|f| (f.name.into(), f.length)).collect();
+                Reply::Files { files, more }
+            }
+            Err(refused) => Reply::Refused(self.refusal(refused)),
+        };
+        self.reply(conn, call, reply);
+    }
+
+    fn stat(&self, info: &FileInfo) -> FileStat {
+        let range = self.replica.range_of(&info.name);
+        let wanted = self.cluster.replication.min(self.cluster.nodes.len());
+        let whole =
+            matches!(self.replica.state_of(range), Some(RangeState::Active { repairing }) if repairing.is_empty());
+        FileStat {
+            len: info.length,
+            newlines: info.newlines,
+            coordinator: Some(self.at),
+            under_replicated: !whole || info.replicas.len() < wanted,
+            replicas: info.replicas.clone(),
+        }
+    }
+
+    /// What this node's own copy says, whoever coordinates.
+    fn stat_here(&self, file: &FileName) -> Option<FileStat> {
+        let known = self.replica.committed(file)?;
+        let range = self.replica.range_of(file);
+        let held = self.replica.store().file(range, file)?;
+        Some(FileStat {
+            len: known.length,
+            newlines: held.segments.iter().map(|s| s.newlines).sum(),
+            coordinator: self.replica.coordinator_of(range),
+            replicas: vec![self.at],
+            under_replicated: held.misses(),
+        })
+    }
+
+    /// The file's committed length, if this node is the one to ask.
+    fn coordinated(&self, file: &FileName) -> Result<u64, Refusal> {
+        let range = self.replica.range_of(file);
+        let coordinator = self.replica.coordinator_of(range);
+        if coordinator != Some(self.at) {
+            return Err(Refusal::NotCoordinator { coordinator });
+        }
+        match self.replica.state_of(range) {
+            Some(RangeState::Active { .. }) => {
+                let known = self.replica.committed(file).ok_or(Refusal::NoSuchFile)?;
+                Ok(known.length)
+            }
+            Some(RangeState::Unavailable { why }) => Err(Refusal::Unavailable { why }),
+            Some(RangeState::Installing) | None => Err(Refusal::Again),
+        }
+    }
+
+    fn marks(&self, file: &FileName, length: u64, from: u64) -> Reply {
+        let held = self.replica.store().file(self.replica.range_of(file), file);
+        let bounds = held.map(|f| f.boundaries(MARK_STEP)).unwrap_or_default();
+        let inner = bounds.into_iter().filter(|b| b.offset < length).map(|b| (b.offset, b.newlines));
+        let mut marks = std::iter::once((0, 0)).filter(|_| length > 0).chain(inner).skip(from as usize);
+        let some: Vec<(u64, u64)> = marks.by_ref().take(MAX_LIST).collect();
+        Reply::Marks { marks: some, more: marks.next().is_some() }
+    }
+
+    fn ring(&self) -> Vec<NodeInfo> {
+        let view = self.replica.view();
+        let ring = crate::ring::Ring::new(self.cluster.nodes.iter().map(|n| n.name.as_str()), 1);
+        let info = |(token, node): &(u64, NodeIx)| {
+            let incarnation = view.incarnation(*node);
+            let state = match () {
+                () if view.is_alive(*node) => NodeState::Alive,
+                () if incarnation == Incarnation(0) => NodeState::Unknown,
+                () => NodeState::Failed,
+            };
+            let name = self.cluster.nodes[node.0 as usize].name.clone();
+            NodeInfo { name, token: *token, state, incarnation: incarnation.0 }
+        };
+        ring.nodes().iter().map(info).collect()
+    }
+
+    fn list_store(&self, after: &str) -> Reply {
+        let store = self.replica.store();
+        let ranges = (0..self.cluster.nodes.len() as u16).map(RangeIx);
+        let all = ranges.flat_map(|range| store.files(range)).filter(|(name, _)| name.as_str() > after);
+        let held = |f: &crate::content::File| f.segments.iter().filter(|s| !s.missing).map(|s| s.bytes).sum();
+        let mut files: Vec<(String, u64)> = all.map(|(name, f)| (name.as_str().to_owned(), held(f))).collect();
+        files.sort_unstable();
+        let more = files.len() > MAX_LIST;
+        files.truncate(MAX_LIST);
+        Reply::Files { files, more }
+    }
+
+    pub(super) fn serve_later(&mut self, later: Later) {
+        let Later { conn, call, what } = later;
+        if !self.clients.contains_key(&conn) {
+            return;
+        }
+        let served = match what {
+            Bulk::Read { file, offset, len } => {
+                self.read(&file, offset, len).map(|(end, bytes)| Frame::data(call, offset, end, bytes))
+            }
+            Bulk::Fetch { file, nonce, segment, at } => {
+                self.entries(&file, nonce, &segment, at).map(|(entries, bytes)| Frame::entries(call, entries, bytes))
+            }
+        };
+        match served {
+            Ok(frame) => self.frame(conn, frame),
+            Err(refusal) => self.refuse(conn, call, refusal),
+        }
+    }
+
+    /// Committed bytes of this node's copy, and the committed length.
+    fn read(&mut self, file: &FileName, offset: u64, len: u64) -> Result<(u64, Bytes), Refusal> {
+        let known = self.replica.committed(file).ok_or(Refusal::NotHere)?;
+        let range = self.replica.range_of(file);
+        let len = len.min(MAX_READ as u64).min(known.length.saturating_sub(offset));
+        let held = self.replica.store().file(range, file).ok_or(Refusal::NotHere)?;
+        let mut parts: Vec<Bytes> = Vec::new();
+        for slice in held.slices(offset, len) {
+            // What was read so far is good; the rest is elsewhere.
+            if slice.missing {
+                break;
+            }
+            match self.replica.store().read(range, file, slice.segment, slice.offset, slice.len) {
+                Ok(bytes) => parts.push(bytes),
+                Err(error) => {
+                    let refusal = self.unreadable(range, file, slice.segment, error);
+                    if parts.is_empty() {
+                        return Err(refusal);
+                    }
+                    break;
+                }
+            }
+        }
+        if parts.is_empty() && len > 0 {
+            return Err(Refusal::NotHere);
+        }
+        Ok((known.length, join(parts)))
+    }
+
+    fn unreadable(&mut self, range: RangeIx, file: &FileName, segment: SegmentId, error: store::Error) -> Refusal {
+        match error {
+            store::Error::Damaged { offset, .. } => {
+                tracing::error!(file = %file, segment = %segment, offset, "DAMAGED");
+                self.input(Input::Damaged { range, file: file.clone(), segment });
+                Refusal::Damaged { offset, why: format!("a checksum is wrong on {}", self.name(self.at)) }
+            }
+            store::Error::Missing { .. } | store::Error::NoSuchFile { .. } => Refusal::NotHere,
+            other => {
+                tracing::error!(file = %file, segment = %segment, error = %other, "READ_FAILED");
+                Refusal::NotHere
+            }
+        }
+    }
+
+    /// For another node's repair: the next entries of a segment that is whole here.
+    fn entries(
+        &mut self,
+        file: &FileName,
+        nonce: u64,
+        segment: &Segment,
+        at: u64,
+    ) -> Result<(Vec<EntryMeta>, Bytes), Refusal> {
+        let range = self.replica.range_of(file);
+        let store = self.replica.store();
+        let held = store.file(range, file).filter(|f| f.nonce == nonce).and_then(|f| f.segment(segment.id));
+        let held = held.filter(|s| !s.missing && s.same(segment)).ok_or(Refusal::NotHere)?;
+        let from = usize::try_from(at).ok().filter(|at| *at <= held.index.len()).ok_or(Refusal::NotHere)?;
+        let begin = from.checked_sub(1).map_or(0, |before| held.index[before].end);
+        let rest = held.index[from..].iter().enumerate();
+        // At least one, however long.
+        let some = rest.take_while(|(i, e)| *i == 0 || (e.end - begin <= MAX_READ as u64 && *i < MAX_ENTRIES));
+        let entries: Vec<EntryMeta> = some.map(|(_, e)| *e).collect();
+        let end = entries.last().map_or(begin, |e| e.end);
+        match store.read(range, file, segment.id, begin, end - begin) {
+            Ok(bytes) => Ok((entries, bytes)),
+            Err(error) => Err(self.unreadable(range, file, segment.id, error)),
+        }
+    }
+
+    fn tail(
+        &mut self,
+        conn: u64,
+        call: u64,
+        file: FileName,
+        offset: u64,
+        max: u64,
+        wait: Duration,
+    ) -> Result<(), Refusal> {
+        let length = self.coordinated(&file)?;
+        if length > offset || wait.is_zero() {
+            let what = Bulk::Read { file, offset, len: max };
+            self.later.push_back(Later { conn, call, what });
+        } else {
+            let waiter = Waiter { conn, call, offset, max, until: clock::now() + wait };
+            self.waiting.0.entry(file).or_default().push(waiter);
+        }
+        Ok(())
+    }
+
+    /// A file may be read up to `length`: whoever waited for that is served.
+    pub(super) fn committed(&mut self, file: &FileName, length: u64) {
+        let Some(waiters) = self.waiting.0.get_mut(file) else { return };
+        for Waiter { conn, call, offset, max, .. } in waiters.extract_if(.., |w| w.offset < length) {
+            let what = Bulk::Read { file: file.clone(), offset, len: max };
+            self.later.push_back(Later { conn, call, what });
+        }
+    }
+
+    /// Waiters whose time is over get nothing; those that wait at the wrong node are sent on.
+    pub(super) fn serve_overdue(&mut self) {
+        if self.waiting.0.is_empty() {
+            return;
+        }
+        let now = clock::now();
+        let files: Vec<FileName> = self.waiting.0.keys().cloned().collect();
+        let lost: BTreeMap<FileName, Refusal> =
+            files.into_iter().filter_map(|f| self.coordinated(&f).err().map(|refusal| (f, refusal))).collect();
+        for (file, waiter) in self.waiting.take_if(|file, w| w.until <= now || lost.contains_key(file)) {
+            match lost.get(&file) {
+                Some(refusal) => self.refuse(waiter.conn, waiter.call, refusal.clone()),
+                None => self.frame(
+                    waiter.conn,
+                    Frame::data(waiter.call, waiter.offset, waiter.offset, Bytes::new()),
+                ),
+            }
+        }
+    }
+}
+
+fn join(mut parts: Vec<Bytes>) -> Bytes {
+    if parts.len() == 1 {
+        return parts.pop().unwrap_or_default();
+    }
+    let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+    parts.iter().for_each(|p| all.extend_from_slice(p));
+    all.freeze()
+}

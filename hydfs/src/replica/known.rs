@@ -1,0 +1,93 @@
+//! How far each file may be read here: what is known to be on all members. It only grows, whatever the view.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::content::{FileName, SegmentId};
+use crate::ring::RangeIx;
+use crate::store::Store;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Floor {
+    pub nonce: u64,
+    pub length: u64,
+}
+
+/// What an entry does to a file's length once all members have it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Change {
+    Created { nonce: u64 },
+    Removed,
+    Grown { length: u64 },
+}
+
+/// Changes in the range's order, waiting to be committed.
+#[derive(Debug, Default)]
+pub(crate) struct Pending(VecDeque<(u64, FileName, Change)>);
+
+impl Pending {
+    pub fn push(&mut self, seq: u64, file: FileName, change: Change) {
+        self.0.push_back((seq, file, change));
+    }
+
+    fn take(&mut self, commit: u64) -> Option<(FileName, Change)> {
+        let ready = self.0.front().is_some_and(|(seq, ..)| *seq <= commit);
+        let (_, file, change) = if ready { self.0.pop_front() } else { None }?;
+        Some((file, change))
+    }
+}
+
+/// One range's.
+#[derive(Debug, Default)]
+pub(crate) struct Floors(BTreeMap<FileName, Floor>);
+
+impl Floors {
+    pub fn get(&self, file: &FileName) -> Option<Floor> {
+        self.0.get(file).copied()
+    }
+
+    pub fn files(&self) -> &BTreeMap<FileName, Floor> {
+        &self.0
+    }
+
+    /// The range is active with segment `open`: everything sealed before is committed.
+    pub fn fill(&mut self, store: &impl Store, range: RangeIx, open: SegmentId) {
+        let sealed = |file: &crate::content::File| {
+            file.segments.iter().filter(|s| s.id != open).map(|s| s.bytes).sum::<u64>()
+        };
+        self.0 = store
+            .files(range)
+            .map(|(name, file)| (name.clone(), Floor { nonce: file.nonce, length: sealed(file) }))
+            .collect();
+    }
+
+    /// What a restarted node still knows: what was sealed before the set that it knows to have been active.
+    pub fn recover(store: &impl Store, range: RangeIx) -> Self {
+        let mut floors = Self::default();
+        let facts = store.range(range);
+        if let Some(active) = facts.active.filter(|active| facts.installed.as_ref() == Some(active)) {
+            floors.fill(store, range, SegmentId::of(&active));
+        }
+        floors
+    }
+
+    /// Everything up to `commit` is on all members. Adds the files whose length changed to `grown`.
+    pub fn commit(&mut self, pending: &mut Pending, commit: u64, grown: &mut BTreeMap<FileName, u64>) {
+        while let Some((file, change)) = pending.take(commit) {
+            match change {
+                Change::Created { nonce } => {
+                    self.0.insert(file, Floor { nonce, length: 0 });
+                }
+                Change::Removed => {
+                    grown.remove(&file);
+                    self.0.remove(&file);
+                }
+                Change::Grown { length } => {
+                    if let Some(floor) = self.0.get_mut(&file) {
+                        floor.length = length;
+                    }
+                    grown.insert(file, length);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Ways to be wrong, for the simulation to find: it proves that its oracles see. Only tests can be wrong.
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) enum Mutant {
+    #[default]
+    None,
+    /// Two of three acknowledge.
+    TwoAcks,
+    /// A minority takes over.
+    NoMajority,
+    /// Nobody remembers for which sets it was asked.
+    ForgetAsked,
+    /// The open segment is sealed at what all holders share, those of older sets included.
+    ShareOfAll,
+    /// Old epochs may append.
+    NoFence,
+    /// A returning node's own longer segments count.
+    UnionReturning,
+    /// A new disk proves as much as an old one.
+    NewDisksCount,
+}

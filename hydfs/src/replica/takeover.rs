@@ -1,0 +1,391 @@
+//! Take-over: the coordinator asks, decides and installs; everybody answers; members install.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::clock::Time;
+
+use super::decide::{Said, Verdict, decide, seal};
+use super::follow::Follow;
+use super::lead::Active;
+use super::{Effect, Lead, Mutant, RangeState, Replica};
+use crate::content::{File, FileName, SegmentId};
+use crate::ring::RangeIx;
+use crate::store::{self, Store};
+use crate::view::{Incarnation, NodeIx};
+use crate::wire::peer::{Message, RangeAnswer, RangeInstall};
+
+/// Asking. All ranges that this node coordinates go together.
+pub(super) struct TakeOver {
+    ranges: Vec<RangeIx>,
+    answers: BTreeMap<NodeIx, (Incarnation, Vec<RangeAnswer>)>,
+    sent: Time,
+}
+
+/// Decided; not all members have installed it.
+pub(super) struct Installing {
+    content: RangeInstall,
+    /// Who has, and whether it misses nothing.
+    installed: BTreeMap<NodeIx, bool>,
+}
+
+impl<S: Store> Replica<S> {
+    /// The view is new.
+    pub(super) fn begin_takeover(&mut self, now: Time, out: &mut Vec<Effect>) -> Result<(), store::Error> {
+        let mine = |(range, set): (&RangeIx, &Vec<NodeIx>)| (set.first() == Some(&self.me)).then_some(*range);
+        let ranges: Vec<RangeIx> = self.sets.iter().filter_map(mine).collect();
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let majority = self.view.has_majority() || self.mutant == Mutant::NoMajority;
+        let why = if majority {
+            "its replicas are being found".to_owned()
+        } else {
+            format!("{} of {} storage nodes are there, no majority", self.view.alive().count(), self.view.nodes())
+        };
+        for range in &ranges {
+            self.set_lead(*range, Lead::Waiting { why: why.clone() }, out);
+        }
+        if !majority {
+            return Ok(());
+        }
+        let ask = Message::Ask { view: self.view.clone(), ranges: ranges.clone() };
+        for to in self.view.alive().filter(|n| *n != self.me) {
+            out.push(Effect::Send { to, message: ask.clone() });
+        }
+        self.takeover = Some(TakeOver { ranges, answers: BTreeMap::new(), sent: now });
+        self.own_part_again(now, out)
+    }
+
+    pub(super) fn set_lead(&mut self, range: RangeIx, lead: Lead, out: &mut Vec<Effect>) {
+        self.leads.insert(range, lead);
+        let state = self.state_of(range);
+        out.extend(state.map(|state| Effect::RangeChanged { range, state }));
+    }
+
+    /// This node's own answer and own installations, if they are still to be made (its disk was full, or it is the first time).
+    pub(super) fn own_part_again(&mut self, now: Time, out: &mut Vec<Effect>) -> Result<(), store::Error> {
+        let asking = self.takeover.as_ref().filter(|t| !t.answers.contains_key(&self.me));
+        if let Some(ranges) = asking.map(|t| t.ranges.clone())
+            && let Message::Answer { view: _, born, ranges } = self.answer(self.me, &ranges)?
+        {
+            self.answered(now, self.me, born, ranges, out)?;
+        }
+        let mine = |(range, lead): (&RangeIx, &Lead)| match lead {
+            Lead::Installing(i) if !i.installed.contains_key(&self.me) => Some(*range),
+            _ => None,
+        };
+        let todo: Vec<RangeIx> = self.leads.iter().filter_map(mine).collect();
+        todo.into_iter().try_for_each(|range| self.install_here(now, range, out))?;
+        let active = self.leads.iter().filter(|(_, lead)| matches!(lead, Lead::Active(_)));
+        let active: Vec<RangeIx> = active.map(|(range, _)| *range).collect();
+        self.remember_active(&active)
+    }
+
+    /// Sends again what `node` (or everybody) has not answered.
+    pub(super) fn ask_again(&mut self, now: Time, node: Option<NodeIx>, out: &mut Vec<Effect>) {
+        let to = |n: &NodeIx| *n != self.me && node.is_none_or(|only| only == *n);
+        if let Some(t) = &mut self.takeover
+            && (node.is_some() || now.since(t.sent) >= super::RESEND)
+        {
+            if node.is_none() {
+                t.sent = now;
+            }
+            for to in self.view.alive().filter(|n| to(n) && !t.answers.contains_key(n)) {
+                let message = Message::Ask { view: self.view.clone(), ranges: t.ranges.clone() };
+                out.push(Effect::Send { to, message });
+            }
+        }
+        let mut installs: BTreeMap<NodeIx, Vec<RangeInstall>> = BTreeMap::new();
+        for (range, lead) in &self.leads {
+            let Lead::Installing(i) = lead else { continue };
+            for n in self.sets[range].iter().filter(|n| to(n) && !i.installed.contains_key(n)) {
+                installs.entry(*n).or_default().push(i.content.clone());
+            }
+        }
+        self.send_installs(installs, out);
+    }
+
+    fn send_installs(&self, installs: BTreeMap<NodeIx, Vec<RangeInstall>>, out: &mut Vec<Effect>) {
+        for (to, ranges) in installs {
+            out.push(Effect::Send { to, message: Message::Install { view: self.view.clone(), ranges } });
+        }
+    }
+
+    /// What this node says when it is asked. It has learned the view, so it refuses older ones from now on; and it remembers having been asked.
+    pub(super) fn answer(&mut self, from: NodeIx, ranges: &[RangeIx]) -> Result<Message, store::Error> {
+        let (mut said, mut remember) = (Vec::new(), Vec::new());
+        for range in ranges.iter().copied().filter(|range| self.leader(*range) == Some(from)) {
+            let mut facts = self.store.range(range);
+            // Asked again, it gives the same answer.
+            let before = facts.asked.iter().filter(|set| **set != self.view);
+            let (installed, asked) = (facts.installed.clone(), before.cloned().collect());
+            if facts.installed.as_ref() != Some(&self.view) && !facts.asked.contains(&self.view) {
+                facts.asked.push(self.view.clone());
+                remember.push((range, facts));
+            }
+            let hold = self.store.files(range).map(|(name, file)| (name.clone(), file.head()));
+            let files = if installed.is_some() { hold.collect() } else { Vec::new() };
+            said.push(RangeAnswer { range, installed, asked, files });
+        }
+        if !remember.is_empty() && self.mutant != Mutant::ForgetAsked {
+            self.store.set_ranges(remember)?;
+        }
+        let born = self.store.node().map_or(self.incarnation, |facts| facts.born);
+        Ok(Message::Answer { view: self.view.clone(), born, ranges: said })
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        now: Time,
+        from: NodeIx,
+        born: Incarnation,
+        ranges: Vec<RangeAnswer>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), store::Error> {
+        let Some(t) = &mut self.takeover else { return Ok(()) };
+        // An answer to nothing: from a node that sees another coordinator, which can't be in the same view.
+        if ranges.len() != t.ranges.len() {
+            return Ok(());
+        }
+        t.answers.entry(from).or_insert((born, ranges));
+        if !self.view.alive().all(|n| t.answers.contains_key(&n)) {
+            return Ok(());
+        }
+        let Some(t) = self.takeover.take() else { return Ok(()) };
+        let mut answers: BTreeMap<RangeIx, BTreeMap<NodeIx, (Incarnation, RangeAnswer)>> = BTreeMap::new();
+        for (node, (born, ranges)) in t.answers {
+            for answer in ranges {
+                answers.entry(answer.range).or_default().insert(node, (born, answer));
+            }
+        }
+        let mut installs: BTreeMap<NodeIx, Vec<RangeInstall>> = BTreeMap::new();
+        for range in t.ranges {
+            let Some(answers) = answers.get(&range) else { continue };
+            match self.conclude(range, answers) {
+                Err(why) => self.set_lead(range, Lead::Waiting { why }, out),
+                Ok(content) => {
+                    for n in self.sets[&range].iter().filter(|n| **n != self.me) {
+                        installs.entry(*n).or_default().push(content.clone());
+                    }
+                    let installing = Installing { content, installed: BTreeMap::new() };
+                    self.set_lead(range, Lead::Installing(installing), out);
+                }
+            }
+        }
+        self.send_installs(installs, out);
+        self.own_part_again(now, out)
+    }
+
+    /// What the range's members shall hold, or why it can't be known.
+    fn conclude(
+        &self,
+        range: RangeIx,
+        answers: &BTreeMap<NodeIx, (Incarnation, RangeAnswer)>,
+    ) -> Result<RangeInstall, String> {
+        let said = answers
+            .iter()
+            .map(|(n, (born, a))| (*n, Said { born: *born, installed: a.installed.as_ref(), asked: &a.asked }))
+            .collect();
+        let (nodes, of) = match decide(&self.ring, range, &self.view, &said, self.mutant) {
+            Verdict::Empty => return Ok(RangeInstall { range, files: Vec::new(), holders: Vec::new() }),
+            Verdict::Unavailable { why } => return Err(why),
+            Verdict::Sources { nodes, of } => (nodes, of),
+        };
+        let held = |n: &NodeIx| answers[n].1.files.iter().map(|(name, file)| (name, file)).collect();
+        let held: Vec<BTreeMap<&FileName, &File>> = nodes.iter().map(held).collect();
+        let mut files = seal(&held.iter().collect::<Vec<_>>(), SegmentId::of(&of));
+        if self.mutant == Mutant::UnionReturning {
+            lengthen(&mut files, answers);
+        }
+        // Who else has some of it comes after those who have the newest.
+        let others = answers.iter().filter(|(n, (_, a))| !a.files.is_empty() && !nodes.contains(n)).map(|(n, _)| *n);
+        let holders = nodes.iter().copied().chain(others).collect();
+        Ok(RangeInstall { range, files, holders })
+    }
+
+    /// A member is told what to hold.
+    pub(super) fn install(
+        &mut self,
+        from: NodeIx,
+        ranges: Vec<RangeInstall>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), store::Error> {
+        let mut installed = Vec::new();
+        let mut done = Ok(());
+        for install in ranges {
+            let range = install.range;
+            if self.leader(range) != Some(from) || !self.sets[&range].contains(&self.me) {
+                continue;
+            }
+            if !self.follows.contains_key(&range) {
+                done = self.hold(&install, out);
+                if done.is_err() {
+                    break;
+                }
+                self.follows.insert(range, Follow::new());
+            }
+            installed.push((range, self.repairs.is_whole(range)));
+        }
+        if !installed.is_empty() {
+            let message = Message::Installed { view: self.view_id, ranges: installed };
+            out.push(Effect::Send { to: from, message });
+        }
+        done
+    }
+
+    /// Writes a decision down.
+    fn hold(&mut self, install: &RangeInstall, out: &mut Vec<Effect>) -> Result<(), store::Error> {
+        let range = install.range;
+        let dropped = self.store.install(range, &self.view, &install.files)?;
+        if dropped > 0 {
+            out.push(Effect::Dropped { range, files: dropped, surplus: false });
+        }
+        let mut from = install.holders.clone();
+        from.extend(&self.sets[&range]);
+        let mut seen = BTreeSet::from([self.me]);
+        from.retain(|n| seen.insert(*n));
+        self.repairs.want(&self.store, range, from);
+        Ok(())
+    }
+
+    fn install_here(&mut self, now: Time, range: RangeIx, out: &mut Vec<Effect>) -> Result<(), store::Error> {
+        let Some(Lead::Installing(i)) = self.leads.get(&range) else { return Ok(()) };
+        let content = i.content.clone();
+        self.hold(&content, out)?;
+        self.installed(now, self.me, range, self.repairs.is_whole(range), out)
+    }
+
+    /// A member of a range that this node coordinates has installed; or tells whether it misses something.
+    pub(super) fn installed(
+        &mut self,
+        now: Time,
+        from: NodeIx,
+        range: RangeIx,
+        whole: bool,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), store::Error> {
+        let members = self.replicas_of(range).to_vec();
+        if !members.contains(&from) {
+            return Ok(());
+        }
+        match self.leads.get_mut(&range) {
+            Some(Lead::Installing(i)) => {
+                i.installed.insert(from, whole);
+                if !members.iter().all(|n| i.installed.contains_key(n)) {
+                    return Ok(());
+                }
+                let whole = i.installed.iter().filter(|(_, whole)| **whole).map(|(n, _)| *n).collect();
+                let active = Active::new(self.me, &members, whole, now);
+                self.set_lead(range, Lead::Active(Box::new(active)), out);
+                self.fill_floors(range);
+                self.remember_active(&[range])?;
+                self.announce.extend(self.peers());
+            }
+            Some(Lead::Active(active)) => {
+                if active.set_whole(from, whole) {
+                    let state = RangeState::Active { repairing: active.repairing() };
+                    out.push(Effect::RangeChanged { range, state });
+                    self.announce.extend(self.peers());
+                }
+            }
+            Some(Lead::Waiting { .. }) | None => {}
+        }
+        Ok(())
+    }
+
+    /// The range has just become active, as far as this node, a member, knows: what is sealed may be read.
+    pub(super) fn fill_floors(&mut self, range: RangeIx) {
+        self.floors.entry(range).or_default().fill(&self.store, range, SegmentId::of(&self.view));
+    }
+
+    /// These ranges are active in this view: sets before it need not be remembered. That can wait for room on the disk.
+    pub(super) fn remember_active(&mut self, ranges: &[RangeIx]) -> Result<(), store::Error> {
+        let mut remember = Vec::new();
+        for range in ranges {
+            let mut facts = self.store.range(*range);
+            if facts.active.as_ref() != Some(&self.view) {
+                facts.active = Some(self.view.clone());
+                facts.asked.retain(|set| set.size() >= self.view.size());
+                remember.push((*range, facts));
+            }
+        }
+        if remember.is_empty() {
+            return Ok(());
+        }
+        match self.store.set_ranges(remember) {
+            Err(store::Error::Full) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Tells peers which ranges are active, and whether copies outside their sets are still needed.
+    pub(super) fn announce_active(&mut self, out: &mut Vec<Effect>) {
+        let ranges: Vec<(RangeIx, bool)> = self
+            .leads
+            .iter()
+            .filter_map(|(range, lead)| match lead {
+                Lead::Active(active) => Some((*range, active.repairing().is_empty())),
+                _ => None,
+            })
+            .collect();
+        for to in std::mem::take(&mut self.announce) {
+            if !ranges.is_empty() {
+                let message = Message::Active { view: self.view_id, ranges: ranges.clone() };
+                out.push(Effect::Send { to, message });
+            }
+        }
+    }
+
+    pub(super) fn heard_active(
+        &mut self,
+        from: NodeIx,
+        ranges: &[(RangeIx, bool)],
+        out: &mut Vec<Effect>,
+    ) -> Result<(), store::Error> {
+        let ranges = ranges.iter().filter(|(range, _)| self.leader(*range) == Some(from));
+        let mut news = Vec::new();
+        for (range, settled) in ranges.copied().collect::<Vec<_>>() {
+            if let Some(follow) = self.follows.get_mut(&range) {
+                follow.settled = settled;
+                news.push(range);
+                if !std::mem::replace(&mut follow.active, true) {
+                    self.fill_floors(range);
+                    self.stirred.insert(range);
+                }
+            } else if !self.sets[&range].contains(&self.me) {
+                news.push(range);
+                // Files without an installed set are what an interrupted installation left.
+                let files = self.store.files(range).count();
+                if settled && (files > 0 || self.store.range(range).installed.is_some()) {
+                    self.store.drop_range(range)?;
+                    self.floors.remove(&range);
+                    self.repairs.forget(range);
+                    out.push(Effect::Dropped { range, files, surplus: true });
+                }
+            }
+        }
+        self.remember_active(&news)
+    }
+}
+
+/// The mutant: whoever has more of a segment is believed.
+fn lengthen(files: &mut [(FileName, File)], answers: &BTreeMap<NodeIx, (Incarnation, RangeAnswer)>) {
+    for (name, file) in files {
+        let nonce = file.nonce;
+        let copies = answers.values().flat_map(|(_, a)| &a.files).filter(|(n, f)| n == name && f.nonce == nonce);
+        for (_, copy) in copies {
+            for theirs in copy.segments.iter().filter(|s| !s.missing) {
+                match file.segment_mut(theirs.id) {
+                    Some(mine) if theirs.entries > mine.entries => {
+                        *mine = crate::content::Segment { sealed: true, ..theirs.head() };
+                        for (client, stream) in &copy.streams {
+                            let mine = file.streams.entry(*client).or_default();
+                            mine.length = mine.length.max(stream.length);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}

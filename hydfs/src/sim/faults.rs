@@ -1,0 +1,154 @@
+//! What goes wrong.
+
+use rand::RngExt;
+use rand::seq::IteratorRandom;
+
+use super::world::{Event, World, ms};
+use crate::replica::Input;
+use crate::store::Store;
+use crate::store::mem::MemStore;
+use crate::view::NodeIx;
+
+pub fn happen(w: &mut World) {
+    if w.calm {
+        return;
+    }
+    w.after(20, 500, Event::Fault);
+    if w.now < w.pause_until {
+        // Nothing but a loss ends a pause early.
+        if w.rng.random_bool(0.3) {
+            lose(w);
+        }
+        return;
+    }
+    let n = w.n;
+    let (a, b) = (w.rng.random_range(0..n), w.rng.random_range(0..n));
+    match w.rng.random_range(0..100) {
+        0..14 => {
+            let down = n - w.up().count();
+            if down < (n - 1) / 2 + 1 {
+                w.crash(a);
+                // Often it is back before anybody has said a word.
+                let back = if w.rng.random_bool(0.4) { 50 } else { 4000 };
+                w.after(1, back, Event::Start { node: a });
+            }
+        }
+        14..30 => {
+            let down: Vec<usize> = (0..n).filter(|i| w.nodes[*i].replica.is_none()).collect();
+            if let Some(node) = down.into_iter().choose(&mut w.rng) {
+                w.start(node);
+            }
+        }
+        30..38 => {
+            let side: Vec<bool> = (0..n).map(|_| w.rng.random_bool(0.4)).collect();
+            let pairs = (0..n).flat_map(|x| (0..n).map(move |y| (x, y)));
+            w.cut = pairs.filter(|(x, y)| side[*x] != side[*y]).collect();
+            w.log(|| format!("cut: {side:?}"));
+            w.notice_cuts();
+        }
+        38..46 => {
+            if a != b {
+                w.cut.insert((a, b));
+                w.log(|| format!("cut: nothing from {a} to {b}"));
+                w.notice_cuts();
+            }
+        }
+        46..58 => {
+            w.cut.clear();
+            w.log(|| "cuts healed".into());
+        }
+        58..66 => {
+            if a != b {
+                w.disconnect(a, b);
+            }
+        }
+        66..74 => {
+            if a != b {
+                w.input(a, Input::Suspect { node: NodeIx(b as u16) });
+            }
+        }
+        74..80 => {
+            // It dies in the middle of something.
+            let writes = w.rng.random_range(0..12);
+            if let Some(replica) = &mut w.nodes[a].replica {
+                replica.store_mut().break_after = Some(writes);
+                w.after(100, 3000, Event::Start { node: a });
+            }
+        }
+        80..84 => {
+            let full = w.rng.random_bool(0.5);
+            if let Some(replica) = &mut w.nodes[a].replica {
+                replica.store_mut().full = full;
+            }
+            w.log(|| format!("node {a}: disk full: {full}"));
+        }
+        84..87 => w.nodes.iter_mut().filter_map(|n| n.replica.as_mut()).for_each(|r| r.store_mut().full = false),
+        87..93 => lose(w),
+        93..96 => {
+            let count = losses(w);
+            let nodes: Vec<usize> = (0..n).sample(&mut w.rng, count);
+            nodes.into_iter().for_each(|node| flip(w, node));
+        }
+        96..98 => {
+            // A pause, in which all gets whole, so that more can be lost.
+            w.cut.clear();
+            (0..n).for_each(|node| w.start(node));
+            w.pause_until = w.now + ms(2500);
+        }
+        _ => super::clients::Clients::new_process(w),
+    }
+}
+
+/// When all is whole, two copies of anything may be lost at once; of a cluster of three, that acts with two, one.
+fn losses(w: &mut World) -> usize {
+    if w.unsettled().is_some() || super::oracle::scrub(w) > 0 {
+        return 0;
+    }
+    if w.n >= 4 { w.rng.random_range(1..=2) } else { 1 }
+}
+
+/// Disks are lost, all at once.
+fn lose(w: &mut World) {
+    let count = losses(w);
+    let nodes: Vec<usize> = (0..w.n).sample(&mut w.rng, count);
+    for node in nodes {
+        w.crash(node);
+        w.nodes[node].disk = Some(MemStore::default());
+        w.lost += 1;
+        w.pause_until = w.now;
+        w.log(|| format!("node {node} loses its disk"));
+        w.after(1, 3000, Event::Start { node });
+    }
+}
+
+/// A bit of a sealed segment flips: one copy of it is lost.
+fn flip(w: &mut World, node: usize) {
+    let Some(replica) = w.nodes[node].replica.as_mut() else { return };
+    let mut sealed = Vec::new();
+    for range in w.ring.ranges() {
+        for (name, file) in replica.store().files(range) {
+            let whole = file.segments.iter().filter(|s| s.sealed && !s.missing && s.bytes > 0);
+            sealed.extend(whole.map(|s| (range, name.clone(), s.id, s.bytes)));
+        }
+    }
+    if let Some((range, name, segment, bytes)) = sealed.into_iter().choose(&mut w.rng) {
+        let at = w.rng.random_range(0..bytes as usize);
+        if replica.store_mut().flip(range, &name, segment, at) {
+            w.lost += 1;
+            w.log(|| format!("node {node}: a bit of {name} flips"));
+        }
+    }
+}
+
+/// Nothing goes wrong any more.
+pub fn heal(w: &mut World) {
+    w.calm = true;
+    w.cut.clear();
+    for node in 0..w.n {
+        if let Some(replica) = &mut w.nodes[node].replica {
+            replica.store_mut().full = false;
+            replica.store_mut().break_after = None;
+        }
+        w.start(node);
+    }
+}

@@ -1,0 +1,4 @@
+//! What goes over HyDFS's connections.
+
+pub mod client;
+pub mod peer;

@@ -1,0 +1,54 @@
+//! Runs one job. See [`leader::driver`].
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use leader::cli::{self, Parsed};
+use leader::driver;
+
+fn main() -> ExitCode {
+    let started_us = common::clock::unix_micros();
+    let request = match cli::parse(std::env::args_os()) {
+        Ok(Parsed::Request(request)) => *request,
+        Ok(Parsed::Print(text)) => {
+            let _ = text.print();
+            return if text.use_stderr() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+        Err(error) => return refuse(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("leader: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(driver::run(request, started_us));
+    // A write to a standard output that nobody reads may still hang.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(driver::Error::Usage(error)) => refuse(&error),
+        Err(error) => {
+            eprintln!("leader: {error}");
+            // A wrong cluster file or node is bad usage as well.
+            if matches!(error, driver::Error::Cluster(_)) {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn refuse(error: &cli::Error) -> ExitCode {
+    eprintln!(
+        "leader: {error}\n  an example that works: {}\n  all of it: leader --help",
+        cli::EXAMPLE
+    );
+    ExitCode::from(2)
+}

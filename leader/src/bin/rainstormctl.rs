@@ -1,0 +1,28 @@
+//! The operator's console. See [`leader::ctl`].
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = leader::ctl::Args::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("rainstormctl: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(leader::ctl::run(args)) {
+        // A reader that has gone has seen what it wanted.
+        Ok(text) => {
+            let _ = writeln!(std::io::stdout(), "{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("rainstormctl: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

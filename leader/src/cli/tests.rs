@@ -1,0 +1,111 @@
+//! Command lines that work, and what is said of those that do not.
+
+use super::*;
+use proptest::prelude::*;
+
+fn run(line: &str) -> Result<Request, Error> {
+    let words = shell_words::split(line).expect("the test's own line");
+    match parse(std::iter::once("leader".to_owned()).chain(words))? {
+        Parsed::Request(request) => Ok(*request),
+        Parsed::Print(e) => panic!("{e}"),
+    }
+}
+
+fn refused(line: &str) -> String {
+    run(line).expect_err(line).to_string()
+}
+
+#[test]
+fn the_example_works() {
+    let r = run(EXAMPLE.strip_prefix("leader ").unwrap()).unwrap();
+    assert_eq!(
+        (r.stages.len(), r.tasks_per_stage, r.exactly_once, r.rate),
+        (2, 3, true, 0)
+    );
+    assert_eq!(r.stages[1].args, ["static", "STATIC"]);
+    assert_eq!((r.src.as_str(), r.dest.as_str()), ("src/code", "out.tsv"));
+}
+
+#[test]
+fn options_come_first_and_hyphens_stay_in_operator_arguments() {
+    let r = run("--console none --job j1 --append 1 1 filter '-c 3 -eq -7' dir/ out true false 500").unwrap();
+    assert_eq!(r.stages[0].args, ["-c", "3", "-eq", "-7"]);
+    assert_eq!(
+        (r.console, r.if_exists, r.rate),
+        (Console::None, IfExists::Append, 500)
+    );
+    assert_eq!(r.src, "dir");
+    let r = run("1 1 grep -v d out true false").unwrap();
+    assert_eq!(r.stages[0].args, ["-v"]);
+    let r = run("1 1 identity '' d out true false 5 1 9").unwrap();
+    assert!(r.stages[0].args.is_empty());
+}
+
+#[test]
+fn mistakes_name_the_argument() {
+    for (line, says) in [
+        ("", "no arguments"),
+        ("--colour 1 1", "not an option"),
+        ("x 1 identity '' d out true false", "argument 1 (Nstages) is `x`"),
+        ("0 1 d out true false", "argument 1 (Nstages) is `0`"),
+        ("-1 1 d out true false", "argument 1 (Nstages) is `-1`"),
+        (
+            "1 0 identity '' d out true false",
+            "argument 2 (Ntasks_per_stage)",
+        ),
+        ("1 1 identity d out true false", "op1_args = d"),
+        ("1 1 identity '' d out true", "autoscale_enabled: missing"),
+        ("1 1 identity '' d out true false 1 2 3 4", "too many: 4"),
+        ("1 1 identity '' d out true false 1 2", "there are 8 arguments"),
+        (
+            "1 1 identity '' d out yes false",
+            "argument 7 (exactly_once) is `yes`: it must be true or false",
+        ),
+        ("1 1 identity '' d out true true 1 2 3", "not built yet"),
+        ("1 1 identity '' d out true false many", "argument 9 (INPUT_RATE)"),
+        ("1 1 identity '' d out true false 1 x 3", "argument 10 (LW)"),
+        ("1 1 identity '' d d/out true false", "inside the source"),
+        ("1 1 identity '' d d true false", "inside the source"),
+        (
+            "1 1 identity '' /d out true false",
+            "argument 5 (hydfs_src) is `/d`",
+        ),
+        ("1 1 identity '' d ../out true false", "argument 6 (hydfs_dest)"),
+        ("1 1 '' '' d out true false", "argument 3 (op1_exe)"),
+        ("1 1 grep \"it's\" d out true false", "argument 4 (op1_args)"),
+        (
+            "--follow 1 1 identity '' d out true false",
+            "--follow: not built yet",
+        ),
+        ("--resume j", "--resume: not built yet"),
+        ("--op-timeout 0 1 1 identity '' d out true false", "--op-timeout"),
+        (
+            "--op-timeout NaN 1 1 identity '' d out true false",
+            "--op-timeout",
+        ),
+        ("--job a/b 1 1 identity '' d out true false", "--job"),
+        (
+            "--max-tasks 2 1 3 identity '' d out true false",
+            "--max-tasks allows 2",
+        ),
+    ] {
+        let said = refused(line);
+        assert!(said.contains(says), "{line}: {said}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_words_are_read_or_refused_without_a_panic(words in prop::collection::vec(".{0,12}", 0..20), n in 0u16..9) {
+        let all = [vec!["leader".to_owned(), n.to_string()], words].concat();
+        let _ = parse(all);
+    }
+
+    #[test]
+    fn operator_arguments_round_trip(args in prop::collection::vec("[^\0]{0,10}", 0..5)) {
+        let word = shell_words::join(&args);
+        let line = ["leader", "1", "2", "op", &word, "d", "out", "true", "false"];
+        let Ok(Parsed::Request(r)) = parse(line) else { return Err(TestCaseError::fail("refused")) };
+        prop_assert_eq!(&r.stages[0].args, &args);
+    }
+}

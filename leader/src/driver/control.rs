@@ -1,0 +1,295 @@
+//! The control port: who connects is either a worker, which registers first, or a console, which asks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::control::{ToLeader, ToWorker};
+use common::ids::{Epoch, JobName, TaskId};
+use common::net::{self, Connection, Identity, Role};
+use common::spawn;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::ctl::wire;
+use crate::job::ConnId;
+
+/// Strangers cannot hold more than so many connections in their hello.
+const HELLOS: usize = 256;
+const REGISTER_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the control port hears.
+pub enum Heard {
+    Registered {
+        conn: ConnId,
+        task: TaskId,
+        epoch: Epoch,
+        pid: u32,
+        addr: SocketAddr,
+        out: mpsc::UnboundedSender<ToWorker>,
+    },
+    Message {
+        conn: ConnId,
+        message: ToLeader,
+    },
+    Closed {
+        conn: ConnId,
+    },
+    Asked {
+        request: wire::Request,
+        reply: oneshot::Sender<wire::Reply>,
+    },
+}
+
+pub type Tell = mpsc::UnboundedSender<Heard>;
+
+/// Accepts until the returned guard is dropped.
+pub fn listen(listener: TcpListener, me: Identity, job: JobName, tell: Tell) -> spawn::Guard {
+    spawn::guarded("control", async move {
+        let ids = Arc::new(AtomicU64::new(1));
+        let hellos = Arc::new(Semaphore::new(HELLOS));
+        loop {
+            let Ok(permit) = hellos.clone().acquire_owned().await else {
+                return Ok::<(), net::Error>(());
+            };
+            let (stream, addr) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, perhaps: others will be closed.
+                    tracing::warn!(error = %error, "ACCEPT_FAILED");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let (me, job, tell, ids) = (me.clone(), job.clone(), tell.clone(), ids.clone());
+            spawn::task("control-connection", async move {
+                let connection = greet(stream, addr, &me).await?;
+                drop(permit);
+                match connection.peer.role {
+                    Role::Control => {
+                        worker(
+                            connection,
+                            &job,
+                            ConnId(ids.fetch_add(1, Ordering::Relaxed)),
+                            tell,
+                        )
+                        .await
+                    }
+                    Role::Console => console(connection, tell).await,
+                    role => {
+                        tracing::warn!(peer = connection.peer.who, role = ?role, "ROLE_REFUSED");
+                        Ok(())
+                    }
+                }
+            });
+        }
+    })
+}
+
+async fn greet(stream: TcpStream, addr: SocketAddr, me: &Identity) -> Result<Connection, net::Error> {
+    net::accept(stream, addr, me).await
+}
+
+async fn worker(
+    mut connection: Connection,
+    job: &JobName,
+    conn: ConnId,
+    tell: Tell,
+) -> Result<(), net::Error> {
+    let first = tokio::time::timeout(REGISTER_WITHIN, connection.rx.recv::<ToLeader>()).await;
+    let Some(ToLeader::Register {
+        job: theirs,
+        task,
+        epoch,
+        pid,
+        data_addr,
+        ..
+    }) = first.map_err(|_| net::Error::Timeout)??
+    else {
+        return Err(net::Error::Closed);
+    };
+    if theirs != *job {
+        let why = format!("this is the leader of job {job}, not of {theirs}");
+        return connection.tx.send(&ToWorker::Refused { why }).await;
+    }
+    let (out, queue) = mpsc::unbounded_channel();
+    let _ = tell.send(Heard::Registered {
+        conn,
+        task,
+        epoch,
+        pid,
+        addr: data_addr,
+        out,
+    });
+    let Connection { tx, rx, .. } = connection;
+    let end = tokio::select! {
+        end = read(rx, conn, &tell) => end,
+        end = write(tx, queue) => end,
+    };
+    let _ = tell.send(Heard::Closed { conn });
+    match end {
+        // A process that was killed is not worth a line: the job's own events tell of it.
+        Err(net::Error::Io(_) | net::Error::Closed) => Ok(()),
+        other => other,
+    }
+}
+
+async fn read(mut rx: net::Receiver, conn: ConnId, tell: &Tell) -> Result<(), net::Error> {
+    while let Some(message) = rx.recv().await? {
+        let _ = tell.send(Heard::Message { conn, message });
+    }
+    Ok(())
+}
+
+/// Ends when the sender is dropped and all is sent.
+async fn write(mut tx: net::Sender, mut queue: mpsc::UnboundedReceiver<ToWorker>) -> Result<(), net::Error> {
+    while let Some(message) = queue.recv().await {
+        tx.send(&message).await?;
+    }
+    tx.shutdown().await
+}
+
+async fn console(mut connection: Connection, tell: Tell) -> Result<(), net::Error> {
+    while let Some(request) = connection.rx.recv().await? {
+        let (reply, answer) = oneshot::channel();
+        let _ = tell.send(Heard::Asked { request, reply });
+        let Ok(reply) = answer.await else { break };
+        connection.tx.send(&reply).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::cluster::Security;
+    use common::ids::NodeName;
+    use common::secret::Secret;
+
+    fn me(secret: &str) -> Identity {
+        let secret = Secret::from_text(secret.as_bytes());
+        Identity {
+            who: "test".into(),
+            node: None,
+            secret,
+            security: Security::Auth,
+        }
+    }
+
+    async fn start() -> (SocketAddr, mpsc::UnboundedReceiver<Heard>, spawn::Guard) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (tell, heard) = mpsc::unbounded_channel();
+        (
+            addr,
+            heard,
+            listen(listener, me("the right secret"), JobName::new("j").unwrap(), tell),
+        )
+    }
+
+    fn register(job: &str) -> ToLeader {
+        ToLeader::Register {
+            job: JobName::new(job).unwrap(),
+            task: TaskId::new(1, 0),
+            epoch: Epoch(2),
+            node: NodeName::new("n1").unwrap(),
+            pid: 7,
+            data_addr: "127.0.0.1:9".parse().unwrap(),
+        }
+    }
+
+    async fn next(heard: &mut mpsc::UnboundedReceiver<Heard>) -> Heard {
+        tokio::time::timeout(Duration::from_secs(20), heard.recv())
+            .await
+            .expect("in time")
+            .expect("something")
+    }
+
+    #[tokio::test]
+    async fn a_worker_registers_talks_and_goes() {
+        let (addr, mut heard, _guard) = start().await;
+        let mut worker = net::dial(addr, &me("the right secret"), Role::Control)
+            .await
+            .unwrap();
+        worker.tx.send(&register("j")).await.unwrap();
+        let Heard::Registered {
+            conn,
+            task,
+            epoch,
+            pid: 7,
+            out,
+            ..
+        } = next(&mut heard).await
+        else {
+            panic!()
+        };
+        assert_eq!((task, epoch), (TaskId::new(1, 0), Epoch(2)));
+        out.send(ToWorker::Beat).unwrap();
+        assert_eq!(worker.rx.recv::<ToWorker>().await.unwrap(), Some(ToWorker::Beat));
+        worker.tx.send(&ToLeader::Started { replayed: 3 }).await.unwrap();
+        let Heard::Message {
+            message: ToLeader::Started { replayed: 3 },
+            conn: same,
+        } = next(&mut heard).await
+        else {
+            panic!()
+        };
+        assert_eq!(conn, same);
+        drop(worker);
+        assert!(matches!(next(&mut heard).await, Heard::Closed { conn: c } if c == conn));
+    }
+
+    #[tokio::test]
+    async fn closing_sends_what_is_queued_first() {
+        let (addr, mut heard, _guard) = start().await;
+        let mut worker = net::dial(addr, &me("the right secret"), Role::Control)
+            .await
+            .unwrap();
+        worker.tx.send(&register("j")).await.unwrap();
+        let Heard::Registered { out, .. } = next(&mut heard).await else {
+            panic!()
+        };
+        out.send(ToWorker::Finish).unwrap();
+        drop(out);
+        assert_eq!(
+            worker.rx.recv::<ToWorker>().await.unwrap(),
+            Some(ToWorker::Finish)
+        );
+        assert_eq!(worker.rx.recv::<ToWorker>().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn workers_of_other_jobs_and_strangers_are_refused() {
+        let (addr, mut heard, _guard) = start().await;
+        let mut worker = net::dial(addr, &me("the right secret"), Role::Control)
+            .await
+            .unwrap();
+        worker.tx.send(&register("other")).await.unwrap();
+        assert!(matches!(
+            worker.rx.recv::<ToWorker>().await.unwrap(),
+            Some(ToWorker::Refused { .. })
+        ));
+        assert!(
+            net::dial(addr, &me("a wrong secret"), Role::Control)
+                .await
+                .is_err()
+        );
+        let mut console = net::dial(addr, &me("the right secret"), Role::Console)
+            .await
+            .unwrap();
+        console.tx.send(&wire::Request::List).await.unwrap();
+        let Heard::Asked {
+            request: wire::Request::List,
+            reply,
+        } = next(&mut heard).await
+        else {
+            panic!("the first to be heard")
+        };
+        reply.send(wire::Reply::Tasks(vec![])).unwrap();
+        assert_eq!(
+            console.rx.recv::<wire::Reply>().await.unwrap(),
+            Some(wire::Reply::Tasks(vec![]))
+        );
+    }
+}

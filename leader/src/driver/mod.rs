@@ -1,0 +1,64 @@
+//! Carries out a job: everything that touches the world around [`crate::job`].
+//!
+//! ```text
+//!   prepare.rs   checks against HyDFS and memberd, plan, connections ahead of need
+//!   control.rs   accepts workers and consoles
+//!   run.rs       the loop: inputs to the state machine, its effects to the world
+//!   report.rs    events to the log and the journal, rows for the console
+//! ```
+
+mod control;
+mod prepare;
+mod report;
+mod run;
+mod signals;
+
+use crate::cli::{self, Request};
+
+/// Why a run ended without success.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Exit code 2.
+    #[error(transparent)]
+    Usage(#[from] cli::Error),
+    #[error(transparent)]
+    Cluster(#[from] common::cluster::Error),
+    #[error(transparent)]
+    Log(#[from] common::telemetry::Error),
+    #[error("HyDFS: {0}; is the cluster up? (`demo/cluster.sh status`, hydfsd.log on the nodes)")]
+    Storage(#[from] hydfs::client::Error),
+    #[error("{0}")]
+    Unreachable(#[from] crate::launcher::ssh::Unreachable),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+    #[error("{0}")]
+    Cannot(String),
+    /// The job ran and failed.
+    #[error("job {job} failed: {why}")]
+    Job { job: common::ids::JobName, why: String },
+    #[error(
+        "job {job} is done, but its output could not be printed in full: {why}; read it with: hydfs cat {dest}"
+    )]
+    Console {
+        job: common::ids::JobName,
+        dest: String,
+        why: String,
+    },
+}
+
+/// Runs the job from start to end. `started_us`: when the program started, wall clock.
+pub async fn run(request: Request, started_us: u64) -> Result<(), Error> {
+    let mut signals = signals::Signals::new()?;
+    let prepared = tokio::select! {
+        prepared = prepare::prepare(request, started_us) => prepared?,
+        // Dropping what was prepared closes its connections.
+        name = signals.next() => return Err(Error::Cannot(format!("stopped by {name} before any worker was started"))),
+    };
+    match prepared {
+        prepare::Outcome::Ready(ready) => run::run(*ready, signals).await,
+        prepare::Outcome::DryRun(text) => {
+            print!("{text}");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What others are told of the job: log lines, and rows for the operator's console.
+
+use std::path::PathBuf;
+
+use common::clock::Time;
+use common::cluster::Cluster;
+use common::ids::{NodeName, TaskId};
+
+use crate::ctl::wire::{JobRow, Kind, Reply, Request, StageRow, TaskRow};
+use crate::job::{Event, Job};
+use crate::plan::Plan;
+use crate::progress::Look;
+use crate::summary::Summary;
+
+pub fn run_start(plan: &Plan, node: &NodeName, addr: std::net::SocketAddr) {
+    let stages: Vec<String> = plan
+        .stages
+        .iter()
+        .map(|s| format!("{}x{}[{}]", s.tasks, s.label(), s.kind_name()))
+        .collect();
+    let placed: Vec<String> = plan
+        .nodes
+        .iter()
+        .map(|(task, node)| format!("{task}@{node}"))
+        .collect();
+    let files: usize = plan.sources.iter().map(Vec::len).sum();
+    tracing::info!(
+        job = %plan.job, node = %node, pid = std::process::id(), control = %addr, exactly_once = plan.exactly_once,
+        stages = stages.join(" -> "), tasks = plan.nodes.len(), placed = placed.join(","), slices = files,
+        bytes = plan.input_bytes(), rate = plan.rate, dest = plan.dest, "RUN_START"
+    );
+}
+
+pub fn run_end(job: &Job, summary: &Summary, outcome: &Result<(), String>) {
+    let (ok, why) = (outcome.is_ok(), outcome.as_ref().err().map_or("", String::as_str));
+    tracing::info!(
+        job = %job.plan().job, ok, why, seconds = summary.seconds, lines_in = summary.lines_in, lines_out = summary.lines_out,
+        bytes_in = summary.bytes_in, bytes_out = summary.bytes_out, in_per_s = summary.in_per_s,
+        restarts = summary.restarts, "RUN_END"
+    );
+}
+
+pub fn event(plan: &Plan, event: &Event) {
+    let job = &plan.job;
+    let op = |task: &TaskId| {
+        plan.stages
+            .get(usize::from(task.stage))
+            .map_or("", |s| s.op_name())
+            .to_owned()
+    };
+    match event {
+        Event::Start {
+            task,
+            epoch,
+            node,
+            pid,
+            replayed,
+        } => {
+            tracing::info!(job = %job, task = %task, epoch = %epoch, node = %node, pid, op = op(task), replayed, "TASK_START");
+        }
+        Event::Fail {
+            task,
+            epoch,
+            node,
+            pid,
+            why,
+        } => {
+            let pid = pid.map_or("-".into(), |p| p.to_string());
+            tracing::warn!(job = %job, task = %task, epoch = %epoch, node = %node, pid, op = op(task), why, "TASK_FAIL");
+        }
+        Event::Restart {
+            task,
+            epoch,
+            node,
+            from,
+            restarts,
+        } => {
+            tracing::info!(job = %job, task = %task, epoch = %epoch, node = %node, from = %from, restarts, op = op(task), "TASK_RESTART");
+        }
+        Event::End {
+            task,
+            epoch,
+            node,
+            pid,
+            tuples_in,
+            tuples_out,
+        } => {
+            let pid = pid.map_or("-".into(), |p| p.to_string());
+            tracing::info!(
+                job = %job, task = %task, epoch = %epoch, node = %node, pid, op = op(task), tuples_in, tuples_out, "TASK_END"
+            );
+        }
+        Event::Exit {
+            task,
+            epoch,
+            node,
+            how,
+            stderr,
+        } => {
+            let stderr = stderr.join(" | ");
+            tracing::info!(job = %job, task = %task, epoch = %epoch, node = %node, how, stderr, "TASK_EXIT");
+        }
+        Event::NodeFail { node, tasks } => tracing::warn!(job = %job, node = %node, tasks, "NODE_FAIL"),
+        Event::NodeBack { node } => tracing::info!(job = %job, node = %node, "NODE_BACK"),
+    }
+}
+
+/// One line per stage.
+pub fn rates(job: &Job) {
+    for (k, stage) in job.plan().stages.iter().enumerate() {
+        let look = Look::at(job, k);
+        tracing::info!(
+            job = %job.plan().job, stage = k, op = stage.op_name(), in_per_s = look.in_per_s.round(),
+            out_per_s = look.out_per_s.round(), tuples_in = look.tuples_in, tuples_out = look.tuples_out, up = look.up,
+            done = look.done, backlog = look.backlog, restarts = look.restarts, "RATE"
+        );
+    }
+}
+
+pub fn answer(
+    request: Request,
+    job: &Job,
+    cluster: &Cluster,
+    node: &NodeName,
+    began: Time,
+    now: Time,
+) -> Reply {
+    match request {
+        Request::List => Reply::Tasks(tasks(job, cluster)),
+        Request::Status => Reply::Status(Box::new(status(job, node, began, now))),
+    }
+}
+
+fn tasks(job: &Job, cluster: &Cluster) -> Vec<TaskRow> {
+    let log = |node: &NodeName| {
+        cluster
+            .node(node.as_str())
+            .map_or(PathBuf::new(), |n| n.log.join("worker.log"))
+    };
+    let row = |t: &crate::job::Task| {
+        let stage = job.plan().stages.get(usize::from(t.id.stage));
+        TaskRow {
+            job: job.plan().job.clone(),
+            task: t.id,
+            stage: t.id.stage,
+            node: t.node.clone(),
+            pid: t.pid,
+            op: stage.map_or(String::new(), |s| s.op_name().to_owned()),
+            kind: stage.and_then(|s| s.op.as_ref()).map(|op| op.kind).into(),
+            epoch: t.epoch,
+            state: t.state_name().into(),
+            log: log(&t.node).display().to_string(),
+            in_per_s: if t.is_done() { 0.0 } else { t.report.in_per_s },
+        }
+    };
+    job.tasks().map(row).collect()
+}
+
+fn status(job: &Job, node: &NodeName, began: Time, now: Time) -> JobRow {
+    let plan = job.plan();
+    let stage = |(k, s): (usize, &crate::plan::Stage)| {
+        let look = Look::at(job, k);
+        StageRow {
+            stage: k as u16,
+            op: s.label(),
+            kind: Kind::from(s.op.as_ref().map(|op| op.kind)),
+            tasks: s.tasks,
+            up: look.up,
+            done: look.done,
+            tuples_in: look.tuples_in,
+            tuples_out: look.tuples_out,
+            in_per_s: look.in_per_s,
+            out_per_s: look.out_per_s,
+            backlog_bytes: look.backlog,
+            restarts: look.restarts,
+        }
+    };
+    JobRow {
+        job: plan.job.clone(),
+        node: node.clone(),
+        pid: std::process::id(),
+        seconds: now.since(began).as_secs_f64(),
+        exactly_once: plan.exactly_once,
+        dest: plan.dest.clone(),
+        restarts: job.restarts(),
+        input_bytes: plan.input_bytes(),
+        read_bytes: Look::at(job, 0).bytes_in,
+        stages: plan.stages.iter().enumerate().map(stage).collect(),
+    }
+}

@@ -1,0 +1,42 @@
+//! How a job ends.
+
+use common::control::ToWorker;
+use common::ids::{Epoch, NodeName, TaskId};
+
+use super::{Effect, Job};
+
+impl Job {
+    pub(super) fn end_if_done(&mut self, out: &mut Vec<Effect>) {
+        if !self.over && self.tasks.values().all(|t| t.is_done()) {
+            self.finish(out);
+            out.push(Effect::Done);
+        }
+    }
+
+    pub(super) fn give_up(&mut self, why: String, out: &mut Vec<Effect>) {
+        if !self.over {
+            self.finish(out);
+            out.push(Effect::Failed { why });
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<Effect>) {
+        self.over = true;
+        out.extend(self.conns.keys().map(|conn| Effect::Send {
+            conn: *conn,
+            message: ToWorker::Finish,
+        }));
+    }
+
+    /// Processes that were launched and whose end has not been seen, on nodes that are not known to be down: what is
+    /// left to wait for, or to kill, when the job is over.
+    pub fn left(&self) -> Vec<(TaskId, Epoch, NodeName, Option<u32>)> {
+        let there = self
+            .processes
+            .iter()
+            .filter(|(_, p)| !self.failed_nodes.contains(&p.node));
+        there
+            .map(|(&(task, epoch), p)| (task, epoch, p.node.clone(), p.pid))
+            .collect()
+    }
+}

@@ -1,0 +1,272 @@
+//! What to do when a process is gone, given up or never came.
+
+use std::time::Duration;
+
+use common::clock::Time;
+use common::control::Failure;
+use common::ids::{Epoch, TaskId};
+
+use super::{Effect, Event, Exit, Job, MOST_STRIKES, STRIKES_OVER, State, ZOMBIE_AFTER};
+
+/// How long the next launch waits after so many failures in a row: the first replacement starts at once.
+fn back_off(failures: u32) -> Duration {
+    match failures {
+        0 | 1 => Duration::ZERO,
+        n => Duration::from_millis(100 << (n - 2).min(5)).min(Duration::from_secs(2)),
+    }
+}
+
+impl Job {
+    /// The newest process of a task is no more, or is given up: replace it. Of a done task, only while somebody may
+    /// still want to hear from it.
+    pub(super) fn lost(&mut self, now: Time, id: TaskId, why: &str, out: &mut Vec<Effect>) {
+        let needed = self.needed(id);
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        if self.over || matches!(task.state, State::Waiting { .. }) {
+            return;
+        }
+        if let Some(conn) = task.conn() {
+            self.conns.remove(&conn);
+            out.push(Effect::Close { conn });
+        }
+        let (epoch, node, pid) = (task.epoch, task.node.clone(), task.pid);
+        if let Some(p) = self.processes.get_mut(&(id, epoch)) {
+            p.kill_at = Some(now + ZOMBIE_AFTER);
+        }
+        task.gone();
+        if task.was_done && !needed {
+            task.state = State::Done {
+                conn: None,
+                lost: Some(now),
+            };
+            self.end_if_done(out);
+            return;
+        }
+        out.push(Effect::Event(Event::Fail {
+            task: id,
+            epoch,
+            node: node.clone(),
+            pid,
+            why: why.into(),
+        }));
+        task.failures += 1;
+        task.avoid.insert(node);
+        let delay = back_off(task.failures);
+        task.state = State::Waiting { until: now + delay };
+        if delay.is_zero() {
+            self.launch(now, id, None, out);
+        }
+    }
+
+    /// A launch came to nothing. Too many in a row and it is not bad luck: soon when the program itself gives up, later
+    /// when nothing is heard of it, since nodes come back.
+    pub(super) fn strike(&mut self, now: Time, id: TaskId, own: bool, why: String, out: &mut Vec<Effect>) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        task.strikes += 1;
+        if task.strikes == 1 {
+            task.first_strike = now;
+        }
+        if task.strikes >= MOST_STRIKES && (own || now.since(task.first_strike) >= STRIKES_OVER) {
+            let (strikes, node) = (task.strikes, task.node.clone());
+            self.give_up(
+                format!("{id} could not be started {strikes} times in a row, last on node {node}: {why}"),
+                out,
+            );
+            return;
+        }
+        self.lost(now, id, &why, out);
+    }
+
+    pub(super) fn launch_failed(
+        &mut self,
+        now: Time,
+        id: TaskId,
+        epoch: Epoch,
+        why: String,
+        out: &mut Vec<Effect>,
+    ) {
+        self.processes.remove(&(id, epoch));
+        if self.over || !self.is_launching(id, epoch) {
+            return;
+        }
+        self.strike(now, id, false, why, out);
+    }
+
+    fn is_launching(&self, id: TaskId, epoch: Epoch) -> bool {
+        self.tasks
+            .get(&id)
+            .is_some_and(|t| t.epoch == epoch && matches!(t.state, State::Launching { .. }))
+    }
+
+    pub(super) fn exited(
+        &mut self,
+        now: Time,
+        id: TaskId,
+        epoch: Epoch,
+        exit: Exit,
+        stderr: Vec<String>,
+        out: &mut Vec<Effect>,
+    ) {
+        let known = if matches!(exit, Exit::Unknown(_)) {
+            self.processes.get(&(id, epoch)).cloned()
+        } else {
+            self.processes.remove(&(id, epoch))
+        };
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        if self.over {
+            return;
+        }
+        if !task.is_done()
+            && let Some(p) = known
+        {
+            let (node, how) = (p.node, exit.to_string());
+            out.push(Effect::Event(Event::Exit {
+                task: id,
+                epoch,
+                node,
+                how,
+                stderr: stderr.clone(),
+            }));
+        }
+        let launching = task.epoch == epoch && matches!(task.state, State::Launching { .. });
+        // Its connection may still hold its last words; it closes by itself in a moment.
+        if task.epoch == epoch
+            && matches!(task.state, State::Attached { .. })
+            && !matches!(exit, Exit::Unknown(_))
+        {
+            task.exited = Some(now);
+        }
+        match exit {
+            Exit::Code(code) if launching => {
+                let last = stderr.last().map_or(String::new(), |line| format!(": {line}"));
+                self.strike(
+                    now,
+                    id,
+                    true,
+                    format!("its process exited with code {code} before it registered{last}"),
+                    out,
+                );
+            }
+            Exit::Code(code) if code != 0 => {
+                let what = format!("its process exited with code {code}");
+                self.blame(
+                    id,
+                    epoch,
+                    Failure {
+                        what,
+                        key: None,
+                        stderr,
+                        fatal: false,
+                    },
+                    out,
+                );
+            }
+            Exit::Killed if launching => {
+                self.lost(now, id, "its process was killed before it registered", out)
+            }
+            Exit::Unknown(why) if launching => self.strike(now, id, false, why, out),
+            _ => {}
+        }
+    }
+
+    pub(super) fn operator_failed(
+        &mut self,
+        now: Time,
+        id: TaskId,
+        epoch: Epoch,
+        failure: Failure,
+        out: &mut Vec<Effect>,
+    ) {
+        let why = failure.what.clone();
+        self.blame(id, epoch, failure, out);
+        if !self.over
+            && self
+                .tasks
+                .get(&id)
+                .is_some_and(|t| t.epoch == epoch && !t.is_done())
+        {
+            self.lost(now, id, &why, out);
+        }
+    }
+
+    /// Counts a failure that no kill explains; fails the job when restarting does not help.
+    fn blame(&mut self, id: TaskId, epoch: Epoch, failure: Failure, out: &mut Vec<Effect>) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let label = self
+            .plan
+            .stages
+            .get(usize::from(id.stage))
+            .map_or(String::new(), |s| s.label());
+        if failure.fatal {
+            self.give_up(
+                format!("{id} ({label}) failed: {}{}", failure.what, details(&failure)),
+                out,
+            );
+            return;
+        }
+        let blame = &mut task.blame;
+        if epoch <= blame.epoch {
+            return;
+        }
+        blame.epoch = epoch;
+        // Without a key it may be the same failure, less well told, if nothing was achieved in between.
+        let again = failure.key.is_some() && failure.key == blame.key;
+        let same = blame.count > 0 && (again || (failure.key.is_none() && !blame.progressed));
+        blame.progressed = false;
+        blame.count = if same { blame.count + 1 } else { 1 };
+        if failure.key.is_some() || !same {
+            blame.key.clone_from(&failure.key);
+        }
+        blame.what.clone_from(&failure.what);
+        if !failure.stderr.is_empty() {
+            blame.stderr.clone_from(&failure.stderr);
+        }
+        if blame.count > self.config.max_restarts {
+            let all = Failure {
+                key: blame.key.clone(),
+                stderr: blame.stderr.clone(),
+                ..failure
+            };
+            let why = format!(
+                "{id} ({label}) failed {} times in a row: {}{}",
+                blame.count,
+                all.what,
+                details(&all)
+            );
+            self.give_up(why, out);
+        }
+    }
+}
+
+fn details(failure: &Failure) -> String {
+    let mut text = failure
+        .key
+        .as_ref()
+        .map_or(String::new(), |key| format!("; at the tuple with key `{key}`"));
+    if !failure.stderr.is_empty() {
+        text.push_str(&format!(
+            "; its last lines on standard error: {}",
+            failure.stderr.join(" | ")
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_replacement_is_at_once_and_later_ones_wait_up_to_two_seconds() {
+        let ms: Vec<u128> = (1..=9).map(|n| back_off(n).as_millis()).collect();
+        assert_eq!(ms, [0, 100, 200, 400, 800, 1600, 2000, 2000, 2000]);
+    }
+}

@@ -1,0 +1,182 @@
+//! What workers say.
+
+use std::net::SocketAddr;
+
+use common::clock::Time;
+use common::control::{Peer, ToLeader, ToWorker};
+use common::ids::{Epoch, TaskId};
+
+use super::{ConnId, Effect, Event, Job, State};
+
+impl Job {
+    pub(super) fn registered(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        (id, epoch): (TaskId, Epoch),
+        pid: u32,
+        addr: SocketAddr,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(p) = self.processes.get_mut(&(id, epoch)) {
+            p.pid = Some(pid);
+        }
+        let refusal = match self.tasks.get(&id) {
+            _ if self.over => {
+                out.push(Effect::Send {
+                    conn,
+                    message: ToWorker::Finish,
+                });
+                return;
+            }
+            None => format!("this job has no task {id}"),
+            Some(t) if epoch < t.epoch => {
+                format!("{id} was replaced: its newest process is epoch {}", t.epoch)
+            }
+            Some(t) if epoch > t.epoch => format!("{id} was never started under epoch {epoch}"),
+            Some(t) if !matches!(t.state, State::Launching { .. }) => {
+                format!("epoch {epoch} of {id} has registered before, or was given up")
+            }
+            Some(_) => String::new(),
+        };
+        if !refusal.is_empty() {
+            out.push(Effect::Send {
+                conn,
+                message: ToWorker::Refused { why: refusal },
+            });
+            out.push(Effect::Close { conn });
+            return;
+        }
+        self.conns.insert(conn, (id, epoch));
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.state = State::Attached { conn, started: false };
+            task.pid = Some(pid);
+            task.addr = Some(addr);
+            task.last_heard = now;
+            task.strikes = 0;
+        }
+        let plan = ToWorker::Plan(Box::new(self.plan.task_plan(id, epoch)));
+        out.push(Effect::Send { conn, message: plan });
+        self.introduce(
+            conn,
+            id,
+            Peer {
+                task: id,
+                epoch,
+                addr,
+            },
+            out,
+        );
+    }
+
+    /// Senders dial: the new process hears where its receivers are, and its senders where it is.
+    fn introduce(&self, conn: ConnId, id: TaskId, me: Peer, out: &mut Vec<Effect>) {
+        let peer = |id: &TaskId| {
+            let task = self.tasks.get(id)?;
+            task.conn()?;
+            Some(Peer {
+                task: *id,
+                epoch: task.epoch,
+                addr: task.addr?,
+            })
+        };
+        let receivers: Vec<Peer> = self.plan.downstream(id).iter().filter_map(peer).collect();
+        if !receivers.is_empty() {
+            out.push(Effect::Send {
+                conn,
+                message: ToWorker::Peers(receivers),
+            });
+        }
+        for sender in self.plan.upstream(id) {
+            if let Some(State::Attached { conn, .. }) = self.tasks.get(&sender).map(|t| t.state) {
+                out.push(Effect::Send {
+                    conn,
+                    message: ToWorker::Peers(vec![me.clone()]),
+                });
+            }
+        }
+    }
+
+    pub(super) fn message(&mut self, now: Time, conn: ConnId, message: ToLeader, out: &mut Vec<Effect>) {
+        // A connection that was given up may have had more on the way.
+        let Some(&(id, epoch)) = self.conns.get(&conn) else {
+            return;
+        };
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        task.last_heard = now;
+        match message {
+            ToLeader::Register { .. } => {}
+            ToLeader::Started { replayed } => {
+                if let State::Attached { started, .. } = &mut task.state {
+                    *started = true;
+                }
+                let (node, pid) = (task.node.clone(), task.pid.unwrap_or(0));
+                out.push(Effect::Event(Event::Start {
+                    task: id,
+                    epoch,
+                    node,
+                    pid,
+                    replayed,
+                }));
+            }
+            ToLeader::Beat(report) => {
+                if task.take_report(report) {
+                    task.progress();
+                }
+            }
+            ToLeader::Done(report) => {
+                task.take_report(report);
+                if task.is_done() {
+                    return;
+                }
+                task.progress();
+                task.state = State::Done {
+                    conn: Some(conn),
+                    lost: None,
+                };
+                if !task.was_done {
+                    task.was_done = true;
+                    out.push(Effect::Event(Event::End {
+                        task: id,
+                        epoch,
+                        node: task.node.clone(),
+                        pid: task.pid,
+                        tuples_in: task.totals.tuples_in,
+                        tuples_out: task.totals.tuples_out,
+                    }));
+                }
+                self.end_if_done(out);
+            }
+            ToLeader::Failed(failure) => self.operator_failed(now, id, epoch, failure, out),
+        }
+    }
+
+    pub(super) fn conn_closed(&mut self, now: Time, conn: ConnId, out: &mut Vec<Effect>) {
+        let Some((id, _)) = self.conns.remove(&conn) else {
+            return;
+        };
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        if self.over {
+            return;
+        }
+        match task.state {
+            State::Attached { conn: current, .. } if current == conn => {
+                self.lost(now, id, "its process closed the connection", out);
+            }
+            State::Done {
+                conn: Some(current), ..
+            } if current == conn => {
+                task.gone();
+                task.state = State::Done {
+                    conn: None,
+                    lost: Some(now),
+                };
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! A running job: which process of each task is the right one, when it is given up, where its successor starts, and
+//! when all is done. A state machine without I/O: `handle(now, input, &mut effects)`.
+//!
+//! ```text
+//!             Launch                Register             Done
+//!   Waiting --------> Launching --------------> Attached ------> Done
+//!      ^                  | exit, 10 s             | closed,      | closed, and an upstream task is not done:
+//!      |                  |                        | silent, node | it still needs somebody to acknowledge
+//!      +------------------+------------------------+ failed       |
+//!      +----------------------------------------------------------+
+//! ```
+//! Every launch has the next epoch; each epoch is launched once and given its plan once. Older processes may live on
+//! (stopped, cut off): they are refused here and fenced in HyDFS.
+
+mod end;
+mod fail;
+mod messages;
+#[cfg(test)]
+mod sim;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::clock::Time;
+use common::control::{ToLeader, ToWorker};
+use common::ids::{Epoch, NodeName, TaskId};
+
+use crate::plan::Plan;
+pub use task::{State, Task, Totals};
+
+/// A launch that has not registered by then is given up.
+pub const REGISTER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a job waits for a node to come back when none is left.
+pub const NO_NODE_WITHIN: Duration = Duration::from_secs(30);
+/// A process that was given up while it may still live is killed after this; fencing keeps it harmless meanwhile.
+pub const ZOMBIE_AFTER: Duration = Duration::from_secs(30);
+/// After a process's exit its connection's last words may still be on the way.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+/// A done task's process is gone: how long its upstream tasks have to become done as well.
+const REVIVE_AFTER: Duration = Duration::from_secs(1);
+/// Consecutive launches of one task that end by themselves before they register.
+const MOST_STRIKES: u32 = 8;
+/// The same for launches of which nothing was heard: only after this long.
+const STRIKES_OVER: Duration = Duration::from_secs(60);
+
+/// A control connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub lease: Duration,
+    /// Failures of an operator at the same tuple before the job is failed.
+    pub max_restarts: u32,
+}
+
+/// How a process ended, as its launcher saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    /// By a signal.
+    Killed,
+    /// The launcher lost sight of it: it may live or not.
+    Unknown(String),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exited with code {code}"),
+            Exit::Killed => f.write_str("was killed"),
+            Exit::Unknown(why) => write!(f, "was lost sight of: {why}"),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Start the tasks where the plan says.
+    Begin,
+    Registered {
+        conn: ConnId,
+        task: TaskId,
+        epoch: Epoch,
+        pid: u32,
+        addr: SocketAddr,
+    },
+    Message {
+        conn: ConnId,
+        message: ToLeader,
+    },
+    ConnClosed {
+        conn: ConnId,
+    },
+    Exited {
+        task: TaskId,
+        epoch: Epoch,
+        exit: Exit,
+        stderr: Vec<String>,
+    },
+    LaunchFailed {
+        task: TaskId,
+        epoch: Epoch,
+        why: String,
+    },
+    NodeFailed(NodeName),
+    NodeAlive(NodeName),
+    /// The user gave up.
+    Stop {
+        why: String,
+    },
+    Tick,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    Launch {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+    },
+    Send {
+        conn: ConnId,
+        message: ToWorker,
+    },
+    Close {
+        conn: ConnId,
+    },
+    /// Best effort.
+    Kill {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        pid: u32,
+    },
+    Event(Event),
+    Done,
+    Failed {
+        why: String,
+    },
+}
+
+/// What people and the journal are told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Start {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        pid: u32,
+        replayed: u64,
+    },
+    Fail {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        pid: Option<u32>,
+        why: String,
+    },
+    Restart {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        from: NodeName,
+        restarts: u32,
+    },
+    End {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        pid: Option<u32>,
+        tuples_in: u64,
+        tuples_out: u64,
+    },
+    Exit {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        how: String,
+        stderr: Vec<String>,
+    },
+    NodeFail {
+        node: NodeName,
+        tasks: usize,
+    },
+    NodeBack {
+        node: NodeName,
+    },
+}
+
+/// A process that was launched and whose end has not been seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Process {
+    node: NodeName,
+    pid: Option<u32>,
+    /// When to kill it, for one that was given up.
+    kill_at: Option<Time>,
+}
+
+pub struct Job {
+    plan: Plan,
+    config: Config,
+    tasks: BTreeMap<TaskId, Task>,
+    conns: BTreeMap<ConnId, (TaskId, Epoch)>,
+    processes: BTreeMap<(TaskId, Epoch), Process>,
+    /// All nodes that tasks may run on, in the cluster file's order.
+    nodes: Vec<NodeName>,
+    failed_nodes: BTreeSet<NodeName>,
+    no_node_since: Option<Time>,
+    next_beat: Time,
+    restarts: u32,
+    over: bool,
+}
+
+impl Job {
+    /// `nodes`: where tasks may run, in a fixed order; `failed`: those of them that are known to be down.
+    pub fn new(plan: Plan, config: Config, nodes: Vec<NodeName>, failed: BTreeSet<NodeName>) -> Self {
+        let tasks = plan
+            .tasks()
+            .filter_map(|id| Some((id, Task::new(id, plan.nodes.get(&id).or(nodes.first())?.clone()))))
+            .collect();
+        Self {
+            plan,
+            config,
+            tasks,
+            conns: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            nodes,
+            failed_nodes: failed,
+            no_node_since: None,
+            next_beat: Time::ZERO,
+            restarts: 0,
+            over: false,
+        }
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub fn tasks(&self) -> impl Iterator<Item = &Task> {
+        self.tasks.values()
+    }
+
+    pub fn task(&self, id: TaskId) -> Option<&Task> {
+        self.tasks.get(&id)
+    }
+
+    /// How many processes were replaced so far.
+    pub fn restarts(&self) -> u32 {
+        self.restarts
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Begin => self.begin(now, out),
+            Input::Registered {
+                conn,
+                task,
+                epoch,
+                pid,
+                addr,
+            } => self.registered(now, conn, (task, epoch), pid, addr, out),
+            Input::Message { conn, message } => self.message(now, conn, message, out),
+            Input::ConnClosed { conn } => self.conn_closed(now, conn, out),
+            Input::Exited {
+                task,
+                epoch,
+                exit,
+                stderr,
+            } => self.exited(now, task, epoch, exit, stderr, out),
+            Input::LaunchFailed { task, epoch, why } => self.launch_failed(now, task, epoch, why, out),
+            Input::NodeFailed(node) => self.node_failed(now, node, out),
+            Input::NodeAlive(node) => {
+                if self.failed_nodes.remove(&node) {
+                    out.push(Effect::Event(Event::NodeBack { node }));
+                }
+            }
+            Input::Stop { why } => self.give_up(why, out),
+            Input::Tick => self.tick(now, out),
+        }
+    }
+
+    fn begin(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
+        for id in ids {
+            let planned = self.tasks.get(&id).map(|t| t.node.clone());
+            let usable = planned.filter(|node| !self.failed_nodes.contains(node));
+            self.launch(now, id, usable, out);
+        }
+    }
+
+    /// Launches the next epoch of a task, on `node` or on the one that suits best; waits when there is none.
+    fn launch(&mut self, now: Time, id: TaskId, node: Option<NodeName>, out: &mut Vec<Effect>) {
+        if self.over {
+            return;
+        }
+        // It was to come back for an upstream task that has become done meanwhile.
+        if let (false, Some(task)) = (self.needed(id), self.tasks.get_mut(&id).filter(|t| t.was_done)) {
+            task.state = State::Done {
+                conn: None,
+                lost: Some(now),
+            };
+            self.end_if_done(out);
+            return;
+        }
+        let Some(node) = node.or_else(|| self.choose_node(id)) else {
+            let since = *self.no_node_since.get_or_insert(now);
+            if now.since(since) >= NO_NODE_WITHIN {
+                self.give_up(
+                    format!(
+                        "no node is left to run {id} on since {} s",
+                        NO_NODE_WITHIN.as_secs()
+                    ),
+                    out,
+                );
+            } else if let Some(task) = self.tasks.get_mut(&id) {
+                task.state = State::Waiting {
+                    until: now + Duration::from_millis(100),
+                };
+            }
+            return;
+        };
+        self.no_node_since = None;
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let from = std::mem::replace(&mut task.node, node.clone());
+        task.epoch = Epoch(task.epoch.0 + 1);
+        task.state = State::Launching { since: now };
+        task.pid = None;
+        task.addr = None;
+        let epoch = task.epoch;
+        self.processes.insert(
+            (id, epoch),
+            Process {
+                node: node.clone(),
+                pid: None,
+                kill_at: None,
+            },
+        );
+        if epoch > Epoch(1) {
+            task.restarts += 1;
+            self.restarts += 1;
+            let restarts = task.restarts;
+            out.push(Effect::Event(Event::Restart {
+                task: id,
+                epoch,
+                node: node.clone(),
+                from,
+                restarts,
+            }));
+        }
+        out.push(Effect::Launch {
+            task: id,
+            epoch,
+            node,
+        });
+    }
+
+    /// The live node with the fewest unfinished tasks, one where this task has not just failed if there is one.
+    fn choose_node(&self, id: TaskId) -> Option<NodeName> {
+        let avoid = self.tasks.get(&id).map(|t| (&t.avoid, &t.node));
+        let load = |node: &NodeName| {
+            self.tasks
+                .values()
+                .filter(|t| t.id != id && t.node == *node && !t.is_done())
+                .count()
+        };
+        let live = self
+            .nodes
+            .iter()
+            .filter(|node| !self.failed_nodes.contains(*node));
+        live.enumerate()
+            .min_by_key(|(i, node)| {
+                let (avoided, last) =
+                    avoid.map_or((false, false), |(set, last)| (set.contains(*node), last == *node));
+                (
+                    avoided,
+                    last && avoided,
+                    load(node),
+                    (i + self.nodes.len() - usize::from(id.index) % self.nodes.len()) % self.nodes.len(),
+                )
+            })
+            .map(|(_, node)| node.clone())
+    }
+
+    fn node_failed(&mut self, now: Time, node: NodeName, out: &mut Vec<Effect>) {
+        if !self.failed_nodes.insert(node.clone()) {
+            return;
+        }
+        let hit: Vec<TaskId> = self
+            .tasks
+            .values()
+            .filter(|t| t.node == node && t.runs())
+            .map(|t| t.id)
+            .collect();
+        out.push(Effect::Event(Event::NodeFail {
+            node: node.clone(),
+            tasks: hit.len(),
+        }));
+        for id in hit {
+            self.lost(now, id, &format!("its node {node} failed"), out);
+        }
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
+        for id in ids {
+            if self.over {
+                break;
+            }
+            self.tick_task(now, id, out);
+        }
+        if now >= self.next_beat {
+            self.next_beat = now + self.config.lease / 6;
+            out.extend(self.conns.keys().map(|conn| Effect::Send {
+                conn: *conn,
+                message: ToWorker::Beat,
+            }));
+        }
+        for (&(task, epoch), p) in &mut self.processes {
+            if p.kill_at.is_some_and(|at| now >= at) {
+                p.kill_at = None;
+                if let Some(pid) = p.pid
+                    && !self.failed_nodes.contains(&p.node)
+                {
+                    out.push(Effect::Kill {
+                        task,
+                        epoch,
+                        node: p.node.clone(),
+                        pid,
+                    });
+                }
+            }
+        }
+    }
+
+    fn tick_task(&mut self, now: Time, id: TaskId, out: &mut Vec<Effect>) {
+        let Some(task) = self.tasks.get(&id) else { return };
+        match task.state {
+            State::Waiting { until } if now >= until => self.launch(now, id, None, out),
+            State::Launching { since } if now.since(since) >= REGISTER_WITHIN => {
+                self.strike(
+                    now,
+                    id,
+                    false,
+                    format!(
+                        "its process did not register within {} s",
+                        REGISTER_WITHIN.as_secs()
+                    ),
+                    out,
+                );
+            }
+            State::Attached { .. } if now.since(task.last_heard) >= self.config.lease => {
+                let silent = now.since(task.last_heard);
+                self.lost(
+                    now,
+                    id,
+                    &format!("its process was silent for {} ms", silent.as_millis()),
+                    out,
+                );
+            }
+            State::Attached { .. } if task.exited.is_some_and(|at| now.since(at) >= LAST_WORDS) => {
+                self.lost(now, id, "its process ended", out);
+            }
+            // A done process that is stopped or cut off cannot acknowledge either.
+            State::Done { conn: Some(_), .. } if now.since(task.last_heard) >= self.config.lease => {
+                self.lost(now, id, "its process was silent after its end", out);
+            }
+            State::Done {
+                conn: None,
+                lost: Some(at),
+            } if now.since(at) >= REVIVE_AFTER && self.needed(id) => {
+                self.lost(now, id, "its process ended before its inputs' tasks did", out);
+            }
+            _ => {}
+        }
+    }
+
+    /// Is there an upstream task that may still want this task's acknowledgement?
+    fn needed(&self, id: TaskId) -> bool {
+        self.plan
+            .upstream(id)
+            .iter()
+            .filter_map(|up| self.tasks.get(up))
+            .any(|up| !up.is_done())
+    }
+}

@@ -1,0 +1,255 @@
+//! From what the user wrote as an operator to what a worker must know: cheap checks first, nothing is started.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use common::control::{OpCode, OpKind, OpSpec};
+use ops::foreign::{Protocol, describe};
+
+use crate::cli::{self, Stage, refuse};
+
+/// An operator that is there; what it is may still have to be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Located {
+    Builtin {
+        spec: OpSpec,
+    },
+    /// `kind`: from the prefix.
+    File {
+        stage: Stage,
+        path: PathBuf,
+        kind: Option<OpKind>,
+    },
+}
+
+/// An operator with all that is known of it. `content`: what must be in HyDFS before a worker starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    pub spec: OpSpec,
+    pub content: Option<(String, PathBuf)>,
+}
+
+/// Finds stage `k`'s operator (counted from 1) and checks all that can be checked without running it.
+pub fn locate(k: usize, stage: &Stage) -> Result<Located, cli::Error> {
+    let no = |what: String| Err(refuse(stage.number, format!("op{k}_exe"), &stage.exe, what));
+    let (kind, name) = split_kind(&stage.exe);
+    if let (None, Some(kind)) = (kind, ops::kind_of(name)) {
+        if let Err(error) = ops::builtin(name, &stage.args) {
+            let given = shell_words::join(&stage.args);
+            return Err(refuse(
+                stage.number + 1,
+                format!("op{k}_args"),
+                &given,
+                error.to_string(),
+            ));
+        }
+        let spec = OpSpec {
+            exe: stage.exe.clone(),
+            args: stage.args.clone(),
+            kind,
+            code: OpCode::Builtin,
+        };
+        return Ok(Located::Builtin { spec });
+    }
+    let Some(path) = find_file(name) else {
+        return no(not_found(name));
+    };
+    let meta = match std::fs::metadata(&path) {
+        Ok(meta) => meta,
+        Err(error) => return no(format!("{} cannot be read: {error}", path.display())),
+    };
+    if !meta.is_file() {
+        return no(format!("{} is not a file that can be run", path.display()));
+    }
+    if meta.permissions().mode() & 0o111 == 0 {
+        return no(format!(
+            "{0} is not executable; type: chmod +x {0}",
+            path.display()
+        ));
+    }
+    Ok(Located::File {
+        stage: stage.clone(),
+        path,
+        kind,
+    })
+}
+
+/// Asks a foreign executable what it is, and reads its content. `k` counts from 1.
+pub async fn resolve(k: usize, located: Located) -> Result<Resolved, cli::Error> {
+    let (stage, path, prefix) = match located {
+        Located::Builtin { spec } => return Ok(Resolved { spec, content: None }),
+        Located::File { stage, path, kind } => (stage, path, kind),
+    };
+    let no = |what: String| refuse(stage.number, format!("op{k}_exe"), &stage.exe, what);
+    let said = describe(&path, &stage.args).await.map_err(|e| {
+        let stderr = if e.stderr.is_empty() {
+            String::new()
+        } else {
+            format!("; it said: {}", e.stderr.join(" | "))
+        };
+        no(format!("it could not be asked what it is: {e}{stderr}"))
+    })?;
+    let kind = match (&said, prefix) {
+        (Some(d), _) if d.protocol == Protocol::Batch => {
+            return Err(no(
+                "it speaks the batch protocol, which is not built yet in this version; use the text protocol"
+                    .into(),
+            ));
+        }
+        (Some(d), Some(kind)) if d.kind != kind => {
+            return Err(no(format!(
+                "the prefix says {kind}, the program itself says {}; leave the prefix out",
+                d.kind
+            )));
+        }
+        (Some(d), _) => d.kind,
+        (None, kind) => kind.unwrap_or(OpKind::Transform),
+    };
+    let content = path.clone();
+    let hash = tokio::task::spawn_blocking(move || {
+        std::fs::read(&content).map(|bytes| blake3::hash(&bytes).to_hex())
+    })
+    .await
+    .map_err(|e| no(e.to_string()))?
+    .map_err(|e| no(format!("{} cannot be read: {e}", path.display())))?;
+    let hydfs_name = format!("ops/{hash}");
+    let code = OpCode::Foreign {
+        hydfs_name: hydfs_name.clone(),
+        hash: hash.to_string(),
+    };
+    Ok(Resolved {
+        spec: OpSpec {
+            exe: stage.exe,
+            args: stage.args,
+            kind,
+            code,
+        },
+        content: Some((hydfs_name, path)),
+    })
+}
+
+fn split_kind(exe: &str) -> (Option<OpKind>, &str) {
+    let kinds = [
+        ("filter:", OpKind::Filter),
+        ("transform:", OpKind::Transform),
+        ("aggregate:", OpKind::Aggregate),
+    ];
+    let found = kinds
+        .iter()
+        .find_map(|(prefix, kind)| Some((*kind, exe.strip_prefix(prefix)?)));
+    found.map_or((None, exe), |(kind, name)| (Some(kind), name))
+}
+
+/// As a path, or like a shell: in the current folder first, then along PATH.
+fn find_file(name: &str) -> Option<PathBuf> {
+    let here = Path::new(name);
+    if here.exists() {
+        return here.canonicalize().ok();
+    }
+    if name.contains('/') || name.is_empty() {
+        return None;
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+}
+
+fn not_found(name: &str) -> String {
+    let nearest = ops::names()
+        .iter()
+        .map(|known| (distance(name, known), *known))
+        .min();
+    let hint = match nearest {
+        // Two swapped letters are two edits.
+        Some((d, known)) if d <= if name.len() < 4 { 1 } else { 2.max(name.len() / 3) } => {
+            format!("did you mean `{known}`? ")
+        }
+        _ => String::new(),
+    };
+    format!(
+        "no such operator and no such file. {hint}There are: {}; or give the path of an executable",
+        ops::names().join(", ")
+    )
+}
+
+/// Edit distance (Levenshtein 1966).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let change = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(exe: &str, args: &[&str]) -> Stage {
+        Stage {
+            exe: exe.into(),
+            args: args.iter().map(|a| a.to_string()).collect(),
+            number: 5,
+        }
+    }
+
+    fn refused(exe: &str, args: &[&str]) -> String {
+        locate(2, &stage(exe, args)).expect_err(exe).to_string()
+    }
+
+    #[test]
+    fn operators_that_come_with_it_are_known_and_their_arguments_checked() {
+        let Ok(Located::Builtin { spec }) = locate(1, &stage("grep", &["static"])) else {
+            panic!()
+        };
+        assert_eq!((spec.kind, spec.code), (OpKind::Filter, OpCode::Builtin));
+        let said = refused("grep", &[]);
+        assert!(said.contains("argument 6 (op2_args)"), "{said}");
+    }
+
+    #[test]
+    fn a_misspelt_operator_is_guessed() {
+        let said = refused("gerp", &[]);
+        assert!(
+            said.contains("argument 5 (op2_exe) is `gerp`") && said.contains("did you mean `grep`"),
+            "{said}"
+        );
+        assert!(refused("indentity", &[]).contains("did you mean `identity`"));
+        assert!(!refused("zzzzzzzz", &[]).contains("did you mean"));
+        assert_eq!(
+            (
+                distance("gerp", "grep"),
+                distance("", "abc"),
+                distance("abc", "abc")
+            ),
+            (2, 3, 0)
+        );
+    }
+
+    #[tokio::test]
+    async fn files_must_be_there_and_executable() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("op.sh");
+        let name = file.to_str().unwrap();
+        assert!(refused(name, &[]).contains("no such file"));
+        std::fs::write(&file, "#!/bin/sh\nexit 0\n").unwrap();
+        assert!(refused(name, &[]).contains(&format!("chmod +x {name}")));
+        assert!(refused(dir.path().to_str().unwrap(), &[]).contains("not a file"));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let located = locate(2, &stage(&format!("filter:{name}"), &["a"])).unwrap();
+        let resolved = resolve(2, located).await.unwrap();
+        assert_eq!(resolved.spec.kind, OpKind::Filter);
+        let hash = blake3::hash(b"#!/bin/sh\nexit 0\n").to_hex();
+        assert_eq!(resolved.content.unwrap().0, format!("ops/{hash}"));
+        let plain = resolve(2, locate(2, &stage(name, &[])).unwrap()).await.unwrap();
+        assert_eq!(plain.spec.kind, OpKind::Transform);
+    }
+}

@@ -1,0 +1,248 @@
+//! The plan of a job, worked out before anything starts. Pure: files, nodes and operators are handed in.
+
+mod placement;
+mod slices;
+
+use std::collections::BTreeMap;
+
+use common::control::{Format, OpKind, OpSpec, Slice, TaskPlan};
+use common::ids::{Epoch, JobName, NodeName, TaskId};
+
+use serde::{Deserialize, Serialize};
+
+pub use placement::place;
+pub use slices::{Input, SPLIT_FROM, slices};
+
+/// One stage; the source is stage 0 and has no operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    pub op: Option<OpSpec>,
+    pub tasks: u16,
+}
+
+impl Stage {
+    /// The operator as the user typed it, for people.
+    pub fn label(&self) -> String {
+        match &self.op {
+            None => "source".into(),
+            Some(op) if op.args.is_empty() => op.exe.clone(),
+            Some(op) => format!("{} {}", op.exe, shell_words::join(&op.args)),
+        }
+    }
+
+    /// The operator's name alone, for logs and lists.
+    pub fn op_name(&self) -> &str {
+        self.op.as_ref().map_or("source", |op| &op.exe)
+    }
+
+    pub fn kind_name(&self) -> &'static str {
+        match self.op.as_ref().map(|op| op.kind) {
+            None => "source",
+            Some(OpKind::Transform) => "transform",
+            Some(OpKind::Filter) => "filter",
+            Some(OpKind::Aggregate) => "aggregate",
+        }
+    }
+}
+
+/// A whole job: what each task does and where it starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub job: JobName,
+    pub exactly_once: bool,
+    pub format: Format,
+    pub dest: String,
+    pub op_timeout_ms: u64,
+    /// Lines per second over all source tasks; 0: no limit.
+    pub rate: u64,
+    /// Stage 0 is the source.
+    pub stages: Vec<Stage>,
+    /// Per source task.
+    pub sources: Vec<Vec<Slice>>,
+    /// Where each task is started first.
+    pub nodes: BTreeMap<TaskId, NodeName>,
+}
+
+impl Plan {
+    pub fn tasks(&self) -> impl Iterator<Item = TaskId> + '_ {
+        self.stages
+            .iter()
+            .enumerate()
+            .flat_map(|(k, s)| (0..s.tasks).map(move |i| TaskId::new(k as u16, i)))
+    }
+
+    pub fn stage_tasks(&self, stage: u16) -> Vec<TaskId> {
+        let tasks = self.stages.get(usize::from(stage)).map_or(0, |s| s.tasks);
+        (0..tasks).map(|i| TaskId::new(stage, i)).collect()
+    }
+
+    pub fn upstream(&self, task: TaskId) -> Vec<TaskId> {
+        task.stage
+            .checked_sub(1)
+            .map_or(vec![], |stage| self.stage_tasks(stage))
+    }
+
+    pub fn downstream(&self, task: TaskId) -> Vec<TaskId> {
+        self.stage_tasks(task.stage + 1)
+    }
+
+    /// Bytes that the sources will read.
+    pub fn input_bytes(&self) -> u64 {
+        self.sources.iter().flatten().map(|s| s.end - s.start).sum()
+    }
+
+    /// All that process `epoch` of `task` must know.
+    pub fn task_plan(&self, task: TaskId, epoch: Epoch) -> TaskPlan {
+        let last = usize::from(task.stage) + 1 == self.stages.len();
+        let source = task.stage == 0;
+        TaskPlan {
+            job: self.job.clone(),
+            task,
+            epoch,
+            exactly_once: self.exactly_once,
+            op: self
+                .stages
+                .get(usize::from(task.stage))
+                .and_then(|s| s.op.clone()),
+            slices: match self.sources.get(usize::from(task.index)) {
+                Some(slices) if source => slices.clone(),
+                _ => vec![],
+            },
+            upstream: self.upstream(task),
+            downstream: self.downstream(task),
+            dest: last.then(|| self.dest.clone()),
+            format: self.format,
+            rate: if source { self.rate_of(task.index) } else { 0 },
+            op_timeout_ms: self.op_timeout_ms,
+        }
+    }
+
+    /// A source task's share of the rate. Never 0 when there is a limit: that would mean no limit.
+    fn rate_of(&self, index: u16) -> u64 {
+        let n = self.sources.len().max(1) as u64;
+        if self.rate == 0 {
+            return 0;
+        }
+        (self.rate / n + u64::from(u64::from(index) < self.rate % n)).max(1)
+    }
+
+    /// For people: `--dry-run`.
+    pub fn describe(&self) -> String {
+        use std::fmt::Write as _;
+        let mut out = format!(
+            "job {}: exactly_once={} rate={} -> {}\n",
+            self.job,
+            self.exactly_once,
+            if self.rate == 0 {
+                "no limit".into()
+            } else {
+                format!("{}/s", self.rate)
+            },
+            self.dest
+        );
+        for (k, stage) in self.stages.iter().enumerate() {
+            let _ = writeln!(
+                out,
+                "stage {k}: {} ({}), {} tasks",
+                stage.label(),
+                stage.kind_name(),
+                stage.tasks
+            );
+            for task in self.stage_tasks(k as u16) {
+                let node = self.nodes.get(&task).map_or("?", |n| n.as_str());
+                let _ = write!(out, "  {task} on {node}");
+                if let (0, Some(slices)) = (k, self.sources.get(usize::from(task.index))) {
+                    let bytes: u64 = slices.iter().map(|s| s.end - s.start).sum();
+                    let _ = write!(out, ": {bytes} bytes");
+                    for s in slices.iter().take(5) {
+                        let _ = write!(out, " {}[{}..{}]", s.file, s.start, s.end);
+                    }
+                    if slices.len() > 5 {
+                        let _ = write!(out, " and {} more", slices.len() - 5);
+                    }
+                }
+                out.push('\n');
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A job of identities over `nodes`.
+    pub(crate) fn sample(stages: u16, tasks: u16, sources: u16, nodes: &[NodeName]) -> Plan {
+        let op = OpSpec {
+            exe: "identity".into(),
+            args: vec![],
+            kind: OpKind::Transform,
+            code: common::control::OpCode::Builtin,
+        };
+        let mut all = vec![Stage {
+            op: None,
+            tasks: sources,
+        }];
+        all.extend((0..stages).map(|_| Stage {
+            op: Some(op.clone()),
+            tasks,
+        }));
+        let sizes: Vec<u16> = all.iter().map(|s| s.tasks).collect();
+        Plan {
+            job: JobName::new("j").unwrap(),
+            exactly_once: true,
+            format: Format::Tsv,
+            dest: "out".into(),
+            op_timeout_ms: 1000,
+            rate: 0,
+            stages: all,
+            sources: (0..sources)
+                .map(|i| {
+                    vec![Slice {
+                        file: format!("f{i}"),
+                        start: 0,
+                        end: 10,
+                        newlines_before: 0,
+                    }]
+                })
+                .collect(),
+            nodes: place(&sizes, nodes),
+        }
+    }
+
+    #[test]
+    fn task_plans_know_their_neighbours() {
+        let nodes = [NodeName::new("n1").unwrap()];
+        let plan = sample(2, 3, 2, &nodes);
+        let source = plan.task_plan(TaskId::new(0, 1), Epoch(1));
+        assert!(source.upstream.is_empty() && source.op.is_none() && source.dest.is_none());
+        assert_eq!(
+            (source.downstream.len(), source.slices[0].file.as_str()),
+            (3, "f1")
+        );
+        let last = plan.task_plan(TaskId::new(2, 0), Epoch(4));
+        assert_eq!(
+            (last.upstream.len(), last.downstream.len(), last.dest.as_deref()),
+            (3, 0, Some("out"))
+        );
+        assert!(last.slices.is_empty() && last.epoch == Epoch(4));
+        assert_eq!(plan.tasks().count(), 8);
+    }
+
+    #[test]
+    fn a_rate_is_shared_out_whole_and_never_becomes_no_limit() {
+        let nodes = [NodeName::new("n1").unwrap()];
+        for (rate, n) in [(10, 3), (7, 7), (100_001, 4), (2, 2)] {
+            let plan = Plan {
+                rate,
+                ..sample(1, 1, n, &nodes)
+            };
+            let shares: Vec<u64> = (0..n)
+                .map(|i| plan.task_plan(TaskId::new(0, i), Epoch(1)).rate)
+                .collect();
+            assert_eq!(shares.iter().sum::<u64>(), rate, "{shares:?}");
+            assert!(shares.iter().all(|r| *r > 0), "{shares:?}");
+        }
+    }
+}
