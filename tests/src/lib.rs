@@ -27,7 +27,8 @@ pub struct TaskInfo {
     pub task: String,
     pub stage: u16,
     pub node: String,
-    pub pid: i32,
+    /// None while the process is being started.
+    pub pid: Option<i32>,
     pub epoch: u64,
     pub state: String,
 }
@@ -344,7 +345,7 @@ impl Job<'_> {
     /// `kill -9` of a task's process, which must be working when it is hit.
     pub fn kill_task(&mut self, task: &str) -> Result<TaskInfo> {
         let found = self.wait_for_task(task, 1)?;
-        kill(Pid::from_raw(found.pid), Signal::SIGKILL).with_context(|| format!("killing {found:?}"))?;
+        kill_process(found.pid.context("a running task has a pid")?)?;
         ensure!(
             self.is_running()?,
             "the job was over when {task} was killed: the fault hit nothing"
@@ -381,6 +382,11 @@ impl Drop for Job<'_> {
             let _ = child.wait();
         }
     }
+}
+
+/// `kill -9`.
+pub fn kill_process(pid: i32) -> Result<()> {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("killing {pid}"))
 }
 
 /// Runs a command that must succeed; its standard output.
