@@ -69,7 +69,7 @@ fn t22_bad_arguments_are_refused() -> Result<()> {
         ("operator without its pattern", with(2, "grep"), 2, "grep"),
         ("an unclosed quote", with(3, "'x"), 2, "quot"),
         ("exactly_once", with(6, "yes"), 2, "true"),
-        ("missing source", with(4, "nowhere"), 1, "nowhere"),
+        ("missing source", with(4, "nowhere"), 2, "nowhere"),
         (
             "unknown option",
             vec![
@@ -98,7 +98,7 @@ fn t22_bad_arguments_are_refused() -> Result<()> {
     let again = cluster.leader(&ok)?;
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
     ensure!(
-        again.status.code() == Some(1) && said.contains("--overwrite"),
+        again.status.code() == Some(2) && said.contains("--overwrite"),
         "{said}"
     );
     let over: Vec<&str> = ["--overwrite"].into_iter().chain(ok).collect();

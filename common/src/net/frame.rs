@@ -16,8 +16,8 @@ pub const MAX_FRAME: usize = 64 * 1024 * 1024;
 
 /// Frames shorter than this are gathered; longer ones are written from where they are.
 const GATHER: usize = 16 * 1024;
-/// How far the read buffer grows ahead of the bytes that really came.
-const READ_STEP: usize = 256 * 1024;
+/// How far the read buffer grows ahead of the bytes that really came: enough for nearly every frame to be read into place.
+const READ_STEP: usize = 2 * 1024 * 1024;
 /// Noise messages are at most 65,535 bytes, 16 of them the tag.
 const PIECE: usize = 65_535 - 16;
 
@@ -77,19 +77,28 @@ impl Sender {
         Ok(())
     }
 
-    /// Queues one frame given as its beginning and the payload that ends it; a long payload is written from where it is.
-    pub async fn feed_parts(&mut self, head: &[u8], payload: Bytes) -> Result<(), Error> {
-        let len = head.len() + payload.len();
+    /// Queues one frame given as its beginning and the payloads that end it; long payloads are written from where they are.
+    pub async fn feed_parts(&mut self, head: &[u8], payloads: &[Bytes]) -> Result<(), Error> {
+        let len = head.len() + payloads.iter().map(Bytes::len).sum::<usize>();
         if len < GATHER || self.seal.is_some() {
-            return self.feed_frame([head, &payload].concat()).await;
+            let mut frame = BytesMut::with_capacity(len);
+            frame.extend_from_slice(head);
+            payloads.iter().for_each(|p| frame.extend_from_slice(p));
+            return self.feed_frame(frame.freeze()).await;
         }
         if len > MAX_FRAME {
             return Err(Error::TooLong { len, most: MAX_FRAME });
         }
         self.gathered.extend_from_slice(&(len as u32).to_be_bytes());
         self.gathered.extend_from_slice(head);
-        let mut both = bytes::Buf::chain(self.gathered.split(), payload);
-        self.io.write_all_buf(&mut both).await?;
+        for payload in payloads {
+            if payload.len() < GATHER {
+                self.gathered.extend_from_slice(payload);
+            } else {
+                let mut both = bytes::Buf::chain(self.gathered.split(), payload.clone());
+                self.io.write_all_buf(&mut both).await?;
+            }
+        }
         Ok(())
     }
 
@@ -138,7 +147,7 @@ impl Receiver {
                 }
                 None => 4,
             };
-            self.buffer.reserve(need.clamp(64 * 1024, READ_STEP));
+            self.buffer.reserve(need.clamp(128 * 1024, READ_STEP));
             if self.io.read_buf(&mut self.buffer).await? == 0 {
                 return if self.buffer.is_empty() {
                     Ok(None)
