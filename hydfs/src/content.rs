@@ -31,7 +31,12 @@ impl FileName {
 
     pub fn new(name: impl AsRef<str>) -> Result<Self, BadName> {
         let name = name.as_ref();
-        let bad = |why| Err(BadName { name: name.chars().take(80).collect(), why });
+        let bad = |why| {
+            Err(BadName {
+                name: name.chars().take(80).collect(),
+                why,
+            })
+        };
         if name.is_empty() {
             return bad("it is empty");
         }
@@ -222,12 +227,16 @@ impl Segment {
 
     /// Everything but the index.
     pub fn head(&self) -> Segment {
-        Segment { index: Vec::new(), ..*self }
+        Segment {
+            index: Vec::new(),
+            ..*self
+        }
     }
 
     /// Do both say that they are the same bytes?
     pub fn same(&self, other: &Segment) -> bool {
-        (self.id, self.entries, self.bytes, self.digest) == (other.id, other.entries, other.bytes, other.digest)
+        (self.id, self.entries, self.bytes, self.digest)
+            == (other.id, other.entries, other.bytes, other.digest)
     }
 }
 
@@ -280,7 +289,10 @@ pub struct Boundary {
 
 impl File {
     pub fn new(nonce: u64) -> Self {
-        Self { nonce, ..Self::default() }
+        Self {
+            nonce,
+            ..Self::default()
+        }
     }
 
     /// Bytes in all segments, acknowledged or not.
@@ -389,8 +401,16 @@ impl File {
                 };
                 Some((fate, Segment { sealed: true, ..kept }))
             });
-            let (fate, segment) = kept
-                .unwrap_or_else(|| (Fate::Drop, Segment { sealed: true, missing: true, ..want.head() }));
+            let (fate, segment) = kept.unwrap_or_else(|| {
+                (
+                    Fate::Drop,
+                    Segment {
+                        sealed: true,
+                        missing: true,
+                        ..want.head()
+                    },
+                )
+            });
             fates.push((want.id, fate));
             self.segments.push(segment);
         }
@@ -417,7 +437,12 @@ impl File {
             if take == 0 {
                 break;
             }
-            slices.push(Slice { segment: segment.id, offset: from, len: take, missing: segment.missing });
+            slices.push(Slice {
+                segment: segment.id,
+                offset: from,
+                len: take,
+                missing: segment.missing,
+            });
             (from, left) = (0, left - take);
         }
         slices
@@ -442,12 +467,18 @@ impl File {
             base += segment.bytes;
             lines += segment.newlines;
             if segment.missing && base > last {
-                bounds.push(Boundary { offset: base, newlines: lines });
+                bounds.push(Boundary {
+                    offset: base,
+                    newlines: lines,
+                });
                 last = base;
             }
         }
         if base > last {
-            bounds.push(Boundary { offset: base, newlines: lines });
+            bounds.push(Boundary {
+                offset: base,
+                newlines: lines,
+            });
         }
         bounds
     }
@@ -511,7 +542,17 @@ mod tests {
 
     #[test]
     fn names_that_could_leave_the_folder_are_refused() {
-        for bad in ["", "/etc/passwd", "a/../b", "a//b", "a/", ".", "a\0b", "a\nb", &"x".repeat(513)] {
+        for bad in [
+            "",
+            "/etc/passwd",
+            "a/../b",
+            "a//b",
+            "a/",
+            ".",
+            "a\0b",
+            "a\nb",
+            &"x".repeat(513),
+        ] {
             assert!(FileName::new(bad).is_err(), "{bad:?}");
         }
         assert!(FileName::new("jobs/wc/s1t0.log").is_ok());
@@ -520,7 +561,10 @@ mod tests {
     #[test]
     fn a_file_of_that_name_and_another_nonce_is_another_file() {
         let (mut mine, _) = file(&[vec![10, 20]]);
-        let target = File { nonce: 2, ..mine.head() };
+        let target = File {
+            nonce: 2,
+            ..mine.head()
+        };
         let fates = mine.install(&target);
         assert!(fates.contains(&(SegmentId(0), Fate::Drop)) && mine.misses() && mine.nonce == 2);
     }

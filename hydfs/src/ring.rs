@@ -24,7 +24,11 @@ pub struct Ring {
 impl Ring {
     /// `names` in the cluster file's order.
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, replication: usize) -> Self {
-        let mut order: Vec<_> = names.into_iter().enumerate().map(|(i, n)| (token(n), NodeIx(i as u16))).collect();
+        let mut order: Vec<_> = names
+            .into_iter()
+            .enumerate()
+            .map(|(i, n)| (token(n), NodeIx(i as u16)))
+            .collect();
         order.sort_unstable();
         Self { order, replication }
     }
@@ -53,7 +57,11 @@ impl Ring {
     pub fn replicas(&self, range: RangeIx, view: &View) -> Vec<NodeIx> {
         let start = self.order.iter().position(|(_, n)| n.0 == range.0).unwrap_or(0);
         let clockwise = self.order[start..].iter().chain(&self.order[..start]);
-        clockwise.map(|(_, n)| *n).filter(|n| view.is_alive(*n)).take(self.replication).collect()
+        clockwise
+            .map(|(_, n)| *n)
+            .filter(|n| view.is_alive(*n))
+            .take(self.replication)
+            .collect()
     }
 }
 
@@ -75,8 +83,10 @@ mod tests {
             for f in 0..500 {
                 let file = format!("dir/file{f}");
                 // Naively: all live nodes sorted by clockwise distance from the file's token.
-                let mut by_distance: Vec<_> =
-                    view.alive().map(|n| (token(&names[n.0 as usize]).wrapping_sub(token(&file)), n)).collect();
+                let mut by_distance: Vec<_> = view
+                    .alive()
+                    .map(|n| (token(&names[n.0 as usize]).wrapping_sub(token(&file)), n))
+                    .collect();
                 by_distance.sort_unstable();
                 let want: Vec<_> = by_distance.into_iter().take(3).map(|(_, n)| n).collect();
                 assert_eq!(ring.replicas(ring.range_of(&file), &view), want, "{file}");

@@ -14,7 +14,11 @@ pub enum Error {
     Full,
     /// The bytes are there and are not what was written. The caller marks the segment and it is repaired.
     #[error("{file}: segment {segment} is damaged at byte {offset}")]
-    Damaged { file: FileName, segment: SegmentId, offset: u64 },
+    Damaged {
+        file: FileName,
+        segment: SegmentId,
+        offset: u64,
+    },
     /// This node does not hold these bytes (yet).
     #[error("{file}: segment {segment} is not here")]
     Missing { file: FileName, segment: SegmentId },

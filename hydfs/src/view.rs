@@ -48,7 +48,10 @@ impl View {
 
     /// Grows with each new fact: of two views one of which contains the other, the larger is the newer.
     pub fn size(&self) -> u128 {
-        self.0.iter().map(|f| f.joined.0 as u128 + f.failed.0 as u128).sum()
+        self.0
+            .iter()
+            .map(|f| f.joined.0 as u128 + f.failed.0 as u128)
+            .sum()
     }
 
     pub fn is_alive(&self, node: NodeIx) -> bool {
@@ -67,7 +70,9 @@ impl View {
 
     /// Has this incarnation, or a later one, ever been called failed?
     pub fn failed_since(&self, node: NodeIx, incarnation: Incarnation) -> bool {
-        self.0.get(node.0 as usize).is_none_or(|f| f.failed >= incarnation)
+        self.0
+            .get(node.0 as usize)
+            .is_none_or(|f| f.failed >= incarnation)
     }
 
     /// Nodes alive, in the cluster file's order.
@@ -89,8 +94,15 @@ impl View {
         self.raise(node, incarnation, |f| &mut f.failed)
     }
 
-    fn raise(&mut self, node: NodeIx, to: Incarnation, which: impl Fn(&mut Facts) -> &mut Incarnation) -> bool {
-        let Some(fact) = self.0.get_mut(node.0 as usize).map(which) else { return false };
+    fn raise(
+        &mut self,
+        node: NodeIx,
+        to: Incarnation,
+        which: impl Fn(&mut Facts) -> &mut Incarnation,
+    ) -> bool {
+        let Some(fact) = self.0.get_mut(node.0 as usize).map(which) else {
+            return false;
+        };
         let news = *fact < to;
         *fact = to.max(*fact);
         news
@@ -116,7 +128,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn view(facts: Vec<(u8, u8)>) -> View {
-        let fact = |(j, f): (u8, u8)| Facts { joined: Incarnation(j.into()), failed: Incarnation(f.into()) };
+        let fact = |(j, f): (u8, u8)| Facts {
+            joined: Incarnation(j.into()),
+            failed: Incarnation(f.into()),
+        };
         View(facts.into_iter().map(fact).collect())
     }
 

@@ -57,9 +57,13 @@ fn run(args: Args) -> anyhow::Result<()> {
         secret: cluster.secret()?,
         security: cluster.security,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
     let done = runtime.block_on(async {
-        let client = Client::new(Arc::new(cluster), me).with_patience(std::time::Duration::from_secs(args.patience));
+        let client =
+            Client::new(Arc::new(cluster), me).with_patience(std::time::Duration::from_secs(args.patience));
         cli::run(&client, node.as_ref(), args.command, &mut tokio::io::stdout()).await
     });
     // A read from standard input that is under way cannot be waited for.

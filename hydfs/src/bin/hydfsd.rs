@@ -45,10 +45,16 @@ fn run(args: Args) -> anyhow::Result<()> {
     let cluster = Cluster::find(args.cluster.as_deref())?;
     let node = match &args.node {
         Some(name) => cluster.node(name)?.clone(),
-        None => cluster.local_node().context("no node of the cluster file has an address of this machine; say which with --node")?.clone(),
+        None => cluster
+            .local_node()
+            .context("no node of the cluster file has an address of this machine; say which with --node")?
+            .clone(),
     };
     let _log = telemetry::init(Some((&node.log, "hydfsd.log")), std::io::stderr)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
     runtime.block_on(async {
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;

@@ -63,14 +63,32 @@ pub struct Appender {
 impl Appender {
     pub(super) fn start(nodes: Arc<Nodes>, stream: Stream, length: u64, patience: Duration) -> Self {
         let session = Mutex::new(Session::new(length));
-        let shared = Arc::new(Shared { session, queued: Notify::new() });
-        let (tell, progress) = watch::channel(Progress { acked: length, error: None });
-        let driver = Driver { nodes, stream, shared: shared.clone(), tell, patience };
+        let shared = Arc::new(Shared {
+            session,
+            queued: Notify::new(),
+        });
+        let (tell, progress) = watch::channel(Progress {
+            acked: length,
+            error: None,
+        });
+        let driver = Driver {
+            nodes,
+            stream,
+            shared: shared.clone(),
+            tell,
+            patience,
+        };
         let task = spawn::guarded("hydfs-append", async move {
             driver.run().await;
             Ok::<(), Error>(())
         });
-        Self { shared, progress, seen: length, length, _task: task }
+        Self {
+            shared,
+            progress,
+            seen: length,
+            length,
+            _task: task,
+        }
     }
 
     /// The stream's length that opening it found, in bytes: what this client's earlier processes have stored.
@@ -107,9 +125,14 @@ impl Appender {
     }
 
     async fn wait(progress: &mut watch::Receiver<Progress>, at_least: u64) -> Result<u64, Error> {
-        let reached = progress.wait_for(|p| p.acked >= at_least || p.error.is_some()).await;
+        let reached = progress
+            .wait_for(|p| p.acked >= at_least || p.error.is_some())
+            .await;
         let Ok(reached) = reached else {
-            return Err(Error::Local { what: "append".into(), why: "the runtime is shutting down".into() });
+            return Err(Error::Local {
+                what: "append".into(),
+                why: "the runtime is shutting down".into(),
+            });
         };
         match &reached.error {
             Some(error) if reached.acked < at_least => Err(error.clone()),
@@ -168,12 +191,19 @@ impl Driver {
                 let searched = match end {
                     End::Lost => {
                         let why = "the connection was lost".into();
-                        search.failed(Error::Net { node: self.nodes.name(node), why }).await
+                        search
+                            .failed(Error::Net {
+                                node: self.nodes.name(node),
+                                why,
+                            })
+                            .await
                     }
                     End::Refused(refusal) => {
                         // What it acknowledged lies below what it says that it has: go on from there.
                         let refusal = match refusal {
-                            Refusal::Gap { length } if length >= self.shared.session().acked() => Refusal::Again,
+                            Refusal::Gap { length } if length >= self.shared.session().acked() => {
+                                Refusal::Again
+                            }
                             other => other,
                         };
                         search.refused(node, refusal).await
@@ -188,9 +218,11 @@ impl Driver {
                 }
             };
             let error = match error {
-                Error::Fenced { file, epoch, .. } => {
-                    Error::Fenced { file, client: self.stream.client.clone(), epoch }
-                }
+                Error::Fenced { file, epoch, .. } => Error::Fenced {
+                    file,
+                    client: self.stream.client.clone(),
+                    epoch,
+                },
                 other => other,
             };
             self.tell.send_modify(|p| p.error = Some(error));
@@ -205,8 +237,20 @@ impl Driver {
 
     /// Sends over one connection until it is of no more use.
     async fn attached(&self, conn: &Arc<Conn>, node: NodeIx) -> End {
-        let Stream { file, client, epoch, nonce } = self.stream.clone();
-        let Some((session, mut heard)) = conn.attach(Attach { file, client, epoch, nonce }) else { return End::Lost };
+        let Stream {
+            file,
+            client,
+            epoch,
+            nonce,
+        } = self.stream.clone();
+        let Some((session, mut heard)) = conn.attach(Attach {
+            file,
+            client,
+            epoch,
+            nonce,
+        }) else {
+            return End::Lost;
+        };
         let _detach = Detach { conn, session };
         let mut progressed = clock::now();
         loop {

@@ -70,7 +70,12 @@ pub enum Command {
 }
 
 /// Carries `command` out; its data goes to `out`. `here` is the node that this runs on, if any.
-pub async fn run<W>(client: &Client, here: Option<&NodeName>, command: Command, out: &mut W) -> Result<(), Error>
+pub async fn run<W>(
+    client: &Client,
+    here: Option<&NodeName>,
+    command: Command,
+    out: &mut W,
+) -> Result<(), Error>
 where
     W: AsyncWrite + Unpin,
 {
@@ -89,7 +94,9 @@ where
             client.append(input, &name, |n| bar.set_position(n)).await?;
             bar.finish_and_clear();
         }
-        Command::Get { name, local } if local == Path::new("-") => copy(client, &name, 0..u64::MAX, out, None).await?,
+        Command::Get { name, local } if local == Path::new("-") => {
+            copy(client, &name, 0..u64::MAX, out, None).await?
+        }
         Command::Get { name, local } => get(client, &name, &local).await?,
         Command::Cat { name } => copy(client, &name, 0..u64::MAX, out, None).await?,
         Command::Tail { name, follow, bytes } => tail(client, &name, follow, bytes, out).await?,
@@ -104,14 +111,22 @@ where
         Command::Liststore { node } => {
             let why = "name a node: this machine is none of the cluster file's".to_owned();
             let node = node.or_else(|| here.cloned());
-            let node = node.ok_or(Error::Local { what: "liststore".into(), why })?;
-            let text: String =
-                client.list_store(&node).await?.iter().map(|e| format!("{}\t{}\n", e.file, e.len)).collect();
+            let node = node.ok_or(Error::Local {
+                what: "liststore".into(),
+                why,
+            })?;
+            let text: String = client
+                .list_store(&node)
+                .await?
+                .iter()
+                .map(|e| format!("{}\t{}\n", e.file, e.len))
+                .collect();
             write(out, text.as_bytes()).await?;
         }
         Command::ListMemIds => {
             let lines = client.nodes().await?.into_iter();
-            let lines = lines.map(|n| format!("{}\t{:016x}\t{}\t{}\n", n.name, n.token, n.state, n.incarnation));
+            let lines =
+                lines.map(|n| format!("{}\t{:016x}\t{}\t{}\n", n.name, n.token, n.state, n.incarnation));
             write(out, lines.collect::<String>().as_bytes()).await?;
         }
         Command::Stat { name, json } => {
@@ -126,10 +141,17 @@ where
                 .to_string()
             } else {
                 let coordinator = stat.coordinator.as_ref().map_or("none", NodeName::as_str);
-                let repair = if stat.under_replicated { " (under-replicated)" } else { "" };
+                let repair = if stat.under_replicated {
+                    " (under-replicated)"
+                } else {
+                    ""
+                };
                 format!(
                     "{}\t{} bytes\t{} newlines\tcoordinator {coordinator}\treplicas {}{repair}",
-                    stat.file, stat.len, stat.newlines, replicas.join(","),
+                    stat.file,
+                    stat.len,
+                    stat.newlines,
+                    replicas.join(","),
                 )
             };
             write(out, format!("{text}\n").as_bytes()).await?;
@@ -145,7 +167,10 @@ where
 }
 
 fn local(path: &Path, what: &str, error: std::io::Error) -> Error {
-    Error::Local { what: format!("cannot {what} {}", path.display()), why: error.to_string() }
+    Error::Local {
+        what: format!("cannot {what} {}", path.display()),
+        why: error.to_string(),
+    }
 }
 
 /// A reader and, where it is known, how much it will yield.
@@ -153,10 +178,16 @@ async fn open(path: &Path) -> Result<(Box<dyn AsyncRead + Unpin + Send>, Option<
     if path == Path::new("-") {
         return Ok((Box::new(tokio::io::stdin()), None));
     }
-    let mut file = tokio::fs::File::open(path).await.map_err(|e| local(path, "read", e))?;
+    let mut file = tokio::fs::File::open(path)
+        .await
+        .map_err(|e| local(path, "read", e))?;
     let meta = file.metadata().await.map_err(|e| local(path, "read", e))?;
     if meta.is_dir() {
-        return Err(local(path, "read", std::io::Error::other("it is a folder; name a file")));
+        return Err(local(
+            path,
+            "read",
+            std::io::Error::other("it is a folder; name a file"),
+        ));
     }
     file.set_max_buf_size(1024 * 1024);
     Ok((Box::new(file), meta.is_file().then_some(meta.len())))
@@ -200,13 +231,17 @@ async fn get(client: &Client, name: &str, target: &Path) -> Result<(), Error> {
     let mut part = target.as_os_str().to_owned();
     part.push(format!(".{}.part", std::process::id()));
     let part = PathBuf::from(part);
-    let mut file = tokio::fs::File::create(&part).await.map_err(|e| local(&part, "write", e))?;
+    let mut file = tokio::fs::File::create(&part)
+        .await
+        .map_err(|e| local(&part, "write", e))?;
     file.set_max_buf_size(1024 * 1024);
     let bar = bar(Some(size), "get");
     let copied = copy(client, name, 0..u64::MAX, &mut file, Some(&bar)).await;
     bar.finish_and_clear();
     let renamed = match copied {
-        Ok(()) => tokio::fs::rename(&part, target).await.map_err(|e| local(target, "write", e)),
+        Ok(()) => tokio::fs::rename(&part, target)
+            .await
+            .map_err(|e| local(target, "write", e)),
         Err(error) => Err(error),
     };
     if renamed.is_err() {
@@ -231,7 +266,14 @@ async fn tail<W: AsyncWrite + Unpin>(
         return Ok(());
     }
     loop {
-        let more = client.tail(name, at, super::stream::PIECE as usize, std::time::Duration::from_secs(60)).await?;
+        let more = client
+            .tail(
+                name,
+                at,
+                super::stream::PIECE as usize,
+                std::time::Duration::from_secs(60),
+            )
+            .await?;
         write(out, &more).await?;
         flush(out).await?;
         at += more.len() as u64;
@@ -239,7 +281,10 @@ async fn tail<W: AsyncWrite + Unpin>(
 }
 
 fn unwritable(error: std::io::Error) -> Error {
-    Error::Local { what: "the output cannot be written".into(), why: error.to_string() }
+    Error::Local {
+        what: "the output cannot be written".into(),
+        why: error.to_string(),
+    }
 }
 
 async fn write<W: AsyncWrite + Unpin>(out: &mut W, bytes: &[u8]) -> Result<(), Error> {

@@ -72,8 +72,17 @@ impl Conn {
             writer.close();
             end.or_else(unless_lost)
         };
-        let tasks = [spawn::guarded("hydfs-client-read", read), spawn::guarded("hydfs-client-write", write)];
-        Self { out, shared, next_call: AtomicU64::new(1), next_session: AtomicU32::new(1), _tasks: tasks }
+        let tasks = [
+            spawn::guarded("hydfs-client-read", read),
+            spawn::guarded("hydfs-client-write", write),
+        ];
+        Self {
+            out,
+            shared,
+            next_call: AtomicU64::new(1),
+            next_session: AtomicU32::new(1),
+            _tasks: tasks,
+        }
     }
 
     pub fn is_closed(&self) -> bool {
@@ -84,7 +93,9 @@ impl Conn {
     pub fn call(&self, request: Request) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
         let id = self.next_call.fetch_add(1, Ordering::Relaxed);
-        let Ok(frame) = Frame::to_node(&ToNode::Call(id, request)) else { return receiver };
+        let Ok(frame) = Frame::to_node(&ToNode::Call(id, request)) else {
+            return receiver;
+        };
         lock(&self.shared.calls).insert(id, answer);
         // Closed between the check in `send` and here: nobody would ever answer.
         if !self.send(frame) {
@@ -133,9 +144,11 @@ fn unless_lost(error: net::Error) -> Result<(), net::Error> {
 
 async fn write(mut tx: Sender, mut queue: mpsc::UnboundedReceiver<Frame>) -> Result<(), net::Error> {
     while let Some(frame) = queue.recv().await {
-        tx.feed_parts(&frame.head, frame.payload).await?;
+        tx.feed_parts(&frame.head, std::slice::from_ref(&frame.payload))
+            .await?;
         while let Ok(frame) = queue.try_recv() {
-            tx.feed_parts(&frame.head, frame.payload).await?;
+            tx.feed_parts(&frame.head, std::slice::from_ref(&frame.payload))
+                .await?;
         }
         tx.flush().await?;
     }
@@ -147,10 +160,24 @@ async fn read(mut rx: Receiver, shared: &Shared) -> Result<(), net::Error> {
         match decode::<ToClient>(&frame)? {
             ToClient::Reply(call, reply) => answer(shared, call, Answer::Reply(reply)),
             ToClient::Data(call, offset, _, bytes) => {
-                answer(shared, call, Answer::Data { offset, bytes: frame.slice_ref(bytes) });
+                answer(
+                    shared,
+                    call,
+                    Answer::Data {
+                        offset,
+                        bytes: frame.slice_ref(bytes),
+                    },
+                );
             }
             ToClient::Entries(call, entries, payload) => {
-                answer(shared, call, Answer::Entries { entries, payload: frame.slice_ref(payload) });
+                answer(
+                    shared,
+                    call,
+                    Answer::Entries {
+                        entries,
+                        payload: frame.slice_ref(payload),
+                    },
+                );
             }
             ToClient::Acked(session, length) => {
                 if let Some(tell) = lock(&shared.sessions).get(&session) {

@@ -15,9 +15,19 @@ pub enum Error {
     Exists { file: String },
     /// Another process has taken this client's stream over: stop, its successor is at work.
     #[error("this process was replaced: `{client}` now writes `{file}` under epoch {epoch}")]
-    Fenced { file: String, client: String, epoch: Epoch },
-    #[error("`{file}` is unavailable for {tried_for:?}: {why}; see which storage nodes are missing: hydfs list_mem_ids")]
-    Unavailable { file: String, why: String, tried_for: Duration },
+    Fenced {
+        file: String,
+        client: String,
+        epoch: Epoch,
+    },
+    #[error(
+        "`{file}` is unavailable for {tried_for:?}: {why}; see which storage nodes are missing: hydfs list_mem_ids"
+    )]
+    Unavailable {
+        file: String,
+        why: String,
+        tried_for: Duration,
+    },
     #[error("`{file}` cannot grow: the disk of storage node {node} is full; make room there")]
     Full { file: String, node: NodeName },
     #[error("`{file}` is damaged on every replica that holds bytes {offset}..: {why}")]
@@ -37,7 +47,12 @@ pub const MAX_NAME: usize = FileName::MAX;
 /// Is this a name that a HyDFS file can have? Names look like paths but are only names: nothing is ever looked up in a
 /// file system by them.
 pub fn check_name(file: &str) -> Result<(), Error> {
-    let invalid = |why| Err(Error::InvalidName { file: file.chars().take(80).collect(), why });
+    let invalid = |why| {
+        Err(Error::InvalidName {
+            file: file.chars().take(80).collect(),
+            why,
+        })
+    };
     if file.is_empty() {
         return invalid("it is empty");
     }
@@ -62,10 +77,27 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        for good in ["a", "a/b.txt", "jobs/j/s1t0.log", "ünïcode ok", &"x".repeat(MAX_NAME)] {
+        for good in [
+            "a",
+            "a/b.txt",
+            "jobs/j/s1t0.log",
+            "ünïcode ok",
+            &"x".repeat(MAX_NAME),
+        ] {
             assert_eq!(check_name(good), Ok(()), "{good}");
         }
-        for bad in ["", "/a", "a//b", "a/", "../a", "a/./b", "a\0b", "a\nb", "..", &"x".repeat(MAX_NAME + 1)] {
+        for bad in [
+            "",
+            "/a",
+            "a//b",
+            "a/",
+            "../a",
+            "a/./b",
+            "a\0b",
+            "a\nb",
+            "..",
+            &"x".repeat(MAX_NAME + 1),
+        ] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }
     }

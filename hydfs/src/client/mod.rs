@@ -81,24 +81,44 @@ pub struct Client {
 impl Client {
     /// `me.node`, when set, is asked first and read from first.
     pub fn new(cluster: Arc<Cluster>, me: Identity) -> Self {
-        Self { nodes: Arc::new(nodes::Nodes::new(cluster, me)), patience: PATIENCE }
+        Self {
+            nodes: Arc::new(nodes::Nodes::new(cluster, me)),
+            patience: PATIENCE,
+        }
     }
 
     /// The same client (and connections), with calls that give up after `patience` instead of 30 s.
     pub fn with_patience(&self, patience: Duration) -> Self {
-        Self { nodes: self.nodes.clone(), patience }
+        Self {
+            nodes: self.nodes.clone(),
+            patience,
+        }
     }
 
     /// Makes an empty file. [`Error::Exists`] when there is one already; a retry of the same call is not fooled by its
     /// own first try.
     pub async fn create(&self, file: &str) -> Result<(), Error> {
-        let request = Request::Create { file: file.into(), nonce: nodes::random() };
+        let request = Request::Create {
+            file: file.into(),
+            nonce: nodes::random(),
+        };
         self.ask(file, request).await.map(drop)
     }
 
     pub async fn stat(&self, file: &str) -> Result<Stat, Error> {
         check_name(file)?;
-        match self.nodes.ask(file, Request::Stat { file: file.into(), any: false }, self.patience).await? {
+        match self
+            .nodes
+            .ask(
+                file,
+                Request::Stat {
+                    file: file.into(),
+                    any: false,
+                },
+                self.patience,
+            )
+            .await?
+        {
             Reply::Stat(stat) => Ok(self.nodes.stat(file, stat)),
             other => Err(self.nodes.unexpected(file, &other)),
         }
@@ -134,11 +154,24 @@ impl Client {
         Ok(found.into_iter().map(|(file, len)| Entry { file, len }).collect())
     }
 
-    async fn find_in(&self, range: RangeIx, prefix: &str, found: &mut BTreeMap<String, u64>) -> Result<(), Error> {
+    async fn find_in(
+        &self,
+        range: RangeIx,
+        prefix: &str,
+        found: &mut BTreeMap<String, u64>,
+    ) -> Result<(), Error> {
         let mut after = String::new();
         loop {
-            let request = Request::Find { range, prefix: prefix.into(), after: after.clone() };
-            match self.nodes.ask_range(range, prefix, request, self.patience).await? {
+            let request = Request::Find {
+                range,
+                prefix: prefix.into(),
+                after: after.clone(),
+            };
+            match self
+                .nodes
+                .ask_range(range, prefix, request, self.patience)
+                .await?
+            {
                 Reply::Files { files, more } => {
                     if let Some((last, _)) = files.last() {
                         after.clone_from(last);
@@ -160,10 +193,24 @@ impl Client {
         let mut marks: Vec<LineMark> = vec![];
         loop {
             let from = marks.len() as u64;
-            match self.nodes.ask(file, Request::Index { file: file.into(), from }, self.patience).await? {
+            match self
+                .nodes
+                .ask(
+                    file,
+                    Request::Index {
+                        file: file.into(),
+                        from,
+                    },
+                    self.patience,
+                )
+                .await?
+            {
                 Reply::Marks { marks: some, more } => {
                     let done = !more || some.is_empty();
-                    marks.extend(some.into_iter().map(|(offset, newlines_before)| LineMark { offset, newlines_before }));
+                    marks.extend(some.into_iter().map(|(offset, newlines_before)| LineMark {
+                        offset,
+                        newlines_before,
+                    }));
                     if done {
                         return Ok(marks);
                     }
@@ -176,9 +223,13 @@ impl Client {
     /// Committed bytes from `offset`, as many as there are up to `len`; empty at (or behind) the end.
     pub async fn read(&self, file: &str, offset: u64, len: usize) -> Result<Bytes, Error> {
         let mut stream = self.stream(file, offset..offset.saturating_add(len as u64));
-        let Some(first) = stream.next().await else { return Ok(Bytes::new()) };
+        let Some(first) = stream.next().await else {
+            return Ok(Bytes::new());
+        };
         let first = first?;
-        let Some(second) = stream.next().await else { return Ok(first) };
+        let Some(second) = stream.next().await else {
+            return Ok(first);
+        };
         let mut all = Vec::with_capacity(len.min(2 * stream::PIECE as usize));
         all.extend_from_slice(&first);
         all.extend_from_slice(&second?);
@@ -201,7 +252,10 @@ impl Client {
     }
 
     pub async fn remove(&self, file: &str) -> Result<(), Error> {
-        let request = Request::Remove { file: file.into(), nonce: nodes::random() };
+        let request = Request::Remove {
+            file: file.into(),
+            nonce: nodes::random(),
+        };
         self.ask(file, request).await.map(drop)
     }
 
@@ -226,10 +280,21 @@ impl Client {
 
     /// Opens `client`'s stream in `file` for this process, which is its `epoch`th (with `create`: makes the file when it is
     /// not there). From then on every process with a lower epoch, and any other with the same, is [`Error::Fenced`].
-    pub async fn open_append(&self, file: &str, client: &str, epoch: Epoch, create: bool) -> Result<Appender, Error> {
+    pub async fn open_append(
+        &self,
+        file: &str,
+        client: &str,
+        epoch: Epoch,
+        create: bool,
+    ) -> Result<Appender, Error> {
         check_name(file)?;
         let nonce = nodes::random();
-        let fence = Request::Fence { file: file.into(), client: client.into(), epoch, nonce };
+        let fence = Request::Fence {
+            file: file.into(),
+            client: client.into(),
+            epoch,
+            nonce,
+        };
         let mut made = !create;
         let length = loop {
             match self.nodes.ask(file, fence.clone(), self.patience).await {
@@ -245,7 +310,12 @@ impl Client {
                 Err(other) => return Err(other),
             }
         };
-        let stream = appender::Stream { file: file.into(), client: client.into(), epoch, nonce };
+        let stream = appender::Stream {
+            file: file.into(),
+            client: client.into(),
+            epoch,
+            nonce,
+        };
         Ok(Appender::start(self.nodes.clone(), stream, length, self.patience))
     }
 

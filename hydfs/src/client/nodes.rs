@@ -53,7 +53,14 @@ impl Nodes {
         let slots = cluster.nodes.iter().map(|_| Default::default()).collect();
         let at = |name: &NodeName| cluster.nodes.iter().position(|n| n.name == *name);
         let local = me.node.as_ref().and_then(at).map(|i| NodeIx(i as u16));
-        Self { ring, slots, hints: Mutex::default(), local, me, cluster }
+        Self {
+            ring,
+            slots,
+            hints: Mutex::default(),
+            local,
+            me,
+            cluster,
+        }
     }
 
     pub fn ring(&self) -> &Ring {
@@ -65,17 +72,25 @@ impl Nodes {
     }
 
     pub fn name(&self, node: NodeIx) -> NodeName {
-        self.cluster.nodes[node.0 as usize % self.cluster.nodes.len()].name.clone()
+        self.cluster.nodes[node.0 as usize % self.cluster.nodes.len()]
+            .name
+            .clone()
     }
 
     /// All nodes, this one's own first.
     pub fn all(&self) -> Vec<NodeIx> {
-        let others = (0..self.cluster.nodes.len() as u16).map(NodeIx).filter(|n| Some(*n) != self.local);
+        let others = (0..self.cluster.nodes.len() as u16)
+            .map(NodeIx)
+            .filter(|n| Some(*n) != self.local);
         self.local.into_iter().chain(others).collect()
     }
 
     pub fn hint(&self, range: RangeIx) -> Option<NodeIx> {
-        self.hints.lock().unwrap_or_else(PoisonError::into_inner).get(&range).copied()
+        self.hints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&range)
+            .copied()
     }
 
     pub fn set_hint(&self, range: RangeIx, node: Option<NodeIx>) {
@@ -96,26 +111,38 @@ impl Nodes {
         if let Some((since, why)) = &slot.unreachable
             && clock::now().since(*since) < SHUN
         {
-            return Err(Error::Net { node: self.name(node), why: why.clone() });
+            return Err(Error::Net {
+                node: self.name(node),
+                why: why.clone(),
+            });
         }
         let addr = self.cluster.nodes[node.0 as usize].at(self.cluster.ports.hydfs);
         let why = match tokio::time::timeout(DIAL, dial(addr, &self.me, Role::HydfsClient)).await {
             Ok(Ok(connection)) => {
                 let conn = Arc::new(Conn::start(connection));
-                *slot = Slot { conn: Some(conn.clone()), unreachable: None };
+                *slot = Slot {
+                    conn: Some(conn.clone()),
+                    unreachable: None,
+                };
                 return Ok(conn);
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer from {addr} within {DIAL:?}"),
         };
         slot.unreachable = Some((clock::now(), why.clone()));
-        Err(Error::Net { node: self.name(node), why })
+        Err(Error::Net {
+            node: self.name(node),
+            why,
+        })
     }
 
     /// One call to one node, once.
     pub async fn call(&self, node: NodeIx, request: Request, most: Duration) -> Result<Answer, Error> {
         let conn = self.conn(node).await?;
-        let failed = |why: &str| Error::Net { node: self.name(node), why: why.into() };
+        let failed = |why: &str| Error::Net {
+            node: self.name(node),
+            why: why.into(),
+        };
         match tokio::time::timeout(most, conn.call(request)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(failed("the connection was lost")),
@@ -124,7 +151,8 @@ impl Nodes {
     }
 
     pub async fn ask(&self, file: &str, request: Request, patience: Duration) -> Result<Reply, Error> {
-        self.ask_range(self.ring.range_of(file), file, request, patience).await
+        self.ask_range(self.ring.range_of(file), file, request, patience)
+            .await
     }
 
     /// Asks the range's coordinator, whoever that is by now. What only a coordinator can say comes back; the rest is retried
@@ -138,7 +166,10 @@ impl Nodes {
     ) -> Result<Reply, Error> {
         match self.answer(range, file, request, patience, ANSWER).await? {
             Answer::Reply(reply) => Ok(reply),
-            Answer::Data { .. } | Answer::Entries { .. } => Err(Error::Local { what: file.into(), why: "bytes came where none were asked for".into() }),
+            Answer::Data { .. } | Answer::Entries { .. } => Err(Error::Local {
+                what: file.into(),
+                why: "bytes came where none were asked for".into(),
+            }),
         }
     }
 
@@ -190,7 +221,12 @@ impl Nodes {
             // Asked anew every few seconds, so that a coordinator that fell silent is noticed.
             let left = wait.saturating_sub(clock::now().since(start));
             let poll = left.min(ANSWER);
-            let request = Request::Tail { file: file.into(), offset, max, wait_ms: poll.as_millis() as u32 };
+            let request = Request::Tail {
+                file: file.into(),
+                offset,
+                max,
+                wait_ms: poll.as_millis() as u32,
+            };
             match self.answer(range, file, request, patience, poll + ANSWER).await? {
                 Answer::Data { bytes, .. } if bytes.is_empty() && left > poll => {}
                 Answer::Data { bytes, .. } => return Ok(bytes),
@@ -215,11 +251,18 @@ impl Nodes {
     pub async fn stat_any(&self, file: &str) -> Option<Stat> {
         let mut best: Option<FileStat> = None;
         for node in self.all() {
-            let request = Request::Stat { file: file.into(), any: true };
+            let request = Request::Stat {
+                file: file.into(),
+                any: true,
+            };
             if let Ok(Answer::Reply(Reply::Stat(stat))) = self.call(node, request, ANSWER).await
                 && best.as_ref().is_none_or(|b| b.len < stat.len)
             {
-                best = Some(FileStat { coordinator: None, under_replicated: true, ..stat });
+                best = Some(FileStat {
+                    coordinator: None,
+                    under_replicated: true,
+                    ..stat
+                });
             }
         }
         best.map(|stat| self.stat(file, stat))
@@ -240,7 +283,11 @@ impl Nodes {
             let tried_for = clock::now().since(start);
             if tried_for >= patience {
                 let why = last.map_or("no storage node answers".to_owned(), |e| e.to_string());
-                return Err(Error::Unavailable { file: "the ring".into(), why, tried_for });
+                return Err(Error::Unavailable {
+                    file: "the ring".into(),
+                    why,
+                    tried_for,
+                });
             }
             tokio::time::sleep(backoff.delay()).await;
         }
@@ -249,7 +296,10 @@ impl Nodes {
     pub async fn list_store(&self, name: &NodeName) -> Result<Vec<Entry>, Error> {
         let at = self.cluster.nodes.iter().position(|n| n.name == *name);
         let Some(node) = at.map(|i| NodeIx(i as u16)) else {
-            return Err(Error::Net { node: name.clone(), why: "the cluster file has no such node".into() });
+            return Err(Error::Net {
+                node: name.clone(),
+                why: "the cluster file has no such node".into(),
+            });
         };
         let mut all: Vec<Entry> = vec![];
         loop {
@@ -262,33 +312,58 @@ impl Nodes {
                         return Ok(all);
                     }
                 }
-                _ => return Err(Error::Net { node: name.clone(), why: "it answered something else".into() }),
+                _ => {
+                    return Err(Error::Net {
+                        node: name.clone(),
+                        why: "it answered something else".into(),
+                    });
+                }
             }
         }
     }
 
     pub fn unexpected(&self, what: &str, reply: &Reply) -> Error {
-        Error::Local { what: what.into(), why: format!("a storage node answered something else than asked: {reply:?}") }
+        Error::Local {
+            what: what.into(),
+            why: format!("a storage node answered something else than asked: {reply:?}"),
+        }
     }
 
     /// The error that a refusal is in the end.
     pub fn refusal(&self, file: &str, refusal: Refusal, tried_for: Duration) -> Error {
         let file = file.to_owned();
-        let unavailable = |file, why: &str| Error::Unavailable { file, why: why.into(), tried_for };
+        let unavailable = |file, why: &str| Error::Unavailable {
+            file,
+            why: why.into(),
+            tried_for,
+        };
         match refusal {
             Refusal::NoSuchFile => Error::NoSuchFile { file },
             Refusal::Exists => Error::Exists { file },
-            Refusal::Fenced { epoch } => Error::Fenced { file, client: "this client".into(), epoch },
-            Refusal::Full { node } => Error::Full { file, node: self.name(node) },
+            Refusal::Fenced { epoch } => Error::Fenced {
+                file,
+                client: "this client".into(),
+                epoch,
+            },
+            Refusal::Full { node } => Error::Full {
+                file,
+                node: self.name(node),
+            },
             Refusal::Damaged { offset, why } => Error::Damaged { file, offset, why },
             Refusal::Invalid { why } => Error::Local { what: file, why },
-            Refusal::InvalidName { .. } => Error::InvalidName { file, why: "the storage node refuses it" },
-            Refusal::Gap { length } => {
-                unavailable(file, &format!("the stored stream ends at {length}, before what was acknowledged"))
-            }
+            Refusal::InvalidName { .. } => Error::InvalidName {
+                file,
+                why: "the storage node refuses it",
+            },
+            Refusal::Gap { length } => unavailable(
+                file,
+                &format!("the stored stream ends at {length}, before what was acknowledged"),
+            ),
             Refusal::Unavailable { why } => Error::Unavailable { file, why, tried_for },
             Refusal::NotHere => unavailable(file, "no reachable node has a copy"),
-            Refusal::NotCoordinator { .. } | Refusal::Again => unavailable(file, "no storage node coordinates it"),
+            Refusal::NotCoordinator { .. } | Refusal::Again => {
+                unavailable(file, "no storage node coordinates it")
+            }
         }
     }
 }
@@ -334,14 +409,18 @@ impl<'a> Search<'a> {
 
     /// Whom to ask.
     pub fn node(&self) -> NodeIx {
-        self.nodes.hint(self.range).unwrap_or_else(|| self.order[self.turn % self.order.len()])
+        self.nodes
+            .hint(self.range)
+            .unwrap_or_else(|| self.order[self.turn % self.order.len()])
     }
 
     /// `node` refused. Returns when it is time to ask again; fails when asking again does not help.
     pub async fn refused(&mut self, node: NodeIx, refusal: Refusal) -> Result<(), Error> {
         let tried_for = clock::now().since(self.start);
         match refusal {
-            Refusal::NotCoordinator { coordinator: Some(other) } if other != node && self.hops < 3 => {
+            Refusal::NotCoordinator {
+                coordinator: Some(other),
+            } if other != node && self.hops < 3 => {
                 self.hops += 1;
                 self.nodes.set_hint(self.range, Some(other));
                 Ok(())
@@ -367,7 +446,11 @@ impl<'a> Search<'a> {
         }
         self.next_in_turn();
         // The others may well be there: ask each at once.
-        if self.turn.is_multiple_of(self.order.len()) { self.pause().await } else { self.check() }
+        if self.turn.is_multiple_of(self.order.len()) {
+            self.pause().await
+        } else {
+            self.check()
+        }
     }
 
     fn next_in_turn(&mut self) {
@@ -390,10 +473,16 @@ impl<'a> Search<'a> {
         Err(match self.last.take() {
             Some(full @ Error::Full { .. }) => full,
             Some(Error::Unavailable { file, why, .. }) => Error::Unavailable { file, why, tried_for },
-            Some(other) => Error::Unavailable { file: self.file.clone(), why: other.to_string(), tried_for },
-            None => {
-                Error::Unavailable { file: self.file.clone(), why: "no storage node answered in time".into(), tried_for }
-            }
+            Some(other) => Error::Unavailable {
+                file: self.file.clone(),
+                why: other.to_string(),
+                tried_for,
+            },
+            None => Error::Unavailable {
+                file: self.file.clone(),
+                why: "no storage node answered in time".into(),
+                tried_for,
+            },
         })
     }
 }

@@ -12,7 +12,10 @@ const PIECE: usize = 1024 * 1024;
 const AHEAD: u64 = 16 * 1024 * 1024;
 
 fn unreadable(error: std::io::Error) -> Error {
-    Error::Local { what: "the local file cannot be read".into(), why: error.to_string() }
+    Error::Local {
+        what: "the local file cannot be read".into(),
+        why: error.to_string(),
+    }
 }
 
 /// Reads until `size` bytes are there or the input ends.
@@ -23,7 +26,13 @@ async fn read_piece(local: &mut (impl AsyncRead + Unpin), size: usize) -> Result
             piece.reserve(piece.len().clamp(PIECE, size));
         }
         let room = (size - piece.len()) as u64;
-        if (&mut *local).take(room).read_buf(&mut piece).await.map_err(unreadable)? == 0 {
+        if (&mut *local)
+            .take(room)
+            .read_buf(&mut piece)
+            .await
+            .map_err(unreadable)?
+            == 0
+        {
             break;
         }
     }
@@ -32,7 +41,9 @@ async fn read_piece(local: &mut (impl AsyncRead + Unpin), size: usize) -> Result
 
 /// A stream that nobody else writes.
 async fn open(client: &Client, file: &str, why: &str) -> Result<Appender, Error> {
-    client.open_append(file, &format!("{why}-{:016x}", nodes::random()), Epoch(1), false).await
+    client
+        .open_append(file, &format!("{why}-{:016x}", nodes::random()), Epoch(1), false)
+        .await
 }
 
 pub async fn append_all<R: AsyncRead + Unpin>(

@@ -32,7 +32,12 @@ impl ReadStream {
     pub(super) fn start(nodes: Arc<Nodes>, file: String, range: Range<u64>, patience: Duration) -> Self {
         let (out, pieces) = mpsc::channel(AHEAD);
         let task = spawn::guarded("hydfs-read", async move {
-            let reader = Reader { nodes, file, patience, out };
+            let reader = Reader {
+                nodes,
+                file,
+                patience,
+                out,
+            };
             if let Err(error) = reader.run(range).await {
                 // The receiver may be gone: then nobody wants to know.
                 let _ = reader.out.send(Err(error)).await;
@@ -87,7 +92,10 @@ impl Reader {
 
     /// What is committed now; when nobody coordinates the file, what the longest replica has.
     async fn size(&self) -> Result<FileStat, Error> {
-        let request = |any| Request::Stat { file: self.file.clone(), any };
+        let request = |any| Request::Stat {
+            file: self.file.clone(),
+            any,
+        };
         let patience = self.patience.min(GRACE);
         let error = match self.nodes.ask(&self.file, request(false), patience).await {
             Ok(Reply::Stat(stat)) => return Ok(stat),
@@ -106,7 +114,11 @@ impl Reader {
         match best {
             Some(stat) => Ok(stat),
             None if self.patience > patience => {
-                match self.nodes.ask(&self.file, request(false), self.patience - patience).await? {
+                match self
+                    .nodes
+                    .ask(&self.file, request(false), self.patience - patience)
+                    .await?
+                {
                     Reply::Stat(stat) => Ok(stat),
                     other => Err(self.nodes.unexpected(&self.file, &other)),
                 }
@@ -123,12 +135,19 @@ impl Reader {
     }
 
     fn request(&self, offset: u64, len: u64, any: bool) -> Request {
-        Request::Read { file: self.file.clone(), offset, len: len as u32, any }
+        Request::Read {
+            file: self.file.clone(),
+            offset,
+            len: len as u32,
+            any,
+        }
     }
 
     /// Reads from one node until it has no more of `at..end`; returns how far it came.
     async fn read_from(&self, node: NodeIx, mut at: u64, end: u64) -> Result<u64, Error> {
-        let Ok(conn) = self.nodes.conn(node).await else { return Ok(at) };
+        let Ok(conn) = self.nodes.conn(node).await else {
+            return Ok(at);
+        };
         let mut under: VecDeque<Under> = VecDeque::new();
         let mut asked = at;
         loop {
@@ -136,8 +155,11 @@ impl Reader {
                 under.push_back(self.start(&conn, asked, end));
                 asked += under.back().map_or(0, |u| u.len);
             }
-            let Some(Under { offset, len, answer }) = under.pop_front() else { return Ok(at) };
-            let Ok(Ok(Answer::Data { offset: from, bytes })) = tokio::time::timeout(ANSWER, answer).await else {
+            let Some(Under { offset, len, answer }) = under.pop_front() else {
+                return Ok(at);
+            };
+            let Ok(Ok(Answer::Data { offset: from, bytes })) = tokio::time::timeout(ANSWER, answer).await
+            else {
                 return Ok(at);
             };
             if from != offset || bytes.is_empty() || bytes.len() as u64 > len {
@@ -154,7 +176,11 @@ impl Reader {
 
     fn start(&self, conn: &Conn, offset: u64, end: u64) -> Under {
         let len = (end - offset).min(PIECE);
-        Under { offset, len, answer: conn.call(self.request(offset, len, true)) }
+        Under {
+            offset,
+            len,
+            answer: conn.call(self.request(offset, len, true)),
+        }
     }
 
     /// Tries everybody, the coordinator first, until one has a piece of what is at `at`, or patience is over.
@@ -186,7 +212,9 @@ impl Reader {
                         self.give(bytes).await?;
                         return Ok(next);
                     }
-                    Ok(Answer::Reply(Reply::Refused(Refusal::Damaged { offset, why }))) => damaged = Some((offset, why)),
+                    Ok(Answer::Reply(Reply::Refused(Refusal::Damaged { offset, why }))) => {
+                        damaged = Some((offset, why))
+                    }
                     _ => {}
                 }
             }
@@ -194,7 +222,11 @@ impl Reader {
             if let Some((offset, why)) = damaged.take()
                 && clock::now().since(start) > GRACE
             {
-                return Err(Error::Damaged { file: self.file.clone(), offset, why });
+                return Err(Error::Damaged {
+                    file: self.file.clone(),
+                    offset,
+                    why,
+                });
             }
             match refusal {
                 Ok(Refusal::Damaged { .. }) => search.refused(node, Refusal::Again).await?,
@@ -206,7 +238,10 @@ impl Reader {
 
     async fn give(&self, bytes: Bytes) -> Result<(), Error> {
         // The stream was dropped: an error ends this task, and nobody hears of it.
-        let gone = |_| Error::Local { what: self.file.clone(), why: "nobody reads the stream".into() };
+        let gone = |_| Error::Local {
+            what: self.file.clone(),
+            why: "nobody reads the stream".into(),
+        };
         self.out.send(Ok(bytes)).await.map_err(gone)
     }
 }

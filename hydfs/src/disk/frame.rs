@@ -36,7 +36,9 @@ pub fn put(record: &impl Serialize, out: &mut Vec<u8>) -> io::Result<()> {
     out.extend_from_slice(&[0; HEAD]);
     rmp_serde::encode::write_named(out, record).map_err(io::Error::other)?;
     let body = start + HEAD;
-    let len = u32::try_from(out.len() - body).ok().filter(|n| *n as usize <= MAX_BODY);
+    let len = u32::try_from(out.len() - body)
+        .ok()
+        .filter(|n| *n as usize <= MAX_BODY);
     let len = len.ok_or_else(|| io::Error::other("a record is too long"))?;
     let head = head(len, &out[body..]);
     out[start..body].copy_from_slice(&head);
@@ -69,7 +71,12 @@ const STEP: usize = 64 * 1024;
 
 impl<'a> Scan<'a> {
     pub fn new(file: &'a File) -> io::Result<Self> {
-        Ok(Self { file, size: file.metadata()?.len(), buffer: Vec::new(), at: 0 })
+        Ok(Self {
+            file,
+            size: file.metadata()?.len(),
+            buffer: Vec::new(),
+            at: 0,
+        })
     }
 
     pub fn size(&self) -> u64 {
@@ -94,7 +101,9 @@ impl<'a> Scan<'a> {
         if position >= self.size {
             return Ok(Found::End);
         }
-        let Some(head) = self.bytes(position, HEAD)?.first_chunk::<HEAD>().copied() else { return Ok(Found::Torn) };
+        let Some(head) = self.bytes(position, HEAD)?.first_chunk::<HEAD>().copied() else {
+            return Ok(Found::Torn);
+        };
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let body_len = word(0) as usize;
         if length_check(word(0)) != word(4) || body_len > MAX_BODY {

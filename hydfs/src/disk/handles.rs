@@ -27,7 +27,9 @@ impl Handles {
     }
 
     pub fn path(&self, number: u64) -> PathBuf {
-        self.folder.join(format!("{:06x}", number >> 10)).join(format!("{number:012x}.seg"))
+        self.folder
+            .join(format!("{:06x}", number >> 10))
+            .join(format!("{number:012x}.seg"))
     }
 
     /// The number in a segment file's name.
@@ -44,14 +46,21 @@ impl Handles {
             self.by_use.insert(self.clock, number);
             return Ok(file.clone());
         }
-        let file = OpenOptions::new().read(true).append(true).open(self.path(number))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .open(self.path(number))?;
         Ok(self.keep(number, file))
     }
 
     /// Makes an empty file.
     pub fn create(&mut self, number: u64) -> io::Result<Arc<File>> {
         let path = self.path(number);
-        let options = OpenOptions::new().read(true).append(true).create_new(true).to_owned();
+        let options = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create_new(true)
+            .to_owned();
         let file = match options.open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 std::fs::create_dir_all(path.parent().unwrap_or(&self.folder))?;
@@ -65,7 +74,9 @@ impl Handles {
 
     fn keep(&mut self, number: u64, file: File) -> Arc<File> {
         while self.open.len() >= self.most {
-            let Some((_, oldest)) = self.by_use.pop_first() else { break };
+            let Some((_, oldest)) = self.by_use.pop_first() else {
+                break;
+            };
             self.open.remove(&oldest);
         }
         let file = Arc::new(file);
@@ -99,7 +110,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut handles = Handles::new(dir.path(), 3);
         for n in 0..10 {
-            handles.create(n * 1000).unwrap().as_ref().write_all(&[n as u8]).unwrap();
+            handles
+                .create(n * 1000)
+                .unwrap()
+                .as_ref()
+                .write_all(&[n as u8])
+                .unwrap();
         }
         for n in (0..10).rev() {
             handles.get(n * 1000).unwrap().as_ref().write_all(b"x").unwrap();

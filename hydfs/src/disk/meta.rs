@@ -23,7 +23,10 @@ pub struct MetaLog {
 pub enum OpenError {
     Io(io::Error),
     /// Something else than was written lies at this byte: what the node remembers cannot be trusted.
-    Damaged { path: PathBuf, at: u64 },
+    Damaged {
+        path: PathBuf,
+        at: u64,
+    },
 }
 
 impl From<io::Error> for OpenError {
@@ -35,9 +38,16 @@ impl From<io::Error> for OpenError {
 impl MetaLog {
     /// Opens (or makes) the log and hands over its records. A torn tail is cut off.
     pub fn open(path: &Path, mut replay: impl FnMut(Meta)) -> Result<Self, OpenError> {
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)?;
         let mut scan = Scan::new(&file)?;
-        let damaged = |at| OpenError::Damaged { path: path.into(), at };
+        let damaged = |at| OpenError::Damaged {
+            path: path.into(),
+            at,
+        };
         let magic = scan.bytes(0, MAGIC_LEN as usize)?;
         let mut at = MAGIC_LEN;
         if magic != META_MAGIC {
@@ -62,7 +72,13 @@ impl MetaLog {
                 }
             }
         }
-        Ok(Self { path: path.into(), file, size: at, snapshot: 0, unsynced: true })
+        Ok(Self {
+            path: path.into(),
+            file,
+            size: at,
+            snapshot: 0,
+            unsynced: true,
+        })
     }
 
     /// All of them or, on failure, none.
@@ -94,7 +110,11 @@ impl MetaLog {
     /// Puts a snapshot in the log's place. On failure the log goes on as it was.
     pub fn rewrite(&mut self, records: impl Iterator<Item = Meta>) -> io::Result<()> {
         let new = self.path.with_extension("new");
-        let file = OpenOptions::new().read(true).append(true).create(true).open(&new)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&new)?;
         file.set_len(0)?;
         let mut out = io::BufWriter::with_capacity(256 * 1024, &file);
         out.write_all(&META_MAGIC)?;

@@ -50,7 +50,9 @@ pub enum OpenError {
     Locked { folder: PathBuf },
     #[error("cannot use the data folder {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
-    #[error("{path} is damaged at byte {at}: what this node remembers cannot be trusted; move the folder away and start again, then its copies come back from the others")]
+    #[error(
+        "{path} is damaged at byte {at}: what this node remembers cannot be trusted; move the folder away and start again, then its copies come back from the others"
+    )]
     Damaged { path: PathBuf, at: u64 },
 }
 
@@ -88,7 +90,10 @@ pub struct DiskStore {
 fn failed(what: &str, source: io::Error) -> Error {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full,
-        _ => Error::Io { what: what.into(), source },
+        _ => Error::Io {
+            what: what.into(),
+            source,
+        },
     }
 }
 
@@ -103,8 +108,9 @@ impl DiskStore {
         std::fs::create_dir_all(&segments).map_err(io(&segments))?;
         let lock = folder.join("lock");
         let file = OsFile::create(&lock).map_err(io(&lock))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| OpenError::Locked { folder: folder.into() })?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| OpenError::Locked {
+            folder: folder.into(),
+        })?;
         let recovered = recover::recover(folder, Handles::new(&segments, HANDLES))?;
         let mut store = Self {
             durability,
@@ -131,16 +137,30 @@ impl DiskStore {
     }
 
     fn handle(&self, number: u64) -> Result<Arc<OsFile>, Error> {
-        self.handles().get(number).map_err(|e| failed("open a segment file", e))
+        self.handles()
+            .get(number)
+            .map_err(|e| failed("open a segment file", e))
     }
 
     fn rewrite(&mut self) -> io::Result<()> {
         let node = self.node.iter().cloned().map(Meta::Node);
-        let ranges = self.ranges.iter().map(|(range, facts)| Meta::Range { range: *range, facts: facts.clone() });
+        let ranges = self.ranges.iter().map(|(range, facts)| Meta::Range {
+            range: *range,
+            facts: facts.clone(),
+        });
         let files = self.files.iter().flat_map(|(range, files)| {
             files.iter().map(|(name, held)| {
-                let places = held.places.iter().map(|(id, place)| (*id, place.number)).collect();
-                Meta::File { range: *range, file: name.clone(), head: held.file.head(), places }
+                let places = held
+                    .places
+                    .iter()
+                    .map(|(id, place)| (*id, place.number))
+                    .collect();
+                Meta::File {
+                    range: *range,
+                    file: name.clone(),
+                    head: held.file.head(),
+                    places,
+                }
             })
         });
         self.meta.rewrite(node.chain(ranges).chain(files))
@@ -148,7 +168,9 @@ impl DiskStore {
 
     /// `now`: durable when this returns, if the setting asks for it.
     fn log(&mut self, records: &[Meta], now: bool) -> Result<(), Error> {
-        self.meta.write(records).map_err(|e| failed("write the meta log", e))?;
+        self.meta
+            .write(records)
+            .map_err(|e| failed("write the meta log", e))?;
         if now && self.durability == Durability::Fsync {
             self.meta.sync().map_err(|e| failed("sync the meta log", e))?;
         }
@@ -178,9 +200,15 @@ impl DiskStore {
     fn begin(&mut self, name: &FileName, nonce: u64, segment: SegmentId) -> Result<Place, Error> {
         let number = self.next_number;
         self.next_number += 1;
-        let head = SegmentHead { file: name.clone(), nonce, segment };
+        let head = SegmentHead {
+            file: name.clone(),
+            nonce,
+            segment,
+        };
         let mut handles = self.handles();
-        let begun = handles.create(number).and_then(|file| Place::begin(number, &file, &head));
+        let begun = handles
+            .create(number)
+            .and_then(|file| Place::begin(number, &file, &head));
         begun.map_err(|error| {
             handles.remove(number);
             failed("make a segment file", error)
@@ -227,12 +255,18 @@ impl DiskStore {
             if large(first) {
                 let key = (place.number, first);
                 let (start, end) = (from.max(begin), to.min(index[first].end));
-                let known = self.verified.lock().unwrap_or_else(PoisonError::into_inner).contains(&key);
+                let known = self
+                    .verified
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .contains(&key);
                 if known {
                     parts.push(place.read_part(&file, first, start - begin, (end - start) as usize)?);
                 } else {
                     match place.read(&file, index, first, first)? {
-                        Ok(whole) => parts.push(whole.slice((start - begin) as usize..(end - begin) as usize)),
+                        Ok(whole) => {
+                            parts.push(whole.slice((start - begin) as usize..(end - begin) as usize))
+                        }
                         Err(at) => return Ok(Err(at)),
                     }
                     let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
@@ -269,7 +303,11 @@ impl DiskStore {
         file.nonce == target.nonce
             && file.streams == target.streams
             && file.segments.len() == target.segments.len()
-            && file.segments.iter().zip(&target.segments).all(|(mine, want)| mine.sealed && mine.same(want))
+            && file
+                .segments
+                .iter()
+                .zip(&target.segments)
+                .all(|(mine, want)| mine.sealed && mine.same(want))
     }
 }
 
@@ -290,7 +328,10 @@ impl Store for DiskStore {
     }
 
     fn set_ranges(&mut self, facts: Vec<(RangeIx, RangeFacts)>) -> Result<(), Error> {
-        let record = |(range, facts): &(RangeIx, RangeFacts)| Meta::Range { range: *range, facts: facts.clone() };
+        let record = |(range, facts): &(RangeIx, RangeFacts)| Meta::Range {
+            range: *range,
+            facts: facts.clone(),
+        };
         self.log(&facts.iter().map(record).collect::<Vec<_>>(), true)?;
         self.ranges.extend(facts);
         self.tidy();
@@ -302,22 +343,45 @@ impl Store for DiskStore {
     }
 
     fn files(&self, range: RangeIx) -> Box<dyn Iterator<Item = (&FileName, &File)> + '_> {
-        Box::new(self.files.get(&range).into_iter().flatten().map(|(name, held)| (name, &held.file)))
+        Box::new(
+            self.files
+                .get(&range)
+                .into_iter()
+                .flatten()
+                .map(|(name, held)| (name, &held.file)),
+        )
     }
 
     fn create(&mut self, range: RangeIx, name: &FileName, nonce: u64) -> Result<(), Error> {
         let file = File::new(nonce);
-        let record = Meta::File { range, file: name.clone(), head: file.clone(), places: Vec::new() };
+        let record = Meta::File {
+            range,
+            file: name.clone(),
+            head: file.clone(),
+            places: Vec::new(),
+        };
         self.log(&[record], false)?;
         self.forget(range, name);
-        self.files.entry(range).or_default().insert(name.clone(), Held { file, places: BTreeMap::new() });
+        self.files.entry(range).or_default().insert(
+            name.clone(),
+            Held {
+                file,
+                places: BTreeMap::new(),
+            },
+        );
         self.tidy();
         Ok(())
     }
 
     fn remove(&mut self, range: RangeIx, name: &FileName) -> Result<(), Error> {
         if self.file(range, name).is_some() {
-            self.log(&[Meta::Remove { range, file: name.clone() }], false)?;
+            self.log(
+                &[Meta::Remove {
+                    range,
+                    file: name.clone(),
+                }],
+                false,
+            )?;
             self.forget(range, name);
             self.tidy();
         }
@@ -333,7 +397,12 @@ impl Store for DiskStore {
         payload: &Bytes,
     ) -> Result<(), Error> {
         let held = self.held(range, name)?;
-        if held.file.segments.last().is_some_and(|s| s.id == segment && s.missing) {
+        if held
+            .file
+            .segments
+            .last()
+            .is_some_and(|s| s.id == segment && s.missing)
+        {
             // It has a hole already; it will be fetched as a whole when it is sealed.
             let held = self.held_mut(range, name)?;
             held.file.apply(segment, entry);
@@ -345,7 +414,12 @@ impl Store for DiskStore {
         if !held.places.contains_key(&segment) {
             let nonce = held.file.nonce;
             let place = self.begin(name, nonce, segment)?;
-            let open = Meta::Open { range, file: name.clone(), segment, place: place.number };
+            let open = Meta::Open {
+                range,
+                file: name.clone(),
+                segment,
+                place: place.number,
+            };
             if let Err(error) = self.log(&[open], false) {
                 self.unlink([place]);
                 return Err(error);
@@ -357,7 +431,10 @@ impl Store for DiskStore {
         let handles = &self.handles;
         let held = self.files.get_mut(&range).and_then(|files| files.get_mut(name));
         let held = held.ok_or_else(|| Error::NoSuchFile { file: name.clone() })?;
-        let place = held.places.get_mut(&segment).ok_or_else(|| Error::Missing { file: name.clone(), segment })?;
+        let place = held.places.get_mut(&segment).ok_or_else(|| Error::Missing {
+            file: name.clone(),
+            segment,
+        })?;
         let number = place.number;
         let file = handles.lock().unwrap_or_else(PoisonError::into_inner).get(number);
         let pushed = file.and_then(|file| place.push(&file, entry, payload, &mut scratch));
@@ -373,7 +450,9 @@ impl Store for DiskStore {
             return Ok(());
         }
         for number in std::mem::take(&mut self.unsynced) {
-            self.handle(number)?.sync_data().map_err(|e| failed("sync a segment file", e))?;
+            self.handle(number)?
+                .sync_data()
+                .map_err(|e| failed("sync a segment file", e))?;
         }
         self.meta.sync().map_err(|e| failed("sync the meta log", e))
     }
@@ -385,7 +464,10 @@ impl Store for DiskStore {
         let held = self.files.get(&range);
         let names = held.into_iter().flat_map(|files| files.keys());
         let gone: Vec<FileName> = names.filter(|name| !wanted.contains(name)).cloned().collect();
-        let remove = |name: &FileName| Meta::Remove { range, file: name.clone() };
+        let remove = |name: &FileName| Meta::Remove {
+            range,
+            file: name.clone(),
+        };
         let mut records: Vec<Meta> = gone.iter().map(remove).collect();
         let mut changed = Vec::new();
         for (name, target) in files {
@@ -396,12 +478,25 @@ impl Store for DiskStore {
             let mut file = held.map_or_else(|| File::new(target.nonce), |held| held.file.clone());
             let fates = file.install(target);
             let kept = fates.iter().filter(|(_, fate)| *fate != Fate::Drop);
-            let places = kept.filter_map(|(id, _)| Some((*id, held?.places.get(id)?.number))).collect();
-            records.push(Meta::File { range, file: name.clone(), head: file.head(), places });
+            let places = kept
+                .filter_map(|(id, _)| Some((*id, held?.places.get(id)?.number)))
+                .collect();
+            records.push(Meta::File {
+                range,
+                file: name.clone(),
+                head: file.head(),
+                places,
+            });
             changed.push((name, file, fates));
         }
-        let facts = RangeFacts { installed: Some(set.clone()), ..self.range(range) };
-        records.push(Meta::Range { range, facts: facts.clone() });
+        let facts = RangeFacts {
+            installed: Some(set.clone()),
+            ..self.range(range)
+        };
+        records.push(Meta::Range {
+            range,
+            facts: facts.clone(),
+        });
         self.log(&records, true)?;
 
         self.ranges.insert(range, facts);
@@ -414,7 +509,9 @@ impl Store for DiskStore {
                 if fate == Fate::Drop {
                     continue;
                 }
-                let Some(mut place) = old.remove(&id) else { continue };
+                let Some(mut place) = old.remove(&id) else {
+                    continue;
+                };
                 if let (Fate::Cut { .. }, Some(segment)) = (fate, file.segment(id)) {
                     let cut = place.cut(&*self.handle(place.number)?, &segment.index, segment.index.len());
                     cut.map_err(|e| failed("cut a segment file", e))?;
@@ -423,15 +520,30 @@ impl Store for DiskStore {
             }
             // What no fate keeps.
             self.unlink(old.into_values());
-            self.files.entry(range).or_default().insert(name.clone(), Held { file, places });
+            self.files
+                .entry(range)
+                .or_default()
+                .insert(name.clone(), Held { file, places });
         }
         self.tidy();
         Ok(gone.len())
     }
 
     fn drop_range(&mut self, range: RangeIx) -> Result<(), Error> {
-        let facts = RangeFacts { installed: None, ..self.range(range) };
-        self.log(&[Meta::DropRange { range }, Meta::Range { range, facts: facts.clone() }], true)?;
+        let facts = RangeFacts {
+            installed: None,
+            ..self.range(range)
+        };
+        self.log(
+            &[
+                Meta::DropRange { range },
+                Meta::Range {
+                    range,
+                    facts: facts.clone(),
+                },
+            ],
+            true,
+        )?;
         self.ranges.insert(range, facts);
         for held in self.files.remove(&range).unwrap_or_default().into_values() {
             self.unlink(held.places.into_values());
@@ -454,15 +566,23 @@ impl Store for DiskStore {
         let mut partial = self.partial.remove(&key);
         let file = self.file(range, name);
         let nonce = file.map_or(0, |f| f.nonce);
-        let wanted = file.and_then(|f| f.segment(segment)).filter(|s| s.missing && s.sealed).map(Segment::head);
+        let wanted = file
+            .and_then(|f| f.segment(segment))
+            .filter(|s| s.missing && s.sealed)
+            .map(Segment::head);
         if at == 0 || wanted.is_none() {
             let old = partial.take().map(|p| p.place);
             self.unlink(old);
         }
-        let Some(wanted) = wanted else { return Ok(Put::Refused) };
+        let Some(wanted) = wanted else {
+            return Ok(Put::Refused);
+        };
         let mut partial = match partial {
             Some(partial) => partial,
-            None if at == 0 => Partial { have: Segment::open(segment), place: self.begin(name, nonce, segment)? },
+            None if at == 0 => Partial {
+                have: Segment::open(segment),
+                place: self.begin(name, nonce, segment)?,
+            },
             None => return Ok(Put::Refused),
         };
         let put = self.put_entries(&mut partial, at, entries, payload);
@@ -484,14 +604,22 @@ impl Store for DiskStore {
         let number = partial.place.number;
         self.written(number);
         self.sync()?;
-        let record = Meta::Present { range, file: name.clone(), segment, place: number };
+        let record = Meta::Present {
+            range,
+            file: name.clone(),
+            segment,
+            place: number,
+        };
         if let Err(error) = self.log(&[record], true) {
             self.unlink([partial.place]);
             return Err(error);
         }
         let held = self.held_mut(range, name)?;
         if let Some(slot) = held.file.segment_mut(segment) {
-            *slot = Segment { sealed: true, ..partial.have };
+            *slot = Segment {
+                sealed: true,
+                ..partial.have
+            };
             held.places.insert(segment, partial.place);
         }
         self.tidy();
@@ -499,10 +627,22 @@ impl Store for DiskStore {
     }
 
     fn set_missing(&mut self, range: RangeIx, name: &FileName, segment: SegmentId) -> Result<(), Error> {
-        if self.held(range, name)?.file.segment(segment).is_none_or(|s| s.missing) {
+        if self
+            .held(range, name)?
+            .file
+            .segment(segment)
+            .is_none_or(|s| s.missing)
+        {
             return Ok(());
         }
-        self.log(&[Meta::Missing { range, file: name.clone(), segment }], true)?;
+        self.log(
+            &[Meta::Missing {
+                range,
+                file: name.clone(),
+                segment,
+            }],
+            true,
+        )?;
         let held = self.held_mut(range, name)?;
         if let Some(segment) = held.file.segment_mut(segment) {
             segment.lose();
@@ -522,8 +662,15 @@ impl Store for DiskStore {
         len: u64,
     ) -> Result<Bytes, Error> {
         let held = self.held(range, name)?;
-        let missing = || Error::Missing { file: name.clone(), segment };
-        let meta = held.file.segment(segment).filter(|s| !s.missing).ok_or_else(missing)?;
+        let missing = || Error::Missing {
+            file: name.clone(),
+            segment,
+        };
+        let meta = held
+            .file
+            .segment(segment)
+            .filter(|s| !s.missing)
+            .ok_or_else(missing)?;
         let (from, to) = (offset.min(meta.bytes), offset.saturating_add(len).min(meta.bytes));
         if from == to {
             return Ok(Bytes::new());
@@ -531,11 +678,19 @@ impl Store for DiskStore {
         let place = held.places.get(&segment).ok_or_else(missing)?;
         match self.read_entries(meta, place, (from, to)) {
             Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(at)) => Err(Error::Damaged { file: name.clone(), segment, offset: at }),
+            Ok(Err(at)) => Err(Error::Damaged {
+                file: name.clone(),
+                segment,
+                offset: at,
+            }),
             // A segment file that cannot be read any more: another replica has the bytes.
             Err(error) => {
                 tracing::error!(file = %name, segment = %segment, error = %error, "DAMAGED");
-                Err(Error::Damaged { file: name.clone(), segment, offset: from })
+                Err(Error::Damaged {
+                    file: name.clone(),
+                    segment,
+                    offset: from,
+                })
             }
         }
     }
@@ -543,7 +698,13 @@ impl Store for DiskStore {
 
 impl DiskStore {
     /// False: these are not the entries that come next.
-    fn put_entries(&self, partial: &mut Partial, at: u64, entries: &[EntryMeta], payload: &Bytes) -> io::Result<bool> {
+    fn put_entries(
+        &self,
+        partial: &mut Partial,
+        at: u64,
+        entries: &[EntryMeta],
+        payload: &Bytes,
+    ) -> io::Result<bool> {
         if partial.have.entries != at {
             return Ok(false);
         }
@@ -551,7 +712,9 @@ impl DiskStore {
         let (mut from, mut scratch) = (0, Vec::new());
         for entry in entries {
             let to = from + entry.len as usize;
-            let Some(piece) = payload.get(from..to).filter(|piece| entry.fits(piece)) else { return Ok(false) };
+            let Some(piece) = payload.get(from..to).filter(|piece| entry.fits(piece)) else {
+                return Ok(false);
+            };
             if entry.end != partial.have.bytes + u64::from(entry.len) {
                 return Ok(false);
             }

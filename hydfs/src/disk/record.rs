@@ -92,17 +92,50 @@ mod tests {
             end: 3,
         };
         head.apply(segment, entry);
-        head.segments.push(Segment { missing: true, ..Segment::open(SegmentId(u128::MAX)) });
-        let facts = RangeFacts { installed: Some(view.clone()), asked: vec![view.clone()], active: None };
-        let node = NodeFacts { born: Incarnation(1), incarnation: Incarnation(2), view };
+        head.segments.push(Segment {
+            missing: true,
+            ..Segment::open(SegmentId(u128::MAX))
+        });
+        let facts = RangeFacts {
+            installed: Some(view.clone()),
+            asked: vec![view.clone()],
+            active: None,
+        };
+        let node = NodeFacts {
+            born: Incarnation(1),
+            incarnation: Incarnation(2),
+            view,
+        };
         let all = [
             Meta::Node(node),
             Meta::Range { range, facts },
-            Meta::File { range, file: file.clone(), head: head.head(), places: vec![(segment, 9)] },
-            Meta::Remove { range, file: file.clone() },
-            Meta::Open { range, file: file.clone(), segment, place: 1 },
-            Meta::Present { range, file: file.clone(), segment, place: 1 },
-            Meta::Missing { range, file: file.clone(), segment },
+            Meta::File {
+                range,
+                file: file.clone(),
+                head: head.head(),
+                places: vec![(segment, 9)],
+            },
+            Meta::Remove {
+                range,
+                file: file.clone(),
+            },
+            Meta::Open {
+                range,
+                file: file.clone(),
+                segment,
+                place: 1,
+            },
+            Meta::Present {
+                range,
+                file: file.clone(),
+                segment,
+                place: 1,
+            },
+            Meta::Missing {
+                range,
+                file: file.clone(),
+                segment,
+            },
             Meta::DropRange { range },
         ];
         for meta in all {

@@ -48,19 +48,37 @@ impl Log {
             Meta::Range { range, facts } => {
                 self.ranges.insert(range, facts);
             }
-            Meta::File { range, file, head, places } => {
-                let said = Said { head, places: places.into_iter().collect() };
+            Meta::File {
+                range,
+                file,
+                head,
+                places,
+            } => {
+                let said = Said {
+                    head,
+                    places: places.into_iter().collect(),
+                };
                 self.files.entry(range).or_default().insert(file, said);
             }
             Meta::Remove { range, file } => {
                 self.files.entry(range).or_default().remove(&file);
             }
-            Meta::Open { range, file, segment, place } => {
+            Meta::Open {
+                range,
+                file,
+                segment,
+                place,
+            } => {
                 if let Some(said) = self.said(range, &file) {
                     said.places.insert(segment, place);
                 }
             }
-            Meta::Present { range, file, segment, place } => {
+            Meta::Present {
+                range,
+                file,
+                segment,
+                place,
+            } => {
                 if let Some(said) = self.said(range, &file) {
                     said.places.insert(segment, place);
                     if let Some(segment) = said.head.segment_mut(segment) {
@@ -90,7 +108,10 @@ pub fn recover(folder: &Path, mut handles: Handles) -> Result<Recovered, OpenErr
     let mut log = Log::default();
     let path = folder.join("meta");
     let mut meta = MetaLog::open(&path, |record| log.replay(record)).map_err(|error| match error {
-        meta::OpenError::Io(source) => OpenError::Io { path: path.clone(), source },
+        meta::OpenError::Io(source) => OpenError::Io {
+            path: path.clone(),
+            source,
+        },
         meta::OpenError::Damaged { path, at } => OpenError::Damaged { path, at },
     })?;
     let mut lost = Vec::new();
@@ -99,28 +120,56 @@ pub fn recover(folder: &Path, mut handles: Handles) -> Result<Recovered, OpenErr
         for (name, said) in saids {
             let mut losses = Vec::new();
             let held = read_file(said, &mut handles, &mut losses);
-            let held = held.map_err(|source| OpenError::Io { path: folder.join("seg"), source })?;
+            let held = held.map_err(|source| OpenError::Io {
+                path: folder.join("seg"),
+                source,
+            })?;
             for segment in losses {
                 tracing::error!(file = %name, segment = %segment, "DAMAGED");
-                lost.push(Meta::Missing { range, file: name.clone(), segment });
+                lost.push(Meta::Missing {
+                    range,
+                    file: name.clone(),
+                    segment,
+                });
             }
             files.entry(range).or_default().insert(name, held);
         }
     }
-    meta.write(&lost).map_err(|source| OpenError::Io { path, source })?;
-    let places = files.values().flat_map(BTreeMap::values).flat_map(|held| held.places.values());
+    meta.write(&lost)
+        .map_err(|source| OpenError::Io { path, source })?;
+    let places = files
+        .values()
+        .flat_map(BTreeMap::values)
+        .flat_map(|held| held.places.values());
     let used: BTreeSet<u64> = places.map(|p| p.number).collect();
     let segments = folder.join("seg");
-    let last = sweep(&segments, &used).map_err(|source| OpenError::Io { path: segments, source })?;
-    Ok(Recovered { meta, handles, node: log.node, ranges: log.ranges, files, next_number: last + 1 })
+    let last = sweep(&segments, &used).map_err(|source| OpenError::Io {
+        path: segments,
+        source,
+    })?;
+    Ok(Recovered {
+        meta,
+        handles,
+        node: log.node,
+        ranges: log.ranges,
+        files,
+        next_number: last + 1,
+    })
 }
 
 /// Reads the segments of one file. Those whose bytes are not all there go to `losses`.
 fn read_file(said: Said, handles: &mut Handles, losses: &mut Vec<SegmentId>) -> io::Result<Held> {
-    let Said { head, places: mut said_places } = said;
+    let Said {
+        head,
+        places: mut said_places,
+    } = said;
     let mut places = BTreeMap::new();
     let sealed: BTreeMap<SegmentId, bool> = head.segments.iter().map(|s| (s.id, s.sealed)).collect();
-    let mut file = File { nonce: head.nonce, segments: Vec::new(), streams: head.streams };
+    let mut file = File {
+        nonce: head.nonce,
+        segments: Vec::new(),
+        streams: head.streams,
+    };
     for segment in head.segments {
         let id = segment.id;
         let number = said_places.remove(&id);
@@ -132,7 +181,10 @@ fn read_file(said: Said, handles: &mut Handles, losses: &mut Vec<SegmentId>) -> 
             Some(number) => scan(number, handles)?,
             None => None,
         };
-        match scanned.and_then(|(os, scanned)| keep(&mut file, &segment, &os, scanned).transpose()).transpose()? {
+        match scanned
+            .and_then(|(os, scanned)| keep(&mut file, &segment, &os, scanned).transpose())
+            .transpose()?
+        {
             Some(place) => {
                 places.insert(id, place);
             }
@@ -149,7 +201,10 @@ fn read_file(said: Said, handles: &mut Handles, losses: &mut Vec<SegmentId>) -> 
     // Opened since.
     for (id, number) in said_places {
         let Some((os, scanned)) = scan(number, handles)? else {
-            file.segments.push(Segment { missing: true, ..Segment::open(id) });
+            file.segments.push(Segment {
+                missing: true,
+                ..Segment::open(id)
+            });
             losses.push(id);
             continue;
         };
@@ -197,10 +252,15 @@ fn scan(number: u64, handles: &mut Handles) -> io::Result<Option<(std::sync::Arc
 fn keep(file: &mut File, said: &Segment, os: &OsFile, scanned: Scanned) -> io::Result<Option<Place>> {
     let mut all = Segment::open(said.id);
     scanned.entries.iter().for_each(|entry| all.push(*entry));
-    let Some(prefix) = all.prefix(said.entries).filter(|prefix| prefix.same(said)) else { return Ok(None) };
+    let Some(prefix) = all.prefix(said.entries).filter(|prefix| prefix.same(said)) else {
+        return Ok(None);
+    };
     let mut place = scanned.place;
     let begin = prefix.index.len();
-    file.segments.push(Segment { sealed: said.sealed, ..prefix });
+    file.segments.push(Segment {
+        sealed: said.sealed,
+        ..prefix
+    });
     if said.sealed {
         // More than that, whole or not, is what a cut that was interrupted should have cut.
         let index = &all.index[..begin];
@@ -210,7 +270,9 @@ fn keep(file: &mut File, said: &Segment, os: &OsFile, scanned: Scanned) -> io::R
         return Ok(None);
     } else {
         os.set_len(place.size)?;
-        all.index[begin..].iter().for_each(|entry| file.apply(said.id, *entry));
+        all.index[begin..]
+            .iter()
+            .for_each(|entry| file.apply(said.id, *entry));
     }
     Ok(Some(place))
 }
@@ -225,7 +287,9 @@ fn sweep(folder: &Path, used: &BTreeSet<u64>) -> io::Result<u64> {
         }
         for entry in std::fs::read_dir(&sub)? {
             let path = entry?.path();
-            let Some(number) = Handles::number(&path) else { continue };
+            let Some(number) = Handles::number(&path) else {
+                continue;
+            };
             last = last.max(number);
             if !used.contains(&number) {
                 std::fs::remove_file(&path)?;

@@ -41,7 +41,11 @@ impl Place {
     pub fn begin(number: u64, file: &File, head: &SegmentHead) -> io::Result<Self> {
         let mut bytes = SEGMENT_MAGIC.to_vec();
         frame::put(head, &mut bytes)?;
-        let mut place = Self { number, starts: Vec::new(), size: 0 };
+        let mut place = Self {
+            number,
+            starts: Vec::new(),
+            size: 0,
+        };
         place.write(file, &bytes, &[])?;
         Ok(place)
     }
@@ -69,7 +73,13 @@ impl Place {
         Ok(())
     }
 
-    pub fn push(&mut self, file: &File, entry: EntryMeta, payload: &[u8], scratch: &mut Vec<u8>) -> io::Result<()> {
+    pub fn push(
+        &mut self,
+        file: &File,
+        entry: EntryMeta,
+        payload: &[u8],
+        scratch: &mut Vec<u8>,
+    ) -> io::Result<()> {
         scratch.clear();
         frame::put(&Entry { entry }, scratch)?;
         let start = self.size + scratch.len() as u64;
@@ -98,13 +108,21 @@ impl Place {
     /// Reads a segment file. Payloads are not verified, but the last.
     pub fn scan(number: u64, file: &File) -> io::Result<Scanned> {
         let mut scan = Scan::new(file)?;
-        let mut place = Self { number, starts: Vec::new(), size: 0 };
+        let mut place = Self {
+            number,
+            starts: Vec::new(),
+            size: 0,
+        };
         let mut entries: Vec<EntryMeta> = Vec::new();
         let mut at = MAGIC_LEN;
         let end = 'end: {
             let magic = scan.bytes(0, MAGIC_LEN as usize)?;
             if magic != SEGMENT_MAGIC {
-                break 'end if SEGMENT_MAGIC.starts_with(magic) { ScanEnd::Torn } else { ScanEnd::Damaged };
+                break 'end if SEGMENT_MAGIC.starts_with(magic) {
+                    ScanEnd::Torn
+                } else {
+                    ScanEnd::Damaged
+                };
             }
             match scan.record::<SegmentHead>(at)? {
                 Found::Record(_, next) => at = next,
@@ -139,7 +157,13 @@ impl Place {
     }
 
     /// The payloads of entries `first..=last`, one behind the other. `None`: one of them is not what was written; from which byte of the segment on.
-    pub fn read(&self, file: &File, index: &[EntryMeta], first: usize, last: usize) -> io::Result<Result<Bytes, u64>> {
+    pub fn read(
+        &self,
+        file: &File,
+        index: &[EntryMeta],
+        first: usize,
+        last: usize,
+    ) -> io::Result<Result<Bytes, u64>> {
         let (from, to) = (self.starts[first], self.starts[last] + u64::from(index[last].len));
         let mut bytes = vec![0; (to - from) as usize];
         match file.read_exact_at(&mut bytes, from) {

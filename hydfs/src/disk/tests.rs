@@ -23,15 +23,31 @@ fn view(n: u64) -> View {
 }
 
 fn payload(seed: u64, len: usize) -> Bytes {
-    (0..len).map(|i| if i % 9 == 8 { b'\n' } else { (seed as usize * 31 + i * 7) as u8 }).collect()
+    (0..len)
+        .map(|i| {
+            if i % 9 == 8 {
+                b'\n'
+            } else {
+                (seed as usize * 31 + i * 7) as u8
+            }
+        })
+        .collect()
 }
 
 fn open(folder: &Path) -> DiskStore {
     DiskStore::open(folder, Durability::Os).unwrap()
 }
 
-fn append(store: &mut impl Store, file: &FileName, segment: SegmentId, client: u64, bytes: &Bytes) -> Result<(), Error> {
-    let held = store.file(RANGE, file).ok_or_else(|| Error::NoSuchFile { file: file.clone() })?;
+fn append(
+    store: &mut impl Store,
+    file: &FileName,
+    segment: SegmentId,
+    client: u64,
+    bytes: &Bytes,
+) -> Result<(), Error> {
+    let held = store
+        .file(RANGE, file)
+        .ok_or_else(|| Error::NoSuchFile { file: file.clone() })?;
     let client = ClientId(client);
     let offset = held.streams.get(&client).map_or(0, |s| s.length);
     let entry = held.next_append(segment, client, Epoch(1), offset, bytes, xxh3_64(bytes));
@@ -46,7 +62,11 @@ fn seen(store: &impl Store) -> Vec<String> {
         for s in &file.segments {
             let bytes = store.read(RANGE, name, s.id, 0, u64::MAX).map(|b| xxh3_64(&b));
             let part = store.read(RANGE, name, s.id, s.bytes / 3, s.bytes / 2);
-            out.push(format!("{} {bytes:?} {:?}", s.id, part.map(|b| (b.len(), xxh3_64(&b)))));
+            out.push(format!(
+                "{} {bytes:?} {:?}",
+                s.id,
+                part.map(|b| (b.len(), xxh3_64(&b)))
+            ));
         }
     }
     out
@@ -56,13 +76,27 @@ fn seen(store: &impl Store) -> Vec<String> {
 enum Op {
     Create(u8),
     Remove(u8),
-    Append { file: u8, client: u64, len: usize },
-    Fence { file: u8, client: u64 },
+    Append {
+        file: u8,
+        client: u64,
+        len: usize,
+    },
+    Fence {
+        file: u8,
+        client: u64,
+    },
     /// The open segment of every file is sealed at this share of it; files of the mask are dropped; one of the mask's holes is added.
-    Install { share: u8, drop: u8, stranger: bool },
+    Install {
+        share: u8,
+        drop: u8,
+        stranger: bool,
+    },
     DropRange,
     Lose(prop::sample::Index),
-    Repair { step: usize, wrong: bool },
+    Repair {
+        step: usize,
+        wrong: bool,
+    },
     Facts(u64),
     Reopen,
 }
@@ -119,16 +153,30 @@ impl World {
             }
             Op::Fence { file, client } => {
                 let (nonce, file) = (self.count, name(file));
-                let Some(held) = self.mem.file(RANGE, &file) else { return };
+                let Some(held) = self.mem.file(RANGE, &file) else {
+                    return;
+                };
                 let entry = held.next_fence(segment, ClientId(client), Epoch(nonce), nonce);
                 self.both(|s| s.append(RANGE, &file, segment, entry, &Bytes::new()));
             }
-            Op::Install { share, drop, stranger } => self.install(share, drop, stranger),
+            Op::Install {
+                share,
+                drop,
+                stranger,
+            } => self.install(share, drop, stranger),
             Op::DropRange => self.both(|s| s.drop_range(RANGE)),
             Op::Lose(which) => {
-                let sealed = |f: &File| f.segments.iter().filter(|s| s.sealed && !s.missing).cloned().collect::<Vec<_>>();
+                let sealed = |f: &File| {
+                    f.segments
+                        .iter()
+                        .filter(|s| s.sealed && !s.missing)
+                        .cloned()
+                        .collect::<Vec<_>>()
+                };
                 let all = self.mem.files(RANGE);
-                let all: Vec<_> = all.flat_map(|(n, f)| sealed(f).into_iter().map(move |s| (n.clone(), f.nonce, s))).collect();
+                let all: Vec<_> = all
+                    .flat_map(|(n, f)| sealed(f).into_iter().map(move |s| (n.clone(), f.nonce, s)))
+                    .collect();
                 if all.is_empty() {
                     return;
                 }
@@ -138,7 +186,9 @@ impl World {
                 self.lost.push((name, nonce, segment, bytes));
             }
             Op::Repair { step, wrong } => {
-                let Some((name, _, segment, bytes)) = self.lost.pop() else { return };
+                let Some((name, _, segment, bytes)) = self.lost.pop() else {
+                    return;
+                };
                 let mut at = 0;
                 for (i, piece) in segment.index.chunks(step).enumerate() {
                     let begin = begin_of(piece, 0) as usize;
@@ -153,9 +203,17 @@ impl World {
                 }
             }
             Op::Facts(n) => {
-                let facts = NodeFacts { born: Incarnation(n), incarnation: Incarnation(n), view: view(n) };
+                let facts = NodeFacts {
+                    born: Incarnation(n),
+                    incarnation: Incarnation(n),
+                    view: view(n),
+                };
                 self.both(|s| s.set_node(facts.clone()));
-                let facts = RangeFacts { asked: vec![view(n)], active: Some(view(n)), ..self.mem.range(RANGE) };
+                let facts = RangeFacts {
+                    asked: vec![view(n)],
+                    active: Some(view(n)),
+                    ..self.mem.range(RANGE)
+                };
                 self.both(|s| s.set_ranges(vec![(RANGE, facts.clone())]));
             }
             Op::Reopen => {
@@ -177,17 +235,32 @@ impl World {
                 want.sealed = true;
                 if !have.sealed && !have.missing {
                     let cut = have.prefix(have.entries * u64::from(share) / 255).unwrap();
-                    *want = Segment { sealed: true, ..cut.head() };
+                    *want = Segment {
+                        sealed: true,
+                        ..cut.head()
+                    };
                 }
             }
             files.push((name.clone(), target));
         }
         if stranger && files.iter().all(|(n, _)| *n != name(9)) {
             let mut file = File::new(77);
-            let entry = file.next_append(SegmentId(1), ClientId(1), Epoch(1), 0, b"elsewhere", xxh3_64(b"elsewhere"));
+            let entry = file.next_append(
+                SegmentId(1),
+                ClientId(1),
+                Epoch(1),
+                0,
+                b"elsewhere",
+                xxh3_64(b"elsewhere"),
+            );
             file.apply(SegmentId(1), entry);
             file.segments[0].sealed = true;
-            self.lost.push((name(9), 77, file.segments[0].clone(), Bytes::from_static(b"elsewhere")));
+            self.lost.push((
+                name(9),
+                77,
+                file.segments[0].clone(),
+                Bytes::from_static(b"elsewhere"),
+            ));
             files.push((name(9), file.head()));
         }
         let set = view(self.set);
@@ -197,11 +270,23 @@ impl World {
 
 /// `Store` as an object, with what the test needs besides.
 trait StoreObject: Store {
-    fn append_next(&mut self, file: &FileName, segment: SegmentId, client: u64, bytes: &Bytes) -> Result<(), Error>;
+    fn append_next(
+        &mut self,
+        file: &FileName,
+        segment: SegmentId,
+        client: u64,
+        bytes: &Bytes,
+    ) -> Result<(), Error>;
 }
 
 impl<S: Store> StoreObject for S {
-    fn append_next(&mut self, file: &FileName, segment: SegmentId, client: u64, bytes: &Bytes) -> Result<(), Error> {
+    fn append_next(
+        &mut self,
+        file: &FileName,
+        segment: SegmentId,
+        client: u64,
+        bytes: &Bytes,
+    ) -> Result<(), Error> {
         append(self, file, segment, client, bytes)
     }
 }
@@ -253,12 +338,19 @@ fn a_torn_tail_is_cut_and_never_served() {
     let whole = std::fs::read(&file).unwrap();
     // The second record ends where the second payload does.
     let two = payloads[..2].concat();
-    let second = whole.windows(payloads[1].len()).position(|w| w == payloads[1]).unwrap() + payloads[1].len();
+    let second = whole
+        .windows(payloads[1].len())
+        .position(|w| w == payloads[1])
+        .unwrap()
+        + payloads[1].len();
     for cut in second..whole.len() {
         std::fs::write(&file, &whole[..cut]).unwrap();
         let mut store = open(folder.path());
         assert_eq!(read_all(&store).unwrap(), two, "cut at {cut}");
-        assert_eq!(store.file(RANGE, &name(0)).unwrap().streams[&ClientId(1)].length, two.len() as u64);
+        assert_eq!(
+            store.file(RANGE, &name(0)).unwrap().streams[&ClientId(1)].length,
+            two.len() as u64
+        );
         append(&mut store, &name(0), SegmentId(7), 1, &payloads[2]).unwrap();
         drop(store);
         assert_eq!(read_all(&open(folder.path())).unwrap(), payloads.concat());
@@ -276,7 +368,11 @@ fn a_flipped_bit_is_noticed_wherever_it_is() {
         std::fs::write(&file, &bad).unwrap();
         let store = open(folder.path());
         let read = read_all(&store);
-        assert!(matches!(read, Err(Error::Damaged { .. } | Error::Missing { .. })), "byte {at}: {read:?} of {}", all.len());
+        assert!(
+            matches!(read, Err(Error::Damaged { .. } | Error::Missing { .. })),
+            "byte {at}: {read:?} of {}",
+            all.len()
+        );
         drop(store);
         // The damaged copy was given up for good or is still refused; either way begin anew.
         let fresh = three();
@@ -298,13 +394,22 @@ fn the_meta_log_is_cut_where_it_is_torn_and_refused_where_it_is_damaged() {
     for cut in before..whole.len() {
         std::fs::write(&path, &whole[..cut]).unwrap();
         let store = open(folder.path());
-        assert!(store.file(RANGE, &name(0)).is_some() && store.file(RANGE, &name(1)).is_none(), "cut at {cut}");
+        assert!(
+            store.file(RANGE, &name(0)).is_some() && store.file(RANGE, &name(1)).is_none(),
+            "cut at {cut}"
+        );
     }
     for at in 0..whole.len() {
         let mut bad = whole.clone();
         bad[at] ^= 1 << (at % 8);
         std::fs::write(&path, &bad).unwrap();
-        assert!(matches!(DiskStore::open(folder.path(), Durability::Os), Err(OpenError::Damaged { .. })), "byte {at}");
+        assert!(
+            matches!(
+                DiskStore::open(folder.path(), Durability::Os),
+                Err(OpenError::Damaged { .. })
+            ),
+            "byte {at}"
+        );
     }
 }
 
@@ -312,7 +417,10 @@ fn the_meta_log_is_cut_where_it_is_torn_and_refused_where_it_is_damaged() {
 fn a_folder_has_one_user() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    assert!(matches!(DiskStore::open(folder.path(), Durability::Os), Err(OpenError::Locked { .. })));
+    assert!(matches!(
+        DiskStore::open(folder.path(), Durability::Os),
+        Err(OpenError::Locked { .. })
+    ));
     drop(store);
     open(folder.path());
 }
@@ -328,7 +436,9 @@ fn large_entries_are_read_in_parts_and_verified_once_whole() {
     }
     let all = parts.concat();
     for from in (0..all.len()).step_by(700_001) {
-        let got = store.read(RANGE, &name(0), SegmentId(7), from as u64, 1 << 20).unwrap();
+        let got = store
+            .read(RANGE, &name(0), SegmentId(7), from as u64, 1 << 20)
+            .unwrap();
         assert_eq!(got, all[from..all.len().min(from + (1 << 20))]);
     }
     drop(store);
@@ -337,8 +447,15 @@ fn large_entries_are_read_in_parts_and_verified_once_whole() {
     os.write_all_at(b"?", 2_900_000).unwrap();
     let store = open(folder.path());
     // Far from the damage, but in the same entry.
-    assert!(matches!(store.read(RANGE, &name(0), SegmentId(7), 5, 10), Err(Error::Damaged { offset: 0, .. })));
-    assert!(store.read(RANGE, &name(0), SegmentId(7), 3_000_000, 1 << 20).is_ok());
+    assert!(matches!(
+        store.read(RANGE, &name(0), SegmentId(7), 5, 10),
+        Err(Error::Damaged { offset: 0, .. })
+    ));
+    assert!(
+        store
+            .read(RANGE, &name(0), SegmentId(7), 3_000_000, 1 << 20)
+            .is_ok()
+    );
 }
 
 #[test]
@@ -347,7 +464,11 @@ fn the_meta_log_is_rewritten_when_it_has_outgrown_what_it_says() {
     let mut store = DiskStore::open(folder.path(), Durability::Fsync).unwrap();
     store.create(RANGE, &name(1), 1).unwrap();
     append(&mut store, &name(1), SegmentId(7), 1, &payload(1, 100)).unwrap();
-    let facts = |n| NodeFacts { born: Incarnation(1), incarnation: Incarnation(n), view: View::new(2000) };
+    let facts = |n| NodeFacts {
+        born: Incarnation(1),
+        incarnation: Incarnation(n),
+        view: View::new(2000),
+    };
     let mut most = 0;
     for n in 1..400 {
         store.set_node(facts(n)).unwrap();

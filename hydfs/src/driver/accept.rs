@@ -87,15 +87,24 @@ impl Door {
         match peer.role {
             Role::HydfsClient => clients::serve(number, connection, self.events.clone()).await,
             Role::HydfsPeer => {
-                let at = peer.node.as_ref().and_then(|name| self.names.iter().position(|n| n == name));
+                let at = peer
+                    .node
+                    .as_ref()
+                    .and_then(|name| self.names.iter().position(|n| n == name));
                 match at {
                     Some(at) => {
                         peers::serve(crate::view::NodeIx(at as u16), connection, self.events.clone()).await;
                     }
-                    None => self.stranger(&connection.addr, "it is a storage node that the cluster file does not name"),
+                    None => self.stranger(
+                        &connection.addr,
+                        "it is a storage node that the cluster file does not name",
+                    ),
                 }
             }
-            other => self.stranger(&connection.addr, &format!("a storage node does not serve {other:?}")),
+            other => self.stranger(
+                &connection.addr,
+                &format!("a storage node does not serve {other:?}"),
+            ),
         }
     }
 

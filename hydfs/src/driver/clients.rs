@@ -44,7 +44,10 @@ pub async fn serve(number: u64, connection: Connection, events: Events) {
     let (frames, queue) = mpsc::unbounded_channel();
     let untaken = Arc::new(AtomicUsize::new(0));
     let taken = Arc::new(Notify::new());
-    let out = Outbox { frames, untaken: untaken.clone() };
+    let out = Outbox {
+        frames,
+        untaken: untaken.clone(),
+    };
     events.send(Event::ClientUp { conn: number, out });
     let (count, told) = (untaken.clone(), taken.clone());
     let _writer = spawn::guarded("hydfs-client-write", async move {
@@ -86,15 +89,23 @@ async fn read(
             taken.notified().await;
         }
         events.open_gate().await;
-        let Some(frame) = rx.recv_frame().await? else { return Ok(()) };
+        let Some(frame) = rx.recv_frame().await? else {
+            return Ok(());
+        };
         let message = match decode::<ToNode>(&frame)? {
             ToNode::Call(id, request) => FromClient::Call(id, request),
             ToNode::Attach(session, attach) => FromClient::Attach(session, attach),
             ToNode::Detach(session) => FromClient::Detach(session),
-            ToNode::Append(session, offset, bytes) => FromClient::Append(session, offset, frame.slice_ref(bytes)),
+            ToNode::Append(session, offset, bytes) => {
+                FromClient::Append(session, offset, frame.slice_ref(bytes))
+            }
         };
         let permit: Option<OwnedSemaphorePermit> = events.admit(frame.len()).await;
-        events.send(Event::Client { conn, message, permit });
+        events.send(Event::Client {
+            conn,
+            message,
+            permit,
+        });
     }
 }
 
@@ -108,7 +119,8 @@ async fn write(
         let mut next = Some(frame);
         while let Some(frame) = next {
             let len = frame.len();
-            tx.feed_parts(&frame.head, frame.payload).await?;
+            tx.feed_parts(&frame.head, std::slice::from_ref(&frame.payload))
+                .await?;
             untaken.fetch_sub(len.min(untaken.load(Ordering::Relaxed)), Ordering::Relaxed);
             next = queue.try_recv().ok();
         }

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use common::clock::{self, Time};
 use common::cluster::Cluster;
 use common::net::Identity;
@@ -26,7 +25,7 @@ use crate::ring::RangeIx;
 use crate::store::Store;
 use crate::view::NodeIx;
 use crate::wire::client::{Attach, Frame, Refusal, Reply, ToClient};
-use crate::wire::peer::Message;
+use crate::wire::peer::{Message, Parts};
 
 /// Bytes of requests that are read and not yet handled, in KiB.
 const ADMITTED: usize = 64 * 1024;
@@ -44,13 +43,33 @@ const APPEND: u64 = 1 << 63;
 
 /// What the tasks around the core tell it.
 pub enum Event {
-    ClientUp { conn: u64, out: Outbox },
-    Client { conn: u64, message: FromClient, permit: Option<OwnedSemaphorePermit> },
-    ClientGone { conn: u64 },
-    Peer { from: NodeIx, message: Message },
-    PeerUp { node: NodeIx, tx: mpsc::UnboundedSender<Bytes> },
-    PeerDown { node: NodeIx },
-    Suspect { node: NodeIx, why: String },
+    ClientUp {
+        conn: u64,
+        out: Outbox,
+    },
+    Client {
+        conn: u64,
+        message: FromClient,
+        permit: Option<OwnedSemaphorePermit>,
+    },
+    ClientGone {
+        conn: u64,
+    },
+    Peer {
+        from: NodeIx,
+        message: Message,
+    },
+    PeerUp {
+        node: NodeIx,
+        tx: mpsc::UnboundedSender<Parts>,
+    },
+    PeerDown {
+        node: NodeIx,
+    },
+    Suspect {
+        node: NodeIx,
+        why: String,
+    },
     Repair(repair::News),
 }
 
@@ -106,7 +125,7 @@ pub struct Core {
     events: Events,
     queue: mpsc::UnboundedReceiver<Event>,
     gate: watch::Sender<bool>,
-    peers: BTreeMap<NodeIx, mpsc::UnboundedSender<Bytes>>,
+    peers: BTreeMap<NodeIx, mpsc::UnboundedSender<Parts>>,
     pub(super) clients: HashMap<u64, ClientConn>,
     /// Acknowledgements of this burst, by connection and session.
     acked: BTreeMap<(u64, u32), u64>,
@@ -127,7 +146,11 @@ impl Core {
     pub fn new(cluster: Arc<Cluster>, me: Identity, at: NodeIx, replica: Replica<DiskStore>) -> Self {
         let (tx, queue) = mpsc::unbounded_channel();
         let (gate, open) = watch::channel(true);
-        let events = Events { tx, admitted: Arc::new(Semaphore::new(ADMITTED)), gate: open };
+        let events = Events {
+            tx,
+            admitted: Arc::new(Semaphore::new(ADMITTED)),
+            gate: open,
+        };
         Self {
             repairs: Repairs::new(cluster.clone(), me.clone(), events.clone()),
             cluster,
@@ -176,7 +199,9 @@ impl Core {
             }
             self.carry_out();
             for _ in 0..READS {
-                let Some(later) = self.later.pop_front() else { break };
+                let Some(later) = self.later.pop_front() else {
+                    break;
+                };
                 self.serve_later(later);
             }
             if let Some(error) = self.broken.take() {
@@ -198,7 +223,13 @@ impl Core {
             let follow = membership::follow(self.cluster.clone(), self.me.clone(), node, self.events.clone());
             tasks.push(spawn::guarded("hydfs-membership", follow));
         }
-        for (i, node) in self.cluster.nodes.iter().enumerate().filter(|(i, _)| *i != self.at.0 as usize) {
+        for (i, node) in self
+            .cluster
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| *i != self.at.0 as usize)
+        {
             let peer = Peer {
                 node: NodeIx(i as u16),
                 addr: node.at(self.cluster.ports.hydfs),
@@ -229,9 +260,16 @@ impl Core {
     fn log_unavailable(&mut self) {
         let now = clock::now();
         for (range, (since, why, logged)) in &mut self.unavailable {
-            if !*logged && now.since(*since) >= LASTING && self.replica.coordinator_of(*range) == Some(self.at) {
+            if !*logged
+                && now.since(*since) >= LASTING
+                && self.replica.coordinator_of(*range) == Some(self.at)
+            {
                 *logged = true;
-                let range = self.cluster.nodes.get(range.0 as usize).map_or("?", |n| n.name.as_str());
+                let range = self
+                    .cluster
+                    .nodes
+                    .get(range.0 as usize)
+                    .map_or("?", |n| n.name.as_str());
                 tracing::warn!(range, why, "UNAVAILABLE");
             }
         }
@@ -244,9 +282,19 @@ impl Core {
     fn event(&mut self, event: Event) {
         match event {
             Event::ClientUp { conn, out } => {
-                self.clients.insert(conn, ClientConn { out, sessions: HashMap::new() });
+                self.clients.insert(
+                    conn,
+                    ClientConn {
+                        out,
+                        sessions: HashMap::new(),
+                    },
+                );
             }
-            Event::Client { conn, message, permit } => {
+            Event::Client {
+                conn,
+                message,
+                permit,
+            } => {
                 self.client_says(conn, message);
                 drop(permit);
             }
@@ -277,12 +325,22 @@ impl Core {
     fn client_says(&mut self, conn: u64, message: FromClient) {
         match message {
             FromClient::Call(id, request) if id & APPEND == 0 => self.call(conn, id, request),
-            FromClient::Call(id, _) => self.refuse(conn, id, Refusal::Invalid { why: "a call's number is too high".into() }),
+            FromClient::Call(id, _) => self.refuse(
+                conn,
+                id,
+                Refusal::Invalid {
+                    why: "a call's number is too high".into(),
+                },
+            ),
             FromClient::Attach(session, attach) => {
-                let Ok(file) = FileName::new(&attach.file) else { return };
+                let Ok(file) = FileName::new(&attach.file) else {
+                    return;
+                };
                 let client = ClientId::of(&attach.client);
                 if let Some(client_conn) = self.clients.get_mut(&conn) {
-                    client_conn.sessions.insert(session, Session { file, client, attach });
+                    client_conn
+                        .sessions
+                        .insert(session, Session { file, client, attach });
                 }
             }
             FromClient::Detach(session) => {
@@ -293,7 +351,9 @@ impl Core {
             FromClient::Append(session, offset, payload) => {
                 // A session that was dropped, or never was, is heard no more.
                 let known = self.clients.get(&conn).and_then(|c| c.sessions.get(&session));
-                let Some(Session { file, client, attach }) = known else { return };
+                let Some(Session { file, client, attach }) = known else {
+                    return;
+                };
                 let request = Request::Append {
                     file: file.clone(),
                     client: *client,
@@ -302,7 +362,11 @@ impl Core {
                     offset,
                     payload,
                 };
-                self.input(Input::Client { conn, id: APPEND | u64::from(session), request });
+                self.input(Input::Client {
+                    conn,
+                    id: APPEND | u64::from(session),
+                    request,
+                });
             }
         }
     }
@@ -327,10 +391,24 @@ impl Core {
     fn effect(&mut self, effect: Effect) {
         match effect {
             Effect::Send { to, message } => self.send(to, &message),
-            Effect::Reply { conn, id, result } if id & APPEND != 0 => self.append_reply(conn, id as u32, result),
+            Effect::Reply { conn, id, result } if id & APPEND != 0 => {
+                self.append_reply(conn, id as u32, result)
+            }
             Effect::Reply { conn, id, result } => self.reply_from_replica(conn, id, result),
-            Effect::Repair { range, file, nonce, segment, from } => {
-                self.repairs.start(repair::Job { range, file, nonce, segment, from });
+            Effect::Repair {
+                range,
+                file,
+                nonce,
+                segment,
+                from,
+            } => {
+                self.repairs.start(repair::Job {
+                    range,
+                    file,
+                    nonce,
+                    segment,
+                    from,
+                });
             }
             Effect::ViewChanged => {
                 let view = self.replica.view();
@@ -339,7 +417,11 @@ impl Core {
             }
             Effect::RangeChanged { range, state } => self.range_changed(range, state),
             Effect::Committed { file, length, .. } => self.committed(&file, length),
-            Effect::Dropped { range, files, surplus } => {
+            Effect::Dropped {
+                range,
+                files,
+                surplus,
+            } => {
                 tracing::info!(range = self.name(NodeIx(range.0)), files, surplus, "DROP");
             }
             Effect::Broken { error } => self.broken = Some(error),
@@ -347,7 +429,10 @@ impl Core {
     }
 
     pub(super) fn name(&self, node: NodeIx) -> &str {
-        self.cluster.nodes.get(node.0 as usize).map_or("?", |n| n.name.as_str())
+        self.cluster
+            .nodes
+            .get(node.0 as usize)
+            .map_or("?", |n| n.name.as_str())
     }
 
     fn send(&mut self, to: NodeIx, message: &Message) {
@@ -368,7 +453,9 @@ impl Core {
     }
 
     fn append_reply(&mut self, conn: u64, session: u32, result: Result<Answer, Refused>) {
-        let Some(sessions) = self.clients.get_mut(&conn).map(|c| &mut c.sessions) else { return };
+        let Some(sessions) = self.clients.get_mut(&conn).map(|c| &mut c.sessions) else {
+            return;
+        };
         match result {
             Ok(Answer::Appended { length }) if sessions.contains_key(&session) => {
                 let acked = self.acked.entry((conn, session)).or_default();
@@ -404,13 +491,18 @@ impl Core {
             Refused::Gap { have } => Refusal::Gap { length: have },
             Refused::Full { node } => {
                 let now = clock::now();
-                if self.full_logged.is_none_or(|last| now.since(last) > Duration::from_secs(5)) {
+                if self
+                    .full_logged
+                    .is_none_or(|last| now.since(last) > Duration::from_secs(5))
+                {
                     self.full_logged = Some(now);
                     tracing::warn!(node = self.name(node), "FULL");
                 }
                 Refusal::Full { node }
             }
-            other @ (Refused::Conflict | Refused::TooLong { .. }) => Refusal::Invalid { why: other.to_string() },
+            other @ (Refused::Conflict | Refused::TooLong { .. }) => Refusal::Invalid {
+                why: other.to_string(),
+            },
         }
     }
 
@@ -429,7 +521,10 @@ impl Core {
             RangeState::Unavailable { why } => {
                 self.active.remove(&range);
                 self.taking_over.entry(range).or_insert(now);
-                let (since, logged) = self.unavailable.remove(&range).map_or((now, None), |(t, w, l)| (t, Some((w, l))));
+                let (since, logged) = self
+                    .unavailable
+                    .remove(&range)
+                    .map_or((now, None), |(t, w, l)| (t, Some((w, l))));
                 let logged = logged.is_some_and(|(before, logged)| logged && before == why);
                 self.unavailable.insert(range, (since, why, logged));
             }
@@ -443,7 +538,12 @@ impl Core {
                 if self.active.insert(range) {
                     let since = self.taking_over.remove(&range).unwrap_or(now);
                     let files = self.replica.store().files(range).count();
-                    tracing::info!(range = name, ms = now.since(since).as_millis() as u64, files, "TAKEOVER");
+                    tracing::info!(
+                        range = name,
+                        ms = now.since(since).as_millis() as u64,
+                        files,
+                        "TAKEOVER"
+                    );
                 }
                 let repairing: Vec<&str> = repairing.iter().map(|n| self.name(*n)).collect();
                 if repairing.is_empty() {

@@ -14,7 +14,12 @@ use super::core::{Event, Events};
 use crate::view::NodeIx;
 
 /// Follows this node's memberd; tells each time that a member has come to be called failed or has left.
-pub async fn follow(cluster: Arc<Cluster>, me: Identity, node: NodeName, events: Events) -> Result<(), Infallible> {
+pub async fn follow(
+    cluster: Arc<Cluster>,
+    me: Identity,
+    node: NodeName,
+    events: Events,
+) -> Result<(), Infallible> {
     let follower = Follower::start(cluster.clone(), me, node.clone());
     let mut watch = follower.watch();
     let mut gone: BTreeMap<NodeName, bool> = BTreeMap::new();
@@ -26,7 +31,10 @@ pub async fn follow(cluster: Arc<Cluster>, me: Identity, node: NodeName, events:
             let at = cluster.nodes.iter().position(|n| n.name == name);
             if let Some(at) = at.filter(|_| now && before == Some(false) && name != node) {
                 let why = format!("memberd: {:?}", member.state);
-                events.send(Event::Suspect { node: NodeIx(at as u16), why });
+                events.send(Event::Suspect {
+                    node: NodeIx(at as u16),
+                    why,
+                });
             }
         }
     }

@@ -68,7 +68,11 @@ pub struct Daemon {
 impl Daemon {
     pub async fn start(cluster: Arc<Cluster>, node: &NodeName) -> Result<Self, Error> {
         let settings = cluster.node(node.as_str())?.clone();
-        let at = cluster.nodes.iter().position(|n| n.name == *node).unwrap_or_default();
+        let at = cluster
+            .nodes
+            .iter()
+            .position(|n| n.name == *node)
+            .unwrap_or_default();
         let me = Identity {
             who: format!("hydfsd {}", std::process::id()),
             node: Some(node.clone()),
@@ -80,7 +84,9 @@ impl Daemon {
         // The lock first: two daemons of one node must not both think that only the port is taken.
         let store = DiskStore::open(&folder, cluster.hydfs.durability)?;
         let addr = settings.at(cluster.ports.hydfs);
-        let listener = TcpListener::bind(addr).await.map_err(|source| Error::Listen { addr, source })?;
+        let listener = TcpListener::bind(addr)
+            .await
+            .map_err(|source| Error::Listen { addr, source })?;
         let ring = Ring::new(cluster.nodes.iter().map(|n| n.name.as_str()), cluster.replication);
         let incarnation = Incarnation(clock::unix_micros() / 1000);
         let replica = Replica::new(NodeIx(at as u16), ring, store, incarnation, clock::now())?;
@@ -88,7 +94,10 @@ impl Daemon {
             node = %node, addr = %addr, pid = std::process::id(), incarnation = replica.incarnation().0,
             ms = clock::now().since(begun).as_millis() as u64, "START"
         );
-        Ok(Self { core: core::Core::new(cluster, me, NodeIx(at as u16), replica), listener })
+        Ok(Self {
+            core: core::Core::new(cluster, me, NodeIx(at as u16), replica),
+            listener,
+        })
     }
 
     /// Serves until `stop` resolves (then all that was acknowledged is as durable as the setting says) or the store fails.

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::clients::unless_lost;
 use super::core::{Event, Events};
 use crate::view::NodeIx;
-use crate::wire::peer::Message;
+use crate::wire::peer::{Message, Parts};
 
 const DIAL: Duration = Duration::from_secs(1);
 /// A peer's machine that refuses connections for this long runs no storage daemon.
@@ -59,13 +59,15 @@ impl Peer {
 
     async fn dial(&self) -> Result<Connection, net::Error> {
         let dial = net::dial(self.addr, &self.me, Role::HydfsPeer);
-        tokio::time::timeout(DIAL, dial).await.map_err(|_| net::Error::Timeout)?
+        tokio::time::timeout(DIAL, dial)
+            .await
+            .map_err(|_| net::Error::Timeout)?
     }
 
     async fn talk(
         &self,
         connection: Connection,
-        mut queue: mpsc::UnboundedReceiver<Bytes>,
+        mut queue: mpsc::UnboundedReceiver<Parts>,
         heard: &mut Time,
     ) -> Result<(), net::Error> {
         let Connection { mut tx, mut rx, .. } = connection;
@@ -78,9 +80,9 @@ impl Peer {
                 let wait = tokio::time::timeout(ask_every, queue.recv()).await;
                 match wait {
                     Ok(Some(frame)) => {
-                        tx.feed_frame(frame).await?;
+                        tx.feed_parts(&frame.head, &frame.payloads).await?;
                         while let Ok(frame) = queue.try_recv() {
-                            tx.feed_frame(frame).await?;
+                            tx.feed_parts(&frame.head, &frame.payloads).await?;
                         }
                     }
                     // The core has no use for this connection any more.
@@ -122,12 +124,17 @@ impl Peer {
 
 /// There is a machine, and nobody listens.
 fn gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// Reads what a peer that dialled us sends.
 pub async fn serve(from: NodeIx, connection: Connection, events: Events) {
-    let Connection { mut tx, mut rx, addr, .. } = connection;
+    let Connection {
+        mut tx, mut rx, addr, ..
+    } = connection;
     let read = async {
         while let Some(frame) = rx.recv_frame().await? {
             if frame.is_empty() {

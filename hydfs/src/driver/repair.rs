@@ -39,8 +39,17 @@ type Key = (RangeIx, FileName, SegmentId);
 /// What a running repair tells the core.
 pub enum News {
     /// A piece came; what becomes of it is told back. `None`: the node it came from need not be asked on.
-    Piece { job: Arc<Job>, at: u64, entries: Vec<EntryMeta>, payload: Bytes, put: oneshot::Sender<Option<Put>> },
-    Ended { job: Arc<Job>, done: bool },
+    Piece {
+        job: Arc<Job>,
+        at: u64,
+        entries: Vec<EntryMeta>,
+        payload: Bytes,
+        put: oneshot::Sender<Option<Put>>,
+    },
+    Ended {
+        job: Arc<Job>,
+        done: bool,
+    },
 }
 
 pub struct Repairs {
@@ -121,7 +130,13 @@ impl Repairs {
             && let Some(since) = self.since.take()
         {
             let ms = clock::now().since(since).as_millis() as u64;
-            tracing::info!(segments = self.segments, bytes = self.bytes, failed = self.failed, ms, "REPAIR_DONE");
+            tracing::info!(
+                segments = self.segments,
+                bytes = self.bytes,
+                failed = self.failed,
+                ms,
+                "REPAIR_DONE"
+            );
         }
     }
 }
@@ -141,11 +156,24 @@ async fn fetch_from(nodes: &Nodes, events: &Events, job: &Arc<Job>, node: NodeIx
     loop {
         let begun = clock::now();
         let (file, segment) = (job.file.as_str().to_owned(), job.segment.head());
-        let request = Request::Fetch { file, nonce: job.nonce, segment, at };
-        let Ok(Answer::Entries { entries, payload }) = nodes.call(node, request, ANSWER).await else { return false };
+        let request = Request::Fetch {
+            file,
+            nonce: job.nonce,
+            segment,
+            at,
+        };
+        let Ok(Answer::Entries { entries, payload }) = nodes.call(node, request, ANSWER).await else {
+            return false;
+        };
         let (count, len) = (entries.len() as u64, payload.len() as u64);
         let (put, what) = oneshot::channel();
-        events.send(Event::Repair(News::Piece { job: job.clone(), at, entries, payload, put }));
+        events.send(Event::Repair(News::Piece {
+            job: job.clone(),
+            at,
+            entries,
+            payload,
+            put,
+        }));
         match what.await {
             Ok(Some(Put::Done)) => return true,
             Ok(Some(Put::More)) if count > 0 => at += count,
@@ -160,7 +188,13 @@ async fn fetch_from(nodes: &Nodes, events: &Events, job: &Arc<Job>, node: NodeIx
 impl Core {
     pub(super) fn repair_news(&mut self, news: News) {
         match news {
-            News::Piece { job, at, entries, payload, put } => {
+            News::Piece {
+                job,
+                at,
+                entries,
+                payload,
+                put,
+            } => {
                 let stored = self.replica.store_mut().put_segment(
                     job.range,
                     &job.file,
@@ -193,7 +227,12 @@ impl Core {
     }
 
     fn wanted(&self, job: &Job) -> bool {
-        let file = self.replica.store().file(job.range, &job.file).filter(|f| f.nonce == job.nonce);
-        file.and_then(|f| f.segment(job.segment.id)).is_some_and(|s| s.missing && s.same(&job.segment))
+        let file = self
+            .replica
+            .store()
+            .file(job.range, &job.file)
+            .filter(|f| f.nonce == job.nonce);
+        file.and_then(|f| f.segment(job.segment.id))
+            .is_some_and(|s| s.missing && s.same(&job.segment))
     }
 }

@@ -12,7 +12,9 @@ use crate::replica::{self, Answer, FileInfo, Input, RangeState, Refused};
 use crate::ring::RangeIx;
 use crate::store::{self, Store};
 use crate::view::{Incarnation, NodeIx};
-use crate::wire::client::{FileStat, Frame, MAX_LIST, MAX_READ, NodeInfo, NodeState, Refusal, Reply, Request};
+use crate::wire::client::{
+    FileStat, Frame, MAX_LIST, MAX_READ, NodeInfo, NodeState, Refusal, Reply, Request,
+};
 
 /// Append boundaries closer than this are not told apart: enough to split a file evenly.
 const MARK_STEP: u64 = 32 * 1024;
@@ -29,8 +31,17 @@ pub struct Later {
 }
 
 enum Bulk {
-    Read { file: FileName, offset: u64, len: u64 },
-    Fetch { file: FileName, nonce: u64, segment: Segment, at: u64 },
+    Read {
+        file: FileName,
+        offset: u64,
+        len: u64,
+    },
+    Fetch {
+        file: FileName,
+        nonce: u64,
+        segment: Segment,
+        at: u64,
+    },
 }
 
 struct Waiter {
@@ -53,7 +64,11 @@ impl Waiting {
     fn take_if(&mut self, which: impl Fn(&FileName, &Waiter) -> bool) -> Vec<(FileName, Waiter)> {
         let mut taken = Vec::new();
         self.0.retain(|file, waiters| {
-            taken.extend(waiters.extract_if(.., |w| which(file, w)).map(|w| (file.clone(), w)));
+            taken.extend(
+                waiters
+                    .extract_if(.., |w| which(file, w))
+                    .map(|w| (file.clone(), w)),
+            );
             !waiters.is_empty()
         });
         taken
@@ -70,36 +85,85 @@ impl Core {
     fn try_call(&mut self, conn: u64, call: u64, request: Request) -> Result<(), Refusal> {
         let name = |file: &str| FileName::new(file).map_err(|e| Refusal::InvalidName { why: e.to_string() });
         let ordered = match request {
-            Request::Create { file, nonce } => replica::Request::Create { file: name(&file)?, nonce },
+            Request::Create { file, nonce } => replica::Request::Create {
+                file: name(&file)?,
+                nonce,
+            },
             Request::Remove { file, .. } => replica::Request::Remove { file: name(&file)? },
             Request::Stat { file, any: false } => replica::Request::Stat { file: name(&file)? },
-            Request::Fence { file, client, epoch, nonce } => {
+            Request::Fence {
+                file,
+                client,
+                epoch,
+                nonce,
+            } => {
                 let client = crate::content::ClientId::of(&client);
-                replica::Request::Fence { file: name(&file)?, client, epoch, nonce, create: false }
+                replica::Request::Fence {
+                    file: name(&file)?,
+                    client,
+                    epoch,
+                    nonce,
+                    create: false,
+                }
             }
             // One more than is told, to know whether there are more.
-            Request::Find { range, prefix, after } => {
-                replica::Request::Find { range, prefix, after, limit: MAX_LIST + 1 }
-            }
+            Request::Find { range, prefix, after } => replica::Request::Find {
+                range,
+                prefix,
+                after,
+                limit: MAX_LIST + 1,
+            },
             Request::Stat { file, any: true } => {
                 let stat = self.stat_here(&name(&file)?).ok_or(Refusal::NotHere)?;
                 self.reply(conn, call, Reply::Stat(stat));
                 return Ok(());
             }
-            Request::Read { file, offset, len, any } => {
+            Request::Read {
+                file,
+                offset,
+                len,
+                any,
+            } => {
                 let file = name(&file)?;
                 if !any {
                     self.coordinated(&file)?;
                 }
-                self.later.push_back(Later { conn, call, what: Bulk::Read { file, offset, len: len.into() } });
+                self.later.push_back(Later {
+                    conn,
+                    call,
+                    what: Bulk::Read {
+                        file,
+                        offset,
+                        len: len.into(),
+                    },
+                });
                 return Ok(());
             }
-            Request::Fetch { file, nonce, segment, at } => {
+            Request::Fetch {
+                file,
+                nonce,
+                segment,
+                at,
+            } => {
                 let file = name(&file)?;
-                self.later.push_back(Later { conn, call, what: Bulk::Fetch { file, nonce, segment, at } });
+                self.later.push_back(Later {
+                    conn,
+                    call,
+                    what: Bulk::Fetch {
+                        file,
+                        nonce,
+                        segment,
+                        at,
+                    },
+                });
                 return Ok(());
             }
-            Request::Tail { file, offset, max, wait_ms } => {
+            Request::Tail {
+                file,
+                offset,
+                max,
+                wait_ms,
+            } => {
                 let file = name(&file)?;
                 let wait = Duration::from_millis(wait_ms.into()).min(LONGEST_WAIT);
                 return self.tail(conn, call, file, offset, max.into(), wait);
@@ -112,7 +176,13 @@ impl Core {
                 return Ok(());
             }
             Request::Locate { range } => {
-                self.reply(conn, call, Reply::Coordinator { node: self.replica.coordinator_of(range) });
+                self.reply(
+                    conn,
+                    call,
+                    Reply::Coordinator {
+                        node: self.replica.coordinator_of(range),
+                    },
+                );
                 return Ok(());
             }
             Request::Ring => {
@@ -125,7 +195,11 @@ impl Core {
                 return Ok(());
             }
         };
-        self.input(Input::Client { conn, id: call, request: ordered });
+        self.input(Input::Client {
+            conn,
+            id: call,
+            request: ordered,
+        });
         Ok(())
     }
 
@@ -136,7 +210,11 @@ impl Core {
             Ok(Answer::Stat(info)) => Reply::Stat(self.stat(&info)),
             Ok(Answer::Found(found)) => {
                 let more = found.len() > MAX_LIST;
-                let files = found.into_iter().take(MAX_LIST).map(|f| (f.name.into(), f.length)).collect();
+                let files = found
+                    .into_iter()
+                    .take(MAX_LIST)
+                    .map(|f| (f.name.into(), f.length))
+                    .collect();
                 Reply::Files { files, more }
             }
             Err(refused) => Reply::Refused(self.refusal(refused)),
@@ -147,8 +225,7 @@ impl Core {
     fn stat(&self, info: &FileInfo) -> FileStat {
         let range = self.replica.range_of(&info.name);
         let wanted = self.cluster.replication.min(self.cluster.nodes.len());
-        let whole =
-            matches!(self.replica.state_of(range), Some(RangeState::Active { repairing }) if repairing.is_empty());
+        let whole = matches!(self.replica.state_of(range), Some(RangeState::Active { repairing }) if repairing.is_empty());
         FileStat {
             len: info.length,
             newlines: info.newlines,
@@ -192,10 +269,19 @@ impl Core {
     fn marks(&self, file: &FileName, length: u64, from: u64) -> Reply {
         let held = self.replica.store().file(self.replica.range_of(file), file);
         let bounds = held.map(|f| f.boundaries(MARK_STEP)).unwrap_or_default();
-        let inner = bounds.into_iter().filter(|b| b.offset < length).map(|b| (b.offset, b.newlines));
-        let mut marks = std::iter::once((0, 0)).filter(|_| length > 0).chain(inner).skip(from as usize);
+        let inner = bounds
+            .into_iter()
+            .filter(|b| b.offset < length)
+            .map(|b| (b.offset, b.newlines));
+        let mut marks = std::iter::once((0, 0))
+            .filter(|_| length > 0)
+            .chain(inner)
+            .skip(from as usize);
         let some: Vec<(u64, u64)> = marks.by_ref().take(MAX_LIST).collect();
-        Reply::Marks { marks: some, more: marks.next().is_some() }
+        Reply::Marks {
+            marks: some,
+            more: marks.next().is_some(),
+        }
     }
 
     fn ring(&self) -> Vec<NodeInfo> {
@@ -209,7 +295,12 @@ impl Core {
                 () => NodeState::Failed,
             };
             let name = self.cluster.nodes[node.0 as usize].name.clone();
-            NodeInfo { name, token: *token, state, incarnation: incarnation.0 }
+            NodeInfo {
+                name,
+                token: *token,
+                state,
+                incarnation: incarnation.0,
+            }
         };
         ring.nodes().iter().map(info).collect()
     }
@@ -217,9 +308,12 @@ impl Core {
     fn list_store(&self, after: &str) -> Reply {
         let store = self.replica.store();
         let ranges = (0..self.cluster.nodes.len() as u16).map(RangeIx);
-        let all = ranges.flat_map(|range| store.files(range)).filter(|(name, _)| name.as_str() > after);
+        let all = ranges
+            .flat_map(|range| store.files(range))
+            .filter(|(name, _)| name.as_str() > after);
         let held = |f: &crate::content::File| f.segments.iter().filter(|s| !s.missing).map(|s| s.bytes).sum();
-        let mut files: Vec<(String, u64)> = all.map(|(name, f)| (name.as_str().to_owned(), held(f))).collect();
+        let mut files: Vec<(String, u64)> =
+            all.map(|(name, f)| (name.as_str().to_owned(), held(f))).collect();
         files.sort_unstable();
         let more = files.len() > MAX_LIST;
         files.truncate(MAX_LIST);
@@ -232,12 +326,17 @@ impl Core {
             return;
         }
         let served = match what {
-            Bulk::Read { file, offset, len } => {
-                self.read(&file, offset, len).map(|(end, bytes)| Frame::data(call, offset, end, bytes))
-            }
-            Bulk::Fetch { file, nonce, segment, at } => {
-                self.entries(&file, nonce, &segment, at).map(|(entries, bytes)| Frame::entries(call, entries, bytes))
-            }
+            Bulk::Read { file, offset, len } => self
+                .read(&file, offset, len)
+                .map(|(end, bytes)| Frame::data(call, offset, end, bytes)),
+            Bulk::Fetch {
+                file,
+                nonce,
+                segment,
+                at,
+            } => self
+                .entries(&file, nonce, &segment, at)
+                .map(|(entries, bytes)| Frame::entries(call, entries, bytes)),
         };
         match served {
             Ok(frame) => self.frame(conn, frame),
@@ -257,7 +356,11 @@ impl Core {
             if slice.missing {
                 break;
             }
-            match self.replica.store().read(range, file, slice.segment, slice.offset, slice.len) {
+            match self
+                .replica
+                .store()
+                .read(range, file, slice.segment, slice.offset, slice.len)
+            {
                 Ok(bytes) => parts.push(bytes),
                 Err(error) => {
                     let refusal = self.unreadable(range, file, slice.segment, error);
@@ -274,12 +377,25 @@ impl Core {
         Ok((known.length, join(parts)))
     }
 
-    fn unreadable(&mut self, range: RangeIx, file: &FileName, segment: SegmentId, error: store::Error) -> Refusal {
+    fn unreadable(
+        &mut self,
+        range: RangeIx,
+        file: &FileName,
+        segment: SegmentId,
+        error: store::Error,
+    ) -> Refusal {
         match error {
             store::Error::Damaged { offset, .. } => {
                 tracing::error!(file = %file, segment = %segment, offset, "DAMAGED");
-                self.input(Input::Damaged { range, file: file.clone(), segment });
-                Refusal::Damaged { offset, why: format!("a checksum is wrong on {}", self.name(self.at)) }
+                self.input(Input::Damaged {
+                    range,
+                    file: file.clone(),
+                    segment,
+                });
+                Refusal::Damaged {
+                    offset,
+                    why: format!("a checksum is wrong on {}", self.name(self.at)),
+                }
             }
             store::Error::Missing { .. } | store::Error::NoSuchFile { .. } => Refusal::NotHere,
             other => {
@@ -299,13 +415,22 @@ impl Core {
     ) -> Result<(Vec<EntryMeta>, Bytes), Refusal> {
         let range = self.replica.range_of(file);
         let store = self.replica.store();
-        let held = store.file(range, file).filter(|f| f.nonce == nonce).and_then(|f| f.segment(segment.id));
-        let held = held.filter(|s| !s.missing && s.same(segment)).ok_or(Refusal::NotHere)?;
-        let from = usize::try_from(at).ok().filter(|at| *at <= held.index.len()).ok_or(Refusal::NotHere)?;
+        let held = store
+            .file(range, file)
+            .filter(|f| f.nonce == nonce)
+            .and_then(|f| f.segment(segment.id));
+        let held = held
+            .filter(|s| !s.missing && s.same(segment))
+            .ok_or(Refusal::NotHere)?;
+        let from = usize::try_from(at)
+            .ok()
+            .filter(|at| *at <= held.index.len())
+            .ok_or(Refusal::NotHere)?;
         let begin = from.checked_sub(1).map_or(0, |before| held.index[before].end);
         let rest = held.index[from..].iter().enumerate();
         // At least one, however long.
-        let some = rest.take_while(|(i, e)| *i == 0 || (e.end - begin <= MAX_READ as u64 && *i < MAX_ENTRIES));
+        let some =
+            rest.take_while(|(i, e)| *i == 0 || (e.end - begin <= MAX_READ as u64 && *i < MAX_ENTRIES));
         let entries: Vec<EntryMeta> = some.map(|(_, e)| *e).collect();
         let end = entries.last().map_or(begin, |e| e.end);
         match store.read(range, file, segment.id, begin, end - begin) {
@@ -325,10 +450,20 @@ impl Core {
     ) -> Result<(), Refusal> {
         let length = self.coordinated(&file)?;
         if length > offset || wait.is_zero() {
-            let what = Bulk::Read { file, offset, len: max };
+            let what = Bulk::Read {
+                file,
+                offset,
+                len: max,
+            };
             self.later.push_back(Later { conn, call, what });
         } else {
-            let waiter = Waiter { conn, call, offset, max, until: clock::now() + wait };
+            let waiter = Waiter {
+                conn,
+                call,
+                offset,
+                max,
+                until: clock::now() + wait,
+            };
             self.waiting.0.entry(file).or_default().push(waiter);
         }
         Ok(())
@@ -336,9 +471,22 @@ impl Core {
 
     /// A file may be read up to `length`: whoever waited for that is served.
     pub(super) fn committed(&mut self, file: &FileName, length: u64) {
-        let Some(waiters) = self.waiting.0.get_mut(file) else { return };
-        for Waiter { conn, call, offset, max, .. } in waiters.extract_if(.., |w| w.offset < length) {
-            let what = Bulk::Read { file: file.clone(), offset, len: max };
+        let Some(waiters) = self.waiting.0.get_mut(file) else {
+            return;
+        };
+        for Waiter {
+            conn,
+            call,
+            offset,
+            max,
+            ..
+        } in waiters.extract_if(.., |w| w.offset < length)
+        {
+            let what = Bulk::Read {
+                file: file.clone(),
+                offset,
+                len: max,
+            };
             self.later.push_back(Later { conn, call, what });
         }
     }
@@ -350,9 +498,14 @@ impl Core {
         }
         let now = clock::now();
         let files: Vec<FileName> = self.waiting.0.keys().cloned().collect();
-        let lost: BTreeMap<FileName, Refusal> =
-            files.into_iter().filter_map(|f| self.coordinated(&f).err().map(|refusal| (f, refusal))).collect();
-        for (file, waiter) in self.waiting.take_if(|file, w| w.until <= now || lost.contains_key(file)) {
+        let lost: BTreeMap<FileName, Refusal> = files
+            .into_iter()
+            .filter_map(|f| self.coordinated(&f).err().map(|refusal| (f, refusal)))
+            .collect();
+        for (file, waiter) in self
+            .waiting
+            .take_if(|file, w| w.until <= now || lost.contains_key(file))
+        {
             match lost.get(&file) {
                 Some(refusal) => self.refuse(waiter.conn, waiter.call, refusal.clone()),
                 None => self.frame(

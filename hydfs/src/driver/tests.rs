@@ -30,14 +30,24 @@ impl World {
         let secret = folder.path().join("secret");
         std::fs::write(&secret, "a secret of the tests alone").unwrap();
         std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        let mut text = format!("secret_file = \"secret\"\n[ports]\nhydfs = {PORT}\nintroducer = {}\n{settings}", PORT + 1);
+        let mut text = format!(
+            "secret_file = \"secret\"\n[ports]\nhydfs = {PORT}\nintroducer = {}\n{settings}",
+            PORT + 1
+        );
         for i in 1..=count {
-            text += &format!("[[node]]\nname = \"n{i}\"\naddr = \"127.0.2.{}\"\n", test * 10 + i);
+            text += &format!(
+                "[[node]]\nname = \"n{i}\"\naddr = \"127.0.2.{}\"\n",
+                test * 10 + i
+            );
         }
         let path = folder.path().join("cluster.toml");
         std::fs::write(&path, text).unwrap();
         let cluster = Arc::new(Cluster::load(&path).unwrap());
-        let mut world = Self { folder, cluster, nodes: (0..count).map(|_| None).collect() };
+        let mut world = Self {
+            folder,
+            cluster,
+            nodes: (0..count).map(|_| None).collect(),
+        };
         for i in 0..count as usize {
             world.start_node(i).await;
         }
@@ -92,7 +102,12 @@ impl World {
         let nodes = Nodes::new(self.cluster.clone(), self.identity(None));
         let mut all = Vec::new();
         while (all.len() as u64) < len {
-            let request = Request::Read { file: file.into(), offset: all.len() as u64, len: 1 << 20, any: true };
+            let request = Request::Read {
+                file: file.into(),
+                offset: all.len() as u64,
+                len: 1 << 20,
+                any: true,
+            };
             match nodes.call(NodeIx(i as u16), request, BOUND).await.ok()? {
                 Answer::Data { bytes, .. } if !bytes.is_empty() => all.extend_from_slice(&bytes),
                 _ => return None,
@@ -111,7 +126,9 @@ impl World {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(BOUND, waiting).await.expect("all copies are whole again")
+        tokio::time::timeout(BOUND, waiting)
+            .await
+            .expect("all copies are whole again")
     }
 }
 
@@ -125,7 +142,9 @@ async fn read(client: &Client, file: &str) -> Vec<u8> {
 }
 
 fn text(lines: usize) -> Vec<u8> {
-    (0..lines).flat_map(|i| format!("line {i} of the text\n").into_bytes()).collect()
+    (0..lines)
+        .flat_map(|i| format!("line {i} of the text\n").into_bytes())
+        .collect()
 }
 
 #[tokio::test]
@@ -134,21 +153,46 @@ async fn files_are_created_appended_read_listed_and_removed() {
     let client = world.client(0);
     let big = text(200_000);
     let mut told = 0;
-    assert_eq!(client.put(&big[..], "in/big", |n| told = n).await.unwrap(), big.len() as u64);
+    assert_eq!(
+        client.put(&big[..], "in/big", |n| told = n).await.unwrap(),
+        big.len() as u64
+    );
     assert_eq!(told, big.len() as u64);
     for (i, file) in ["in/a", "in/b", "other"].iter().enumerate() {
         client.create(file).await.unwrap();
         world.client(i).append(&b"one\n"[..], file, |_| {}).await.unwrap();
     }
-    assert!(matches!(client.create("in/a").await, Err(ClientError::Exists { .. })));
+    assert!(matches!(
+        client.create("in/a").await,
+        Err(ClientError::Exists { .. })
+    ));
     for i in 0..3 {
         let client = world.client(i);
         assert_eq!(read(&client, "in/big").await, big);
         assert_eq!(client.read("in/big", 5, 10).await.unwrap(), big[5..15]);
-        assert_eq!(client.read("in/big", 1_000_000, 2_500_000).await.unwrap(), big[1_000_000..3_500_000]);
-        assert!(client.read("in/big", big.len() as u64, 10).await.unwrap().is_empty());
-        let found: Vec<_> = client.find("in/").await.unwrap().into_iter().map(|e| (e.file, e.len)).collect();
-        let want = [("in/a".to_owned(), 4), ("in/b".to_owned(), 4), ("in/big".to_owned(), big.len() as u64)];
+        assert_eq!(
+            client.read("in/big", 1_000_000, 2_500_000).await.unwrap(),
+            big[1_000_000..3_500_000]
+        );
+        assert!(
+            client
+                .read("in/big", big.len() as u64, 10)
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        let found: Vec<_> = client
+            .find("in/")
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|e| (e.file, e.len))
+            .collect();
+        let want = [
+            ("in/a".to_owned(), 4),
+            ("in/b".to_owned(), 4),
+            ("in/big".to_owned(), big.len() as u64),
+        ];
         assert_eq!(found, want);
         assert_eq!(client.list_store(&world.name(i)).await.unwrap().len(), 4);
     }
@@ -159,15 +203,37 @@ async fn files_are_created_appended_read_listed_and_removed() {
     assert_eq!((marks[0].offset, marks[0].newlines_before), (0, 0));
     assert!(marks.len() >= big.len() >> 20);
     for mark in marks {
-        let before = big[..mark.offset as usize].iter().filter(|b| **b == b'\n').count();
+        let before = big[..mark.offset as usize]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count();
         assert_eq!(before as u64, mark.newlines_before);
     }
     client.remove("in/a").await.unwrap();
-    assert!(matches!(client.stat("in/a").await, Err(ClientError::NoSuchFile { .. })));
-    assert!(matches!(client.remove("in/a").await, Err(ClientError::NoSuchFile { .. })));
-    assert!(matches!(client.read("nope", 0, 1).await, Err(ClientError::NoSuchFile { .. })));
-    assert!(matches!(client.create("../x").await, Err(ClientError::InvalidName { .. })));
-    assert!(client.nodes().await.unwrap().iter().all(|n| n.state == crate::client::NodeState::Alive));
+    assert!(matches!(
+        client.stat("in/a").await,
+        Err(ClientError::NoSuchFile { .. })
+    ));
+    assert!(matches!(
+        client.remove("in/a").await,
+        Err(ClientError::NoSuchFile { .. })
+    ));
+    assert!(matches!(
+        client.read("nope", 0, 1).await,
+        Err(ClientError::NoSuchFile { .. })
+    ));
+    assert!(matches!(
+        client.create("../x").await,
+        Err(ClientError::InvalidName { .. })
+    ));
+    assert!(
+        client
+            .nodes()
+            .await
+            .unwrap()
+            .iter()
+            .all(|n| n.state == crate::client::NodeState::Alive)
+    );
 }
 
 /// Record `i` of a stream: its number, then as many bytes as that says.
@@ -200,9 +266,15 @@ async fn appends_go_on_when_the_coordinator_is_killed_among_them() {
     for i in 2000..4000 {
         appender.append(record(i));
     }
-    let end = tokio::time::timeout(BOUND, appender.wait_acked(all.len() as u64)).await.unwrap().unwrap();
+    let end = tokio::time::timeout(BOUND, appender.wait_acked(all.len() as u64))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(end, all.len() as u64);
-    assert!(read(&client, "log").await == all, "nothing lost, nothing twice, in order");
+    assert!(
+        read(&client, "log").await == all,
+        "nothing lost, nothing twice, in order"
+    );
 
     world.start_node(victim).await;
     world.wait_whole(&client, "log").await;
@@ -215,8 +287,14 @@ async fn appends_go_on_when_the_coordinator_is_killed_among_them() {
     world.kill((victim + 2) % 3);
     let alone = world.client(victim).with_patience(Duration::from_millis(3000));
     assert!(read(&alone, "log").await.starts_with(&all[..all.len() - 8]));
-    let refused = alone.with_patience(Duration::from_millis(100)).create("more").await;
-    assert!(matches!(refused, Err(ClientError::Unavailable { .. })), "{refused:?}");
+    let refused = alone
+        .with_patience(Duration::from_millis(100))
+        .create("more")
+        .await;
+    assert!(
+        matches!(refused, Err(ClientError::Unavailable { .. })),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -226,11 +304,18 @@ async fn a_replaced_process_can_append_no_more() {
     let mut old = client.open_append("out", "s1t0", Epoch(1), true).await.unwrap();
     old.append(&b"before "[..]);
     old.wait_acked(7).await.unwrap();
-    let mut new = world.client(1).open_append("out", "s1t0", Epoch(2), true).await.unwrap();
+    let mut new = world
+        .client(1)
+        .open_append("out", "s1t0", Epoch(2), true)
+        .await
+        .unwrap();
     assert_eq!(new.length(), 7);
     old.append(&b"zombie "[..]);
     let refused = old.wait_acked(14).await;
-    assert!(matches!(&refused, Err(ClientError::Fenced { epoch: Epoch(2), client, .. }) if client == "s1t0"), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(ClientError::Fenced { epoch: Epoch(2), client, .. }) if client == "s1t0"),
+        "{refused:?}"
+    );
     assert_eq!(old.changed().await, Ok(7), "what was acknowledged is told first");
     assert_eq!(old.changed().await, refused);
     new.append(&b"after"[..]);
@@ -239,7 +324,10 @@ async fn a_replaced_process_can_append_no_more() {
     // An equal epoch from another process, and a lower one.
     for epoch in [2, 1] {
         let refused = client.open_append("out", "s1t0", Epoch(epoch), true).await;
-        assert!(matches!(refused, Err(ClientError::Fenced { epoch: Epoch(2), .. })));
+        assert!(matches!(
+            refused,
+            Err(ClientError::Fenced { epoch: Epoch(2), .. })
+        ));
     }
     // Another client's stream is another matter.
     let mut other = client.open_append("out", "s1t1", Epoch(1), true).await.unwrap();
@@ -255,7 +343,11 @@ async fn strangers_are_refused_and_harm_nothing() {
     let addr = world.cluster.nodes[0].at(PORT);
     let strange = tokio::task::spawn_blocking(move || {
         let mut ends = Vec::new();
-        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"RNSTR\x01\xff\xff", &[0xff; 4096]] {
+        for bytes in [
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            b"RNSTR\x01\xff\xff",
+            &[0xff; 4096],
+        ] {
             let mut stranger = std::net::TcpStream::connect(addr).unwrap();
             stranger.write_all(bytes).unwrap();
             let _ = stranger.shutdown(std::net::Shutdown::Write);
@@ -266,15 +358,28 @@ async fn strangers_are_refused_and_harm_nothing() {
         ends
     });
     assert!(strange.await.unwrap().iter().all(Vec::is_empty));
-    let wrong = Identity { secret: Secret::from_text(b"another secret altogether"), ..world.identity(None) };
-    assert!(matches!(dial(addr, &wrong, Role::HydfsClient).await, Err(net::Error::Secret)));
+    let wrong = Identity {
+        secret: Secret::from_text(b"another secret altogether"),
+        ..world.identity(None)
+    };
+    assert!(matches!(
+        dial(addr, &wrong, Role::HydfsClient).await,
+        Err(net::Error::Secret)
+    ));
     // Who knows the secret and talks nonsense, or has no business here, is cut off.
-    for (role, node) in [(Role::HydfsClient, None), (Role::HydfsPeer, Some(1)), (Role::HydfsPeer, None), (Role::Data, None)] {
+    for (role, node) in [
+        (Role::HydfsClient, None),
+        (Role::HydfsPeer, Some(1)),
+        (Role::HydfsPeer, None),
+        (Role::Data, None),
+    ] {
         let mut connection = dial(addr, &world.identity(node), role).await.unwrap();
         // It may have been closed already.
         let _ = connection.tx.feed_frame(vec![0x93; 100]).await;
         let _ = connection.tx.flush().await;
-        let end = tokio::time::timeout(BOUND, connection.rx.recv_frame()).await.unwrap();
+        let end = tokio::time::timeout(BOUND, connection.rx.recv_frame())
+            .await
+            .unwrap();
         assert!(!matches!(end, Ok(Some(_))), "{role:?}");
     }
     client.append(&b"still here"[..], "f", |_| {}).await.unwrap();
@@ -286,7 +391,13 @@ async fn a_tailing_reader_gets_what_is_appended_while_it_waits() {
     let world = World::start(5, 3, "").await;
     let client = world.client(0);
     let mut appender = client.open_append("f", "c", Epoch(1), true).await.unwrap();
-    assert!(client.tail("f", 0, 100, Duration::from_millis(1)).await.unwrap().is_empty());
+    assert!(
+        client
+            .tail("f", 0, 100, Duration::from_millis(1))
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let reader = world.client(1);
     let waiting = reader.tail("f", 0, 100, BOUND);
     tokio::pin!(waiting);
@@ -297,7 +408,10 @@ async fn a_tailing_reader_gets_what_is_appended_while_it_waits() {
         stat = client.stat("f") => assert_eq!(stat.unwrap().len, 0),
     }
     appender.append(&b"news"[..]);
-    assert_eq!(tokio::time::timeout(BOUND, waiting).await.unwrap().unwrap(), "news");
+    assert_eq!(
+        tokio::time::timeout(BOUND, waiting).await.unwrap().unwrap(),
+        "news"
+    );
     // A long append stays whole.
     let long: Bytes = vec![7; 20 << 20].into();
     appender.append(long.clone());
@@ -332,18 +446,30 @@ async fn a_damaged_copy_is_not_served_and_is_repaired() {
         }
     }
     assert_eq!(hit, 1);
-    assert!(read(&world.client(victim), "f").await == bytes, "the damage is not seen by a reader");
-    assert!(world.copy(victim, "f", bytes.len() as u64).await.is_none(), "the damaged copy is given up");
+    assert!(
+        read(&world.client(victim), "f").await == bytes,
+        "the damage is not seen by a reader"
+    );
+    assert!(
+        world.copy(victim, "f", bytes.len() as u64).await.is_none(),
+        "the damaged copy is given up"
+    );
     // An open segment is fetched anew when a change of the set has sealed it.
     let third = world.index(&stat.replicas[2]);
     world.kill(third);
     world.start_node(third).await;
     let whole = async {
-        while world.copy(victim, "f", bytes.len() as u64).await.is_none_or(|copy| copy != bytes) {
+        while world
+            .copy(victim, "f", bytes.len() as u64)
+            .await
+            .is_none_or(|copy| copy != bytes)
+        {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(BOUND, whole).await.expect("the copy is repaired");
+    tokio::time::timeout(BOUND, whole)
+        .await
+        .expect("the copy is repaired");
 }
 
 #[tokio::test]
@@ -353,7 +479,10 @@ async fn a_missing_copy_is_rebuilt_from_the_others() {
     let bytes = text(150_000);
     client.put(&bytes[..], "big", |_| {}).await.unwrap();
     for i in 0..50 {
-        client.put(format!("tiny {i}").as_bytes(), &format!("tiny/{i}"), |_| {}).await.unwrap();
+        client
+            .put(format!("tiny {i}").as_bytes(), &format!("tiny/{i}"), |_| {})
+            .await
+            .unwrap();
     }
     let len = bytes.len() as u64;
     assert!(world.copy(2, "big", len).await.is_some());
@@ -384,7 +513,9 @@ async fn a_node_runs_once() {
     let again = Daemon::start(world.cluster.clone(), &world.name(0)).await;
     assert!(matches!(again, Err(Error::Open(disk::OpenError::Locked { .. }))));
     // Another folder, but the same address.
-    let text = std::fs::read_to_string(&world.cluster.path).unwrap().replace("addr", "data = \"elsewhere\"\naddr");
+    let text = std::fs::read_to_string(&world.cluster.path)
+        .unwrap()
+        .replace("addr", "data = \"elsewhere\"\naddr");
     let path = world.folder.path().join("other.toml");
     std::fs::write(&path, text).unwrap();
     let other = Arc::new(Cluster::load(&path).unwrap());
@@ -405,10 +536,14 @@ async fn the_ring_is_listed_by_whoever_answers() {
     let nodes = Nodes::new(world.cluster.clone(), world.identity(Some(0)));
     let seen = async {
         loop {
-            let Ok(Answer::Reply(Reply::Ring { nodes })) = nodes.call(NodeIx(0), Request::Ring, BOUND).await else {
+            let Ok(Answer::Reply(Reply::Ring { nodes })) = nodes.call(NodeIx(0), Request::Ring, BOUND).await
+            else {
                 panic!("no ring")
             };
-            let failed = nodes.iter().filter(|n| n.state == crate::client::NodeState::Failed).count();
+            let failed = nodes
+                .iter()
+                .filter(|n| n.state == crate::client::NodeState::Failed)
+                .count();
             if failed == 1 {
                 return nodes;
             }
@@ -425,7 +560,9 @@ async fn an_idle_appender_outlives_its_coordinator() {
     let client = world.client(0);
     client.create("log").await.unwrap();
     let victim = world.index(client.stat("log").await.unwrap().coordinator.as_ref().unwrap());
-    let client = world.client((victim + 1) % 3).with_patience(Duration::from_secs(5));
+    let client = world
+        .client((victim + 1) % 3)
+        .with_patience(Duration::from_secs(5));
     let mut appender = client.open_append("log", "c", Epoch(1), false).await.unwrap();
     appender.append(&b"one "[..]);
     appender.wait_acked(4).await.unwrap();
@@ -437,6 +574,12 @@ async fn an_idle_appender_outlives_its_coordinator() {
     };
     tokio::time::timeout(BOUND, moved).await.unwrap();
     appender.append(&b"two"[..]);
-    assert_eq!(tokio::time::timeout(BOUND, appender.wait_acked(7)).await.unwrap().unwrap(), 7);
+    assert_eq!(
+        tokio::time::timeout(BOUND, appender.wait_acked(7))
+            .await
+            .unwrap()
+            .unwrap(),
+        7
+    );
     assert_eq!(read(&client, "log").await, b"one two");
 }

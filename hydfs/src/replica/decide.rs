@@ -38,22 +38,38 @@ pub(crate) fn decide(
     said: &BTreeMap<NodeIx, Said<'_>>,
     mutant: Mutant,
 ) -> Verdict {
-    let mut sets: Vec<&View> = said.values().flat_map(|s| s.installed.into_iter().chain(s.asked)).collect();
+    let mut sets: Vec<&View> = said
+        .values()
+        .flat_map(|s| s.installed.into_iter().chain(s.asked))
+        .collect();
     sets.sort_by_key(|set| std::cmp::Reverse(set.size()));
     sets.dedup();
     let has = |s: &Said, set: &View| s.installed.is_some_and(|have| have.size() >= set.size());
     for set in sets {
         let members = ring.replicas(range, set);
         // Does this node's disk go back to when the set was made?
-        let remembers = |n: &NodeIx, s: &Said| s.born <= set.incarnation(*n) || mutant == Mutant::NewDisksCount;
+        let remembers =
+            |n: &NodeIx, s: &Said| s.born <= set.incarnation(*n) || mutant == Mutant::NewDisksCount;
         let never = |n: &NodeIx| said.get(n).is_some_and(|s| !has(s, set) && remembers(n, s));
         if members.iter().any(never) {
             continue;
         }
-        let newest = said.values().filter(|s| has(s, set)).filter_map(|s| s.installed).max_by_key(|v| v.size());
-        let names = || members.iter().map(|n| n.0.to_string()).collect::<Vec<_>>().join(", ");
+        let newest = said
+            .values()
+            .filter(|s| has(s, set))
+            .filter_map(|s| s.installed)
+            .max_by_key(|v| v.size());
+        let names = || {
+            members
+                .iter()
+                .map(|n| n.0.to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         let Some(newest) = newest else {
-            return Verdict::Unavailable { why: format!("none of nodes {} that held it answers", names()) };
+            return Verdict::Unavailable {
+                why: format!("none of nodes {} that held it answers", names()),
+            };
         };
         // A later set that became active was known to a majority. If those who remember all since this set are a majority too, one of them would
         // have named it. Otherwise it may be known only to nodes that don't answer and to lost disks; unless all answer: then what only lost disks
@@ -69,9 +85,13 @@ pub(crate) fn decide(
                 ),
             };
         }
-        let source = |s: &Said| s.installed == Some(newest) || (mutant == Mutant::ShareOfAll && s.installed.is_some());
+        let source =
+            |s: &Said| s.installed == Some(newest) || (mutant == Mutant::ShareOfAll && s.installed.is_some());
         let nodes = said.iter().filter(|(_, s)| source(s)).map(|(n, _)| *n).collect();
-        return Verdict::Sources { nodes, of: newest.clone() };
+        return Verdict::Sources {
+            nodes,
+            of: newest.clone(),
+        };
     }
     Verdict::Empty
 }
@@ -79,12 +99,16 @@ pub(crate) fn decide(
 /// The range's content, all sealed: what all `sources` (holders of the newest installed set) have, and so at least all that was acknowledged.
 /// `open` is the segment that was open under that set.
 pub(crate) fn seal(sources: &[&BTreeMap<&FileName, &File>], open: SegmentId) -> Vec<(FileName, File)> {
-    let Some((first, others)) = sources.split_first() else { return Vec::new() };
+    let Some((first, others)) = sources.split_first() else {
+        return Vec::new();
+    };
     let mut sealed = Vec::new();
     for (name, file) in first.iter() {
         // A file that one of them does not have, or has under another nonce, was just being created or removed.
         let copies: Option<Vec<&File>> = others.iter().map(|s| s.get(name).copied()).collect();
-        let Some(mut copies) = copies.filter(|c| c.iter().all(|f| f.nonce == file.nonce)) else { continue };
+        let Some(mut copies) = copies.filter(|c| c.iter().all(|f| f.nonce == file.nonce)) else {
+            continue;
+        };
         copies.push(file);
         sealed.push(((*name).clone(), seal_file(&copies, open)));
     }
@@ -100,7 +124,11 @@ fn seal_file(copies: &[&File], open: SegmentId) -> File {
         Some(file) => file,
         None => return File::default(),
     };
-    let seal = |s: &Segment| Segment { sealed: true, missing: false, ..s.head() };
+    let seal = |s: &Segment| Segment {
+        sealed: true,
+        missing: false,
+        ..s.head()
+    };
     let segments = base.segments.iter().filter(|s| s.entries > 0).map(seal).collect();
     let mut streams = base.streams.clone();
     for (client, theirs) in copies.iter().flat_map(|f| &f.streams) {
@@ -109,7 +137,11 @@ fn seal_file(copies: &[&File], open: SegmentId) -> File {
             (stream.epoch, stream.nonce) = (theirs.epoch, theirs.nonce);
         }
     }
-    File { nonce: base.nonce, segments, streams }
+    File {
+        nonce: base.nonce,
+        segments,
+        streams,
+    }
 }
 
 #[cfg(test)]

@@ -57,13 +57,25 @@ pub(super) fn carry_out<S: Store>(
         store.remove(range, name)?;
         return Ok(Change::Removed);
     }
-    let file = store.file(range, name).ok_or_else(|| store::Error::NoSuchFile { file: name.clone() })?;
+    let file = store
+        .file(range, name)
+        .ok_or_else(|| store::Error::NoSuchFile { file: name.clone() })?;
     let none = bytes::Bytes::new();
     let (entry, payload) = match op {
-        Op::Append { client, epoch, offset, checksum, payload, .. } => {
-            (file.next_append(segment, *client, *epoch, *offset, payload, *checksum), payload)
-        }
-        Op::Fence { client, epoch, nonce, .. } => (file.next_fence(segment, *client, *epoch, *nonce), &none),
+        Op::Append {
+            client,
+            epoch,
+            offset,
+            checksum,
+            payload,
+            ..
+        } => (
+            file.next_append(segment, *client, *epoch, *offset, payload, *checksum),
+            payload,
+        ),
+        Op::Fence {
+            client, epoch, nonce, ..
+        } => (file.next_fence(segment, *client, *epoch, *nonce), &none),
         Op::Create { .. } | Op::Remove { .. } => return Ok(Change::Removed),
     };
     let length = file.length() + u64::from(entry.len);
@@ -91,7 +103,9 @@ impl<S: Store> Replica<S> {
             self.fill_floors(range);
             self.remember_active(&[range])?;
         }
-        let Some(f) = self.follows.get_mut(&range) else { return Ok(()) };
+        let Some(f) = self.follows.get_mut(&range) else {
+            return Ok(());
+        };
         self.stirred.insert(range);
         f.commit = f.commit.max(commit);
         f.due |= !ops.is_empty() || probe > f.probe;
@@ -103,7 +117,9 @@ impl<S: Store> Replica<S> {
         f.standing = Standing::Well;
         let have = (f.seq + 1 - first) as usize;
         for op in ops.into_iter().skip(have) {
-            if let Op::Append { payload, checksum, .. } = &op
+            if let Op::Append {
+                payload, checksum, ..
+            } = &op
                 && xxhash_rust::xxh3::xxh3_64(payload) != *checksum
             {
                 // Damaged on the way: as if it had not come.
@@ -128,18 +144,32 @@ impl<S: Store> Replica<S> {
 
     pub(super) fn flush_follow(&mut self, range: RangeIx, out: &mut Vec<Effect>) {
         let (view, to) = (self.view_id, self.leader(range));
-        let Some(f) = self.follows.get_mut(&range) else { return };
+        let Some(f) = self.follows.get_mut(&range) else {
+            return;
+        };
         if std::mem::take(&mut f.due)
             && let Some(to) = to
         {
-            let message =
-                Message::Ack { view, range, seq: f.seq, probe: f.probe, standing: f.standing };
+            let message = Message::Ack {
+                view,
+                range,
+                seq: f.seq,
+                probe: f.probe,
+                standing: f.standing,
+            };
             out.push(Effect::Send { to, message });
         }
         if f.active {
             let mut grown: BTreeMap<FileName, u64> = BTreeMap::new();
-            self.floors.entry(range).or_default().commit(&mut f.pending, f.commit.min(f.seq), &mut grown);
-            out.extend(grown.into_iter().map(|(file, length)| Effect::Committed { range, file, length }));
+            self.floors
+                .entry(range)
+                .or_default()
+                .commit(&mut f.pending, f.commit.min(f.seq), &mut grown);
+            out.extend(
+                grown
+                    .into_iter()
+                    .map(|(file, length)| Effect::Committed { range, file, length }),
+            );
         }
     }
 
@@ -147,11 +177,16 @@ impl<S: Store> Replica<S> {
     pub(super) fn report_again(&mut self, node: Option<NodeIx>, out: &mut Vec<Effect>) {
         let mut installed: BTreeMap<NodeIx, Vec<(RangeIx, bool)>> = BTreeMap::new();
         for (range, f) in &mut self.follows {
-            let Some(leader) = self.sets.get(range).and_then(|set| set.first()) else { continue };
+            let Some(leader) = self.sets.get(range).and_then(|set| set.first()) else {
+                continue;
+            };
             if node.is_none_or(|n| n == *leader) {
                 // Once the coordinator knows, only a new connection is a reason to say it again.
                 if node.is_some() || !f.settled {
-                    installed.entry(*leader).or_default().push((*range, self.repairs.is_whole(*range)));
+                    installed
+                        .entry(*leader)
+                        .or_default()
+                        .push((*range, self.repairs.is_whole(*range)));
                 }
                 if node.is_some() {
                     f.due = true;
@@ -160,7 +195,13 @@ impl<S: Store> Replica<S> {
             }
         }
         for (to, ranges) in installed {
-            out.push(Effect::Send { to, message: Message::Installed { view: self.view_id, ranges } });
+            out.push(Effect::Send {
+                to,
+                message: Message::Installed {
+                    view: self.view_id,
+                    ranges,
+                },
+            });
         }
     }
 }

@@ -52,11 +52,23 @@ impl Floors {
     /// The range is active with segment `open`: everything sealed before is committed.
     pub fn fill(&mut self, store: &impl Store, range: RangeIx, open: SegmentId) {
         let sealed = |file: &crate::content::File| {
-            file.segments.iter().filter(|s| s.id != open).map(|s| s.bytes).sum::<u64>()
+            file.segments
+                .iter()
+                .filter(|s| s.id != open)
+                .map(|s| s.bytes)
+                .sum::<u64>()
         };
         self.0 = store
             .files(range)
-            .map(|(name, file)| (name.clone(), Floor { nonce: file.nonce, length: sealed(file) }))
+            .map(|(name, file)| {
+                (
+                    name.clone(),
+                    Floor {
+                        nonce: file.nonce,
+                        length: sealed(file),
+                    },
+                )
+            })
             .collect();
     }
 
@@ -64,7 +76,10 @@ impl Floors {
     pub fn recover(store: &impl Store, range: RangeIx) -> Self {
         let mut floors = Self::default();
         let facts = store.range(range);
-        if let Some(active) = facts.active.filter(|active| facts.installed.as_ref() == Some(active)) {
+        if let Some(active) = facts
+            .active
+            .filter(|active| facts.installed.as_ref() == Some(active))
+        {
             floors.fill(store, range, SegmentId::of(&active));
         }
         floors

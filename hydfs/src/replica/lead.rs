@@ -2,16 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
 use common::clock::Time;
-use common::ids::Epoch;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::follow::carry_out;
 use super::known::{Change, Pending};
+use super::plan::{Plan, plan};
 use super::request::{Answer, FileInfo, Refused, Request};
 use super::{Effect, Lead, Mutant, RESEND, Replica};
-use crate::content::{ClientId, File, FileName, Kind, MAX_PAYLOAD, SegmentId};
+use crate::content::{FileName, SegmentId};
 use crate::ring::RangeIx;
 use crate::store::{self, Store};
 use crate::view::{NodeIx, ViewId};
@@ -19,8 +17,6 @@ use crate::wire::peer::{Message, Op, Standing};
 
 /// A message carries entries up to about this many bytes.
 const MESSAGE: usize = 1024 * 1024;
-/// How many entries back a repeated append is compared with what is there.
-const COMPARED: usize = 1024;
 
 /// An active range.
 pub(super) struct Active {
@@ -52,7 +48,7 @@ struct Member {
     full: bool,
     /// Where it was last sent everything anew because it missed something.
     rewound: Option<u64>,
-    /// When it last said something new.
+    /// When it last got on, or had everything.
     heard: Time,
 }
 
@@ -69,22 +65,28 @@ struct Waiter {
 enum Due {
     Ready(Result<Answer, Refused>),
     Stat(FileName),
-    Find { prefix: String, after: String, limit: usize },
-}
-
-/// What becomes of a request that changes something.
-enum Plan {
-    /// These entries, then this answer.
-    Do(Vec<Op>, Answer),
-    /// It was done before: the answer, when everything up to now is committed.
-    Done(Answer),
-    Refuse(Refused),
+    Find {
+        prefix: String,
+        after: String,
+        limit: usize,
+    },
 }
 
 impl Active {
     pub fn new(me: NodeIx, members: &[NodeIx], whole: BTreeSet<NodeIx>, now: Time) -> Self {
         let member = |n: &NodeIx| {
-            (*n, Member { acked: 0, sent: 0, probed: 0, told: (0, 0), full: false, rewound: None, heard: now })
+            (
+                *n,
+                Member {
+                    acked: 0,
+                    sent: 0,
+                    probed: 0,
+                    told: (0, 0),
+                    full: false,
+                    rewound: None,
+                    heard: now,
+                },
+            )
         };
         Self {
             me,
@@ -114,12 +116,20 @@ impl Active {
 
     /// Members that miss something.
     pub fn repairing(&self) -> Vec<NodeIx> {
-        self.members.iter().filter(|n| !self.whole.contains(n)).copied().collect()
+        self.members
+            .iter()
+            .filter(|n| !self.whole.contains(n))
+            .copied()
+            .collect()
     }
 
     /// True if that is news.
     pub fn set_whole(&mut self, member: NodeIx, whole: bool) -> bool {
-        if whole { self.whole.insert(member) } else { self.whole.remove(&member) }
+        if whole {
+            self.whole.insert(member)
+        } else {
+            self.whole.remove(&member)
+        }
     }
 
     fn take(&mut self, op: Op, change: Change) {
@@ -135,11 +145,23 @@ impl Active {
 
     /// What all members have, and the newest probe that all have seen.
     fn agreed(&self, mutant: Mutant) -> (u64, u64) {
-        let mut acked: Vec<u64> = self.others.values().map(|m| m.acked).chain([self.last()]).collect();
+        let mut acked: Vec<u64> = self
+            .others
+            .values()
+            .map(|m| m.acked)
+            .chain([self.last()])
+            .collect();
         acked.sort_unstable();
         let all = acked.first().copied().unwrap_or(0);
-        let enough = if mutant == Mutant::TwoAcks { acked.iter().rev().nth(1).copied().unwrap_or(all) } else { all };
-        (enough, self.others.values().map(|m| m.probed).min().unwrap_or(self.probe))
+        let enough = if mutant == Mutant::TwoAcks {
+            acked.iter().rev().nth(1).copied().unwrap_or(all)
+        } else {
+            all
+        };
+        (
+            enough,
+            self.others.values().map(|m| m.probed).min().unwrap_or(self.probe),
+        )
     }
 
     /// Drops what all have.
@@ -156,7 +178,9 @@ impl Active {
     /// What `to` has not been sent, in messages of a bearable size. A full one gets one entry at a time, to see.
     fn messages(&mut self, view: ViewId, range: RangeIx, to: NodeIx, out: &mut Vec<Effect>) {
         let (last, commit, probe) = (self.last(), self.commit, self.probe);
-        let Some(member) = self.others.get_mut(&to) else { return };
+        let Some(member) = self.others.get_mut(&to) else {
+            return;
+        };
         let idle = member.acked == last;
         let news = probe > member.told.1 || (commit > member.told.0 && idle);
         let mut sent = false;
@@ -172,14 +196,38 @@ impl Active {
                 ops.push(op.clone());
             }
             let first = member.sent + 1;
-            member.sent = if member.full { last } else { member.sent + ops.len() as u64 };
-            out.push(Effect::Send { to, message: Message::Replicate { view, range, first, ops, commit, probe } });
+            member.sent = if member.full {
+                last
+            } else {
+                member.sent + ops.len() as u64
+            };
+            out.push(Effect::Send {
+                to,
+                message: Message::Replicate {
+                    view,
+                    range,
+                    first,
+                    ops,
+                    commit,
+                    probe,
+                },
+            });
             sent = true;
         }
         if !sent && news {
             let first = member.sent + 1;
             let ops = Vec::new();
-            out.push(Effect::Send { to, message: Message::Replicate { view, range, first, ops, commit, probe } });
+            out.push(Effect::Send {
+                to,
+                message: Message::Replicate {
+                    view,
+                    range,
+                    first,
+                    ops,
+                    commit,
+                    probe,
+                },
+            });
             sent = true;
         }
         if sent {
@@ -200,7 +248,11 @@ impl<S: Store> Replica<S> {
             Request::Find { range, .. } => *range,
             other => other.file().map_or(RangeIx(0), |file| self.range_of(file)),
         };
-        let refuse = |refused| Effect::Reply { conn, id, result: Err(refused) };
+        let refuse = |refused| Effect::Reply {
+            conn,
+            id,
+            result: Err(refused),
+        };
         let active = match self.leads.get_mut(&range) {
             Some(Lead::Active(active)) => active,
             Some(Lead::Waiting { why }) => {
@@ -215,7 +267,9 @@ impl<S: Store> Replica<S> {
             None => {
                 let leader = self.leader(range);
                 out.push(refuse(if leader == Some(self.me) {
-                    Refused::Unavailable { why: "its set of replicas is changing".to_owned() }
+                    Refused::Unavailable {
+                        why: "its set of replicas is changing".to_owned(),
+                    }
                 } else {
                     Refused::NotCoordinator { coordinator: leader }
                 }));
@@ -225,15 +279,25 @@ impl<S: Store> Replica<S> {
         self.stirred.insert(range);
         let lookup = match &request {
             Request::Stat { file } => Some(Due::Stat(file.clone())),
-            Request::Find { prefix, after, limit, .. } => {
-                Some(Due::Find { prefix: prefix.clone(), after: after.clone(), limit: *limit })
-            }
+            Request::Find {
+                prefix, after, limit, ..
+            } => Some(Due::Find {
+                prefix: prefix.clone(),
+                after: after.clone(),
+                limit: *limit,
+            }),
             _ => None,
         };
         if let Some(reply) = lookup {
             active.probe_wanted = true;
             let probe = active.probe + 1;
-            active.reads.push(Waiter { conn, id, seq: 0, probe, reply });
+            active.reads.push(Waiter {
+                conn,
+                id,
+                seq: 0,
+                probe,
+                reply,
+            });
             return Ok(());
         }
         if let Some(node) = active.full() {
@@ -247,7 +311,13 @@ impl<S: Store> Replica<S> {
                 // Said of a state that is perhaps not committed, by a coordinator that is perhaps not one any more: both are made sure of.
                 active.probe_wanted = true;
                 let (seq, probe) = (active.last(), active.probe + 1);
-                active.reads.push(Waiter { conn, id, seq, probe, reply: Due::Ready(Err(refused)) });
+                active.reads.push(Waiter {
+                    conn,
+                    id,
+                    seq,
+                    probe,
+                    reply: Due::Ready(Err(refused)),
+                });
                 return Ok(());
             }
             Plan::Done(answer) => answer,
@@ -270,7 +340,13 @@ impl<S: Store> Replica<S> {
             }
         };
         let seq = active.last();
-        active.writes.push_back(Waiter { conn, id, seq, probe: 0, reply: Due::Ready(Ok(result)) });
+        active.writes.push_back(Waiter {
+            conn,
+            id,
+            seq,
+            probe: 0,
+            reply: Due::Ready(Ok(result)),
+        });
         Ok(())
     }
 
@@ -289,7 +365,11 @@ impl<S: Store> Replica<S> {
             let Lead::Active(active) = lead else { continue };
             for Waiter { conn, id, .. } in active.writes.drain(..).chain(active.reads.drain(..)) {
                 let why = why.to_owned();
-                out.push(Effect::Reply { conn, id, result: Err(Refused::Unavailable { why }) });
+                out.push(Effect::Reply {
+                    conn,
+                    id,
+                    result: Err(Refused::Unavailable { why }),
+                });
             }
         }
     }
@@ -304,15 +384,24 @@ impl<S: Store> Replica<S> {
         standing: Standing,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Lead::Active(active)) = self.leads.get_mut(&range) else { return };
+        let Some(Lead::Active(active)) = self.leads.get_mut(&range) else {
+            return;
+        };
         let last = active.last();
-        let Some(member) = active.others.get_mut(&from).filter(|_| seq <= last) else { return };
-        if seq > member.acked || probe > member.probed {
+        let Some(member) = active.others.get_mut(&from).filter(|_| seq <= last) else {
+            return;
+        };
+        // Probes are answered by one that gets nowhere, too.
+        if seq > member.acked || seq == last {
             member.heard = now;
         }
         if seq > member.acked {
             member.acked = seq;
-            member.sent = if std::mem::take(&mut member.full) { seq } else { member.sent.max(seq) };
+            member.sent = if std::mem::take(&mut member.full) {
+                seq
+            } else {
+                member.sent.max(seq)
+            };
         }
         member.probed = member.probed.max(probe);
         match standing {
@@ -321,11 +410,18 @@ impl<S: Store> Replica<S> {
                 member.sent = seq;
                 member.rewound = Some(seq);
             }
-            Standing::Full if seq == member.acked => {
+            // With nothing outstanding it is a late one: there would be nothing to find out with that there is room again.
+            Standing::Full if seq == member.acked && seq < last => {
                 member.full = true;
                 member.sent = last;
-                for Waiter { conn, id, .. } in active.writes.drain(..) {
-                    out.push(Effect::Reply { conn, id, result: Err(Refused::Full { node: from }) });
+                let commit = active.commit;
+                let stuck = active.reads.extract_if(.., |w| w.seq > commit);
+                for Waiter { conn, id, .. } in active.writes.drain(..).chain(stuck) {
+                    out.push(Effect::Reply {
+                        conn,
+                        id,
+                        result: Err(Refused::Full { node: from }),
+                    });
                 }
             }
             Standing::Well | Standing::Gap | Standing::Full => {}
@@ -347,7 +443,7 @@ impl<S: Store> Replica<S> {
         }
     }
 
-    /// Members that have been quiet too long are asked how they stand; full ones get one entry to try.
+    /// Members that have not got on for too long are asked how they stand; full ones get one entry to try.
     pub(super) fn nudge(&mut self, now: Time) {
         for (range, lead) in &mut self.leads {
             let Lead::Active(active) = lead else { continue };
@@ -367,7 +463,9 @@ impl<S: Store> Replica<S> {
     }
 
     pub(super) fn flush_lead(&mut self, range: RangeIx, out: &mut Vec<Effect>) {
-        let Some(Lead::Active(active)) = self.leads.get_mut(&range) else { return };
+        let Some(Lead::Active(active)) = self.leads.get_mut(&range) else {
+            return;
+        };
         if std::mem::take(&mut active.probe_wanted) {
             active.probe += 1;
         }
@@ -375,7 +473,10 @@ impl<S: Store> Replica<S> {
         let mut grown = BTreeMap::new();
         if seq > active.commit {
             active.commit = seq;
-            self.floors.entry(range).or_default().commit(&mut active.pending, seq, &mut grown);
+            self.floors
+                .entry(range)
+                .or_default()
+                .commit(&mut active.pending, seq, &mut grown);
             active.trim();
         }
         let done = active.writes.partition_point(|w| w.seq <= seq);
@@ -384,7 +485,10 @@ impl<S: Store> Replica<S> {
                 out.push(Effect::Reply { conn, id, result });
             }
         }
-        let ready: Vec<Waiter> = active.reads.extract_if(.., |w| w.seq <= seq && w.probe <= probed).collect();
+        let ready: Vec<Waiter> = active
+            .reads
+            .extract_if(.., |w| w.seq <= seq && w.probe <= probed)
+            .collect();
         for to in active.members.clone() {
             if to != active.me {
                 active.messages(self.view_id, range, to, out);
@@ -393,12 +497,25 @@ impl<S: Store> Replica<S> {
         for waiter in ready {
             let result = match waiter.reply {
                 Due::Ready(result) => result,
-                Due::Stat(file) => self.info(range, &file, true).map(Answer::Stat).ok_or(Refused::NoSuchFile),
-                Due::Find { prefix, after, limit } => Ok(Answer::Found(self.find(range, &prefix, &after, limit))),
+                Due::Stat(file) => self
+                    .info(range, &file, true)
+                    .map(Answer::Stat)
+                    .ok_or(Refused::NoSuchFile),
+                Due::Find { prefix, after, limit } => {
+                    Ok(Answer::Found(self.find(range, &prefix, &after, limit)))
+                }
             };
-            out.push(Effect::Reply { conn: waiter.conn, id: waiter.id, result });
+            out.push(Effect::Reply {
+                conn: waiter.conn,
+                id: waiter.id,
+                result,
+            });
         }
-        out.extend(grown.into_iter().map(|(file, length)| Effect::Committed { range, file, length }));
+        out.extend(
+            grown
+                .into_iter()
+                .map(|(file, length)| Effect::Committed { range, file, length }),
+        );
     }
 
     /// A file as this node knows it.
@@ -419,79 +536,16 @@ impl<S: Store> Replica<S> {
 
     /// Files of a range as this node knows them.
     pub fn find(&self, range: RangeIx, prefix: &str, after: &str, limit: usize) -> Vec<FileInfo> {
-        let Some(floors) = self.floors.get(&range) else { return Vec::new() };
-        let found = floors.files().keys().filter(|n| n.as_str().starts_with(prefix) && n.as_str() > after);
-        found.take(limit).filter_map(|name| self.info(range, name, false)).collect()
+        let Some(floors) = self.floors.get(&range) else {
+            return Vec::new();
+        };
+        let found = floors
+            .files()
+            .keys()
+            .filter(|n| n.as_str().starts_with(prefix) && n.as_str() > after);
+        found
+            .take(limit)
+            .filter_map(|name| self.info(range, name, false))
+            .collect()
     }
-}
-
-fn plan(file: Option<&File>, request: Request, mutant: Mutant) -> Plan {
-    let fenced = mutant != Mutant::NoFence;
-    match (request, file) {
-        (Request::Create { file, nonce }, None) => Plan::Do(vec![Op::Create { file, nonce }], Answer::Created),
-        (Request::Create { nonce, .. }, Some(file)) if file.nonce == nonce => Plan::Done(Answer::Created),
-        (Request::Create { .. }, Some(_)) => Plan::Refuse(Refused::Exists),
-        (Request::Remove { file }, Some(_)) => Plan::Do(vec![Op::Remove { file }], Answer::Removed),
-        (Request::Fence { file, client, epoch, nonce, create: true }, None) => {
-            let create = Op::Create { file: file.clone(), nonce };
-            Plan::Do(vec![create, Op::Fence { file, client, epoch, nonce }], Answer::Fenced { length: 0 })
-        }
-        (_, None) => Plan::Refuse(Refused::NoSuchFile),
-        (Request::Fence { file: name, client, epoch, nonce, .. }, Some(file)) => {
-            let Some(stream) = file.streams.get(&client) else {
-                return Plan::Do(vec![Op::Fence { file: name, client, epoch, nonce }], Answer::Fenced { length: 0 });
-            };
-            let answer = Answer::Fenced { length: stream.length };
-            if (epoch, nonce) == (stream.epoch, stream.nonce) {
-                return Plan::Done(answer);
-            }
-            if epoch <= stream.epoch && fenced {
-                return Plan::Refuse(Refused::FencedOff { epoch: stream.epoch });
-            }
-            Plan::Do(vec![Op::Fence { file: name, client, epoch, nonce }], answer)
-        }
-        (Request::Append { file: name, client, epoch, nonce, offset, payload }, Some(file)) => {
-            let Some(stream) = file.streams.get(&client) else { return Plan::Refuse(Refused::NotFenced) };
-            if fenced && (epoch < stream.epoch || (epoch == stream.epoch && nonce != stream.nonce)) {
-                return Plan::Refuse(Refused::FencedOff { epoch: stream.epoch });
-            }
-            if epoch > stream.epoch {
-                return Plan::Refuse(Refused::NotFenced);
-            }
-            append(file, name, client, epoch, offset, payload)
-        }
-        (Request::Stat { .. } | Request::Find { .. }, _) => Plan::Refuse(Refused::NoSuchFile),
-    }
-}
-
-/// An append by the process whose stream it is.
-fn append(file: &File, name: FileName, client: ClientId, epoch: Epoch, offset: u64, payload: Bytes) -> Plan {
-    let have = file.streams.get(&client).map_or(0, |s| s.length);
-    if payload.len() > MAX_PAYLOAD {
-        return Plan::Refuse(Refused::TooLong { len: payload.len() as u64, most: MAX_PAYLOAD as u64 });
-    }
-    if offset > have {
-        return Plan::Refuse(Refused::Gap { have });
-    }
-    if offset < have && conflicts(file, client, offset, &payload) {
-        return Plan::Refuse(Refused::Conflict);
-    }
-    let known = usize::try_from(have - offset).unwrap_or(usize::MAX);
-    if known >= payload.len() {
-        return Plan::Done(Answer::Appended { length: have });
-    }
-    // A longer retry: what is new of it.
-    let payload = payload.slice(known..);
-    let length = have + payload.len() as u64;
-    let checksum = xxh3_64(&payload);
-    let op = Op::Append { file: name, client, epoch, offset: have, checksum, payload };
-    Plan::Do(vec![op], Answer::Appended { length })
-}
-
-/// Does it begin with an entry that is there, with other bytes? Only entries at the same offset are compared, and only the newest.
-fn conflicts(file: &File, client: ClientId, offset: u64, payload: &[u8]) -> bool {
-    let entries = file.segments.iter().rev().flat_map(|s| s.index.iter().rev()).take(COMPARED);
-    let same = entries.filter(|e| e.kind == Kind::Append && e.client == client).take_while(|e| e.offset >= offset);
-    let at = same.filter(|e| e.offset == offset).find_map(|e| Some((e, payload.get(..e.len as usize)?)));
-    at.is_some_and(|(entry, begins)| !entry.fits(begins))
 }

@@ -16,6 +16,7 @@ mod follow;
 mod known;
 mod lead;
 mod mutant;
+mod plan;
 mod repair;
 mod request;
 mod takeover;
@@ -95,19 +96,37 @@ pub enum Input {
 pub enum Effect {
     /// Drop it if there is no connection; [`Input::PeerUp`] brings it again.
     Send { to: NodeIx, message: Message },
-    Reply { conn: u64, id: u64, result: Result<Answer, Refused> },
+    Reply {
+        conn: u64,
+        id: u64,
+        result: Result<Answer, Refused>,
+    },
     /// Copy the segment's entries and bytes from one of these, in this order of promise, into `store_mut().put_segment`. A node that does not
     /// hold a segment of that `nonce`, `id`, length and digest whole says so, and the next is asked.
-    Repair { range: RangeIx, file: FileName, nonce: u64, segment: Segment, from: Vec<NodeIx> },
+    Repair {
+        range: RangeIx,
+        file: FileName,
+        nonce: u64,
+        segment: Segment,
+        from: Vec<NodeIx>,
+    },
     /// For logs; the view is `replica.view()`.
     ViewChanged,
     /// A range that this node coordinates changed its state.
     RangeChanged { range: RangeIx, state: RangeState },
     /// The file may be read up to here; it may be read by tailing readers of this node.
-    Committed { range: RangeIx, file: FileName, length: u64 },
+    Committed {
+        range: RangeIx,
+        file: FileName,
+        length: u64,
+    },
     /// This node dropped its copies of a range's files: `files` of them. `surplus`: others have them. Otherwise a take-over decided that they are not
     /// (or no longer) part of the range: removed, or never acknowledged.
-    Dropped { range: RangeIx, files: usize, surplus: bool },
+    Dropped {
+        range: RangeIx,
+        files: usize,
+        surplus: bool,
+    },
     /// The store failed: this node takes no part any more. Log and exit; a restart reads the disk again.
     Broken { error: store::Error },
 }
@@ -116,10 +135,14 @@ pub enum Effect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RangeState {
     /// Asking, or waiting for a majority, or no source answers: why.
-    Unavailable { why: String },
+    Unavailable {
+        why: String,
+    },
     Installing,
     /// `repairing`: members that still miss bytes.
-    Active { repairing: Vec<NodeIx> },
+    Active {
+        repairing: Vec<NodeIx>,
+    },
 }
 
 /// What may be read of a file here.
@@ -139,7 +162,9 @@ const RESEND: Duration = Duration::from_secs(1);
 /// What this node does as the coordinator of a range.
 enum Lead {
     /// Asking, or nothing to be done before the view changes.
-    Waiting { why: String },
+    Waiting {
+        why: String,
+    },
     Installing(Installing),
     Active(Box<Active>),
 }
@@ -183,7 +208,13 @@ pub struct Replica<S> {
 
 impl<S: Store> Replica<S> {
     /// `incarnation`: wall-clock milliseconds; raised when the disk remembers that or a later one. A fresh disk is born now.
-    pub fn new(me: NodeIx, ring: Ring, store: S, incarnation: Incarnation, now: Time) -> Result<Self, store::Error> {
+    pub fn new(
+        me: NodeIx,
+        ring: Ring,
+        store: S,
+        incarnation: Incarnation,
+        now: Time,
+    ) -> Result<Self, store::Error> {
         let nodes = ring.nodes().len();
         let mut view = View::new(nodes);
         let mut replica = Self {
@@ -218,11 +249,17 @@ impl<S: Store> Replica<S> {
         }
         replica.incarnation = replica.incarnation.max(Incarnation(view.failed(me).0 + 1));
         view.join(me, replica.incarnation);
-        replica.store.set_node(NodeFacts { born, incarnation: replica.incarnation, view: view.clone() })?;
+        replica.store.set_node(NodeFacts {
+            born,
+            incarnation: replica.incarnation,
+            view: view.clone(),
+        })?;
         replica.heard = view.clone();
         replica.take(view);
         for range in replica.ring.ranges() {
-            replica.floors.insert(range, Floors::recover(&replica.store, range));
+            replica
+                .floors
+                .insert(range, Floors::recover(&replica.store, range));
         }
         Ok(replica)
     }
@@ -274,7 +311,12 @@ impl<S: Store> Replica<S> {
             return;
         }
         for to in std::mem::take(&mut self.tell) {
-            out.push(Effect::Send { to, message: Message::Know { view: self.view.clone() } });
+            out.push(Effect::Send {
+                to,
+                message: Message::Know {
+                    view: self.view.clone(),
+                },
+            });
         }
         if std::mem::take(&mut self.restart) {
             let done = self.begin_takeover(now, out);
@@ -339,19 +381,37 @@ impl<S: Store> Replica<S> {
             Message::Know { .. } => Ok(()),
             Message::Ask { view: _, ranges } => {
                 let answer = self.answer(from, &ranges)?;
-                out.push(Effect::Send { to: from, message: answer });
+                out.push(Effect::Send {
+                    to: from,
+                    message: answer,
+                });
                 Ok(())
             }
-            Message::Answer { view: _, born, ranges } => self.answered(now, from, born, ranges, out),
+            Message::Answer {
+                view: _,
+                born,
+                ranges,
+            } => self.answered(now, from, born, ranges, out),
             Message::Install { view: _, ranges } => self.install(from, ranges, out),
-            Message::Installed { view: _, ranges } => {
-                ranges.into_iter().try_for_each(|(range, whole)| self.installed(now, from, range, whole, out))
-            }
+            Message::Installed { view: _, ranges } => ranges
+                .into_iter()
+                .try_for_each(|(range, whole)| self.installed(now, from, range, whole, out)),
             Message::Active { view: _, ranges } => self.heard_active(from, &ranges, out),
-            Message::Replicate { view: _, range, first, ops, commit, probe } => {
-                self.replicate(from, range, first, ops, commit, probe)
-            }
-            Message::Ack { view: _, range, seq, probe, standing } => {
+            Message::Replicate {
+                view: _,
+                range,
+                first,
+                ops,
+                commit,
+                probe,
+            } => self.replicate(from, range, first, ops, commit, probe),
+            Message::Ack {
+                view: _,
+                range,
+                seq,
+                probe,
+                standing,
+            } => {
                 self.acked(now, from, range, seq, probe, standing, out);
                 Ok(())
             }
@@ -385,7 +445,11 @@ impl<S: Store> Replica<S> {
         }
         view.join(self.me, incarnation);
         // Not acted on before it is written down.
-        self.store.set_node(NodeFacts { born, incarnation, view: view.clone() })?;
+        self.store.set_node(NodeFacts {
+            born,
+            incarnation,
+            view: view.clone(),
+        })?;
         self.incarnation = incarnation;
         self.heard = view.clone();
         self.refuse_all("its set of replicas is changing", out);
@@ -397,7 +461,11 @@ impl<S: Store> Replica<S> {
     /// This is the view now; everything under way is forgotten.
     fn take(&mut self, view: View) {
         self.view_id = view.id();
-        self.sets = self.ring.ranges().map(|range| (range, self.ring.replicas(range, &view))).collect();
+        self.sets = self
+            .ring
+            .ranges()
+            .map(|range| (range, self.ring.replicas(range, &view)))
+            .collect();
         self.view = view;
         self.takeover = None;
         self.leads.clear();
@@ -411,7 +479,9 @@ impl<S: Store> Replica<S> {
 
     fn peers(&self) -> impl Iterator<Item = NodeIx> + use<S> {
         let me = self.me;
-        (0..self.view.nodes() as u16).map(NodeIx).filter(move |n| *n != me)
+        (0..self.view.nodes() as u16)
+            .map(NodeIx)
+            .filter(move |n| *n != me)
     }
 
     /// The connection is new: everything that was not answered goes again.
@@ -495,13 +565,18 @@ impl<S: Store> Replica<S> {
     pub fn committed(&self, file: &FileName) -> Option<Known> {
         let range = self.range_of(file);
         let floor = self.floors.get(&range)?.get(file)?;
-        Some(Known { nonce: floor.nonce, length: floor.length, current: self.is_current(range) })
+        Some(Known {
+            nonce: floor.nonce,
+            length: floor.length,
+            current: self.is_current(range),
+        })
     }
 
     /// Is this node's knowledge of the range's files current (as its coordinator) or nearly so (as a member)? Otherwise
     /// it is what it knew last.
     pub fn is_current(&self, range: RangeIx) -> bool {
-        matches!(self.leads.get(&range), Some(Lead::Active(_))) || self.follows.get(&range).is_some_and(|f| f.active)
+        matches!(self.leads.get(&range), Some(Lead::Active(_)))
+            || self.follows.get(&range).is_some_and(|f| f.active)
     }
 
     /// How a range that this node coordinates stands; `None` when it does not.
@@ -509,14 +584,24 @@ impl<S: Store> Replica<S> {
         Some(match self.leads.get(&range)? {
             Lead::Waiting { why } => RangeState::Unavailable { why: why.clone() },
             Lead::Installing(_) => RangeState::Installing,
-            Lead::Active(active) => RangeState::Active { repairing: active.repairing() },
+            Lead::Active(active) => RangeState::Active {
+                repairing: active.repairing(),
+            },
         })
     }
 
     /// Bytes of entries that not all members have yet. Stop reading clients while this is more than some tens of MiB.
     pub fn backlog_bytes(&self) -> usize {
         let leads = self.leads.values();
-        leads.map(|lead| if let Lead::Active(active) = lead { active.backlog() } else { 0 }).sum()
+        leads
+            .map(|lead| {
+                if let Lead::Active(active) = lead {
+                    active.backlog()
+                } else {
+                    0
+                }
+            })
+            .sum()
     }
 
     /// Segments of this node's own replicas that are missing: being repaired, or waiting for a node that has them.
@@ -529,3 +614,6 @@ impl<S: Store> Replica<S> {
         self.broken
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,10 @@ impl Repairs {
         for (name, file) in store.files(range) {
             for segment in file.segments.iter().filter(|s| s.missing && s.sealed) {
                 let key = (name.clone(), segment.id);
-                let state = before.get(&key).copied().unwrap_or(State::Waiting { until: Time::ZERO });
+                let state = before
+                    .get(&key)
+                    .copied()
+                    .unwrap_or(State::Waiting { until: Time::ZERO });
                 wanted.insert(key, state);
             }
         }
@@ -82,7 +85,10 @@ impl Repairs {
     }
 
     fn set(&mut self, range: RangeIx, file: &FileName, segment: SegmentId, to: State) {
-        let slot = self.wanted.get_mut(&range).and_then(|w| w.get_mut(&(file.clone(), segment)));
+        let slot = self
+            .wanted
+            .get_mut(&range)
+            .and_then(|w| w.get_mut(&(file.clone(), segment)));
         if let Some(slot) = slot {
             *slot = to;
         }
@@ -96,24 +102,40 @@ impl<S: Store> Replica<S> {
             return;
         }
         self.prune(out);
-        let Repairs { holders, wanted, under_way, .. } = &mut self.repairs;
+        let Repairs {
+            holders,
+            wanted,
+            under_way,
+            ..
+        } = &mut self.repairs;
         for (range, wanted) in wanted {
-            let Some(from) = holders.get(range).filter(|from| !from.is_empty()) else { continue };
+            let Some(from) = holders.get(range).filter(|from| !from.is_empty()) else {
+                continue;
+            };
             for ((file, id), state) in wanted {
                 if *under_way >= MOST {
                     return;
                 }
-                let State::Waiting { until } = *state else { continue };
+                let State::Waiting { until } = *state else {
+                    continue;
+                };
                 if until > now {
                     continue;
                 }
                 let held = self.store.file(*range, file);
-                let Some((nonce, segment)) = held.and_then(|held| Some((held.nonce, held.segment(*id)?.head())))
+                let Some((nonce, segment)) =
+                    held.and_then(|held| Some((held.nonce, held.segment(*id)?.head())))
                 else {
                     continue;
                 };
                 let (range, file, from) = (*range, file.clone(), from.clone());
-                out.push(Effect::Repair { range, file, nonce, segment, from });
+                out.push(Effect::Repair {
+                    range,
+                    file,
+                    nonce,
+                    segment,
+                    from,
+                });
                 *state = State::UnderWay;
                 *under_way += 1;
             }
@@ -125,7 +147,10 @@ impl<S: Store> Replica<S> {
         let mut whole = Vec::new();
         for (range, wanted) in &mut self.repairs.wanted {
             wanted.retain(|(name, id), _| {
-                self.store.file(*range, name).and_then(|f| f.segment(*id)).is_some_and(|s| s.missing)
+                self.store
+                    .file(*range, name)
+                    .and_then(|f| f.segment(*id))
+                    .is_some_and(|s| s.missing)
             });
             if wanted.is_empty() {
                 whole.push(*range);
@@ -141,7 +166,8 @@ impl<S: Store> Replica<S> {
 
     /// If it is missing still (it was wanted anew, as something else, in the meantime), it is tried again.
     pub(super) fn repaired(&mut self, range: RangeIx, file: &FileName, segment: &Segment) {
-        self.repairs.set(range, file, segment.id, State::Waiting { until: Time::ZERO });
+        self.repairs
+            .set(range, file, segment.id, State::Waiting { until: Time::ZERO });
     }
 
     pub(super) fn damaged(
@@ -151,13 +177,23 @@ impl<S: Store> Replica<S> {
         segment: SegmentId,
         out: &mut Vec<Effect>,
     ) -> Result<(), store::Error> {
-        let held = self.store.file(range, &file).and_then(|held| held.segment(segment));
-        let Some(sealed) = held.filter(|s| !s.missing).map(|s| s.sealed) else { return Ok(()) };
+        let held = self
+            .store
+            .file(range, &file)
+            .and_then(|held| held.segment(segment));
+        let Some(sealed) = held.filter(|s| !s.missing).map(|s| s.sealed) else {
+            return Ok(());
+        };
         self.store.set_missing(range, &file, segment)?;
-        // An open one is repaired after it was sealed.
-        if sealed && self.is_current(range) {
+        // An open one is repaired after it was sealed, and a copy outside the set never: it goes away.
+        if sealed && self.replicas_of(range).contains(&self.me) {
             let state = State::Waiting { until: Time::ZERO };
-            self.repairs.wanted.entry(range).or_default().insert((file, segment), state);
+            self.repairs
+                .wanted
+                .entry(range)
+                .or_default()
+                .insert((file, segment), state);
+            self.repairs.look = true;
             self.say_whole(range, false, out);
         }
         Ok(())
@@ -166,10 +202,17 @@ impl<S: Store> Replica<S> {
     fn say_whole(&mut self, range: RangeIx, whole: bool, out: &mut Vec<Effect>) {
         let Some(leader) = self.leader(range) else { return };
         if leader == self.me {
+            // What is not installed yet says so when it is.
+            if !self.has_installed(range) {
+                return;
+            }
             let done = self.installed(self.nudged, self.me, range, whole, out);
             self.check(done, out);
         } else if self.follows.contains_key(&range) {
-            let message = Message::Installed { view: self.view_id, ranges: vec![(range, whole)] };
+            let message = Message::Installed {
+                view: self.view_id,
+                ranges: vec![(range, whole)],
+            };
             out.push(Effect::Send { to: leader, message });
         }
     }

@@ -14,9 +14,18 @@ use crate::view::NodeIx;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Fails with `Exists` unless the same nonce created it.
-    Create { file: FileName, nonce: u64 },
+    Create {
+        file: FileName,
+        nonce: u64,
+    },
     /// Opens `client`'s stream for a process; `nonce` names the process. With `create` a file that is not there is created, with that nonce.
-    Fence { file: FileName, client: ClientId, epoch: Epoch, nonce: u64, create: bool },
+    Fence {
+        file: FileName,
+        client: ClientId,
+        epoch: Epoch,
+        nonce: u64,
+        create: bool,
+    },
     /// `offset` counts the client's own bytes in this file; `epoch` and `nonce` are those of its fence.
     Append {
         file: FileName,
@@ -27,12 +36,21 @@ pub enum Request {
         #[serde(skip)]
         payload: Bytes,
     },
-    Remove { file: FileName },
+    Remove {
+        file: FileName,
+    },
     /// Answered from what all replicas have; sees everything acknowledged before it was asked.
-    Stat { file: FileName },
+    Stat {
+        file: FileName,
+    },
     /// As `Stat`, of the range's files whose names start with `prefix` and lie behind `after`: the first `limit` by name. Each range's coordinator is
     /// to be asked.
-    Find { range: RangeIx, prefix: String, after: String, limit: usize },
+    Find {
+        range: RangeIx,
+        prefix: String,
+        after: String,
+        limit: usize,
+    },
 }
 
 impl Request {
@@ -53,9 +71,13 @@ impl Request {
 pub enum Answer {
     Created,
     /// The length of the client's stream: where its next append starts.
-    Fenced { length: u64 },
+    Fenced {
+        length: u64,
+    },
     /// The length of the client's stream that is now acknowledged, at least.
-    Appended { length: u64 },
+    Appended {
+        length: u64,
+    },
     Removed,
     Stat(FileInfo),
     Found(Vec<FileInfo>),

@@ -40,7 +40,11 @@ impl<S: Store> Replica<S> {
         let why = if majority {
             "its replicas are being found".to_owned()
         } else {
-            format!("{} of {} storage nodes are there, no majority", self.view.alive().count(), self.view.nodes())
+            format!(
+                "{} of {} storage nodes are there, no majority",
+                self.view.alive().count(),
+                self.view.nodes()
+            )
         };
         for range in &ranges {
             self.set_lead(*range, Lead::Waiting { why: why.clone() }, out);
@@ -48,11 +52,21 @@ impl<S: Store> Replica<S> {
         if !majority {
             return Ok(());
         }
-        let ask = Message::Ask { view: self.view.clone(), ranges: ranges.clone() };
+        let ask = Message::Ask {
+            view: self.view.clone(),
+            ranges: ranges.clone(),
+        };
         for to in self.view.alive().filter(|n| *n != self.me) {
-            out.push(Effect::Send { to, message: ask.clone() });
+            out.push(Effect::Send {
+                to,
+                message: ask.clone(),
+            });
         }
-        self.takeover = Some(TakeOver { ranges, answers: BTreeMap::new(), sent: now });
+        self.takeover = Some(TakeOver {
+            ranges,
+            answers: BTreeMap::new(),
+            sent: now,
+        });
         self.own_part_again(now, out)
     }
 
@@ -64,9 +78,16 @@ impl<S: Store> Replica<S> {
 
     /// This node's own answer and own installations, if they are still to be made (its disk was full, or it is the first time).
     pub(super) fn own_part_again(&mut self, now: Time, out: &mut Vec<Effect>) -> Result<(), store::Error> {
-        let asking = self.takeover.as_ref().filter(|t| !t.answers.contains_key(&self.me));
+        let asking = self
+            .takeover
+            .as_ref()
+            .filter(|t| !t.answers.contains_key(&self.me));
         if let Some(ranges) = asking.map(|t| t.ranges.clone())
-            && let Message::Answer { view: _, born, ranges } = self.answer(self.me, &ranges)?
+            && let Message::Answer {
+                view: _,
+                born,
+                ranges,
+            } = self.answer(self.me, &ranges)?
         {
             self.answered(now, self.me, born, ranges, out)?;
         }
@@ -75,8 +96,12 @@ impl<S: Store> Replica<S> {
             _ => None,
         };
         let todo: Vec<RangeIx> = self.leads.iter().filter_map(mine).collect();
-        todo.into_iter().try_for_each(|range| self.install_here(now, range, out))?;
-        let active = self.leads.iter().filter(|(_, lead)| matches!(lead, Lead::Active(_)));
+        todo.into_iter()
+            .try_for_each(|range| self.install_here(now, range, out))?;
+        let active = self
+            .leads
+            .iter()
+            .filter(|(_, lead)| matches!(lead, Lead::Active(_)));
         let active: Vec<RangeIx> = active.map(|(range, _)| *range).collect();
         self.remember_active(&active)
     }
@@ -91,14 +116,20 @@ impl<S: Store> Replica<S> {
                 t.sent = now;
             }
             for to in self.view.alive().filter(|n| to(n) && !t.answers.contains_key(n)) {
-                let message = Message::Ask { view: self.view.clone(), ranges: t.ranges.clone() };
+                let message = Message::Ask {
+                    view: self.view.clone(),
+                    ranges: t.ranges.clone(),
+                };
                 out.push(Effect::Send { to, message });
             }
         }
         let mut installs: BTreeMap<NodeIx, Vec<RangeInstall>> = BTreeMap::new();
         for (range, lead) in &self.leads {
             let Lead::Installing(i) = lead else { continue };
-            for n in self.sets[range].iter().filter(|n| to(n) && !i.installed.contains_key(n)) {
+            for n in self.sets[range]
+                .iter()
+                .filter(|n| to(n) && !i.installed.contains_key(n))
+            {
                 installs.entry(*n).or_default().push(i.content.clone());
             }
         }
@@ -107,14 +138,24 @@ impl<S: Store> Replica<S> {
 
     fn send_installs(&self, installs: BTreeMap<NodeIx, Vec<RangeInstall>>, out: &mut Vec<Effect>) {
         for (to, ranges) in installs {
-            out.push(Effect::Send { to, message: Message::Install { view: self.view.clone(), ranges } });
+            out.push(Effect::Send {
+                to,
+                message: Message::Install {
+                    view: self.view.clone(),
+                    ranges,
+                },
+            });
         }
     }
 
     /// What this node says when it is asked. It has learned the view, so it refuses older ones from now on; and it remembers having been asked.
     pub(super) fn answer(&mut self, from: NodeIx, ranges: &[RangeIx]) -> Result<Message, store::Error> {
         let (mut said, mut remember) = (Vec::new(), Vec::new());
-        for range in ranges.iter().copied().filter(|range| self.leader(*range) == Some(from)) {
+        for range in ranges
+            .iter()
+            .copied()
+            .filter(|range| self.leader(*range) == Some(from))
+        {
             let mut facts = self.store.range(range);
             // Asked again, it gives the same answer.
             let before = facts.asked.iter().filter(|set| **set != self.view);
@@ -123,15 +164,31 @@ impl<S: Store> Replica<S> {
                 facts.asked.push(self.view.clone());
                 remember.push((range, facts));
             }
-            let hold = self.store.files(range).map(|(name, file)| (name.clone(), file.head()));
-            let files = if installed.is_some() { hold.collect() } else { Vec::new() };
-            said.push(RangeAnswer { range, installed, asked, files });
+            let hold = self
+                .store
+                .files(range)
+                .map(|(name, file)| (name.clone(), file.head()));
+            let files = if installed.is_some() {
+                hold.collect()
+            } else {
+                Vec::new()
+            };
+            said.push(RangeAnswer {
+                range,
+                installed,
+                asked,
+                files,
+            });
         }
         if !remember.is_empty() && self.mutant != Mutant::ForgetAsked {
             self.store.set_ranges(remember)?;
         }
         let born = self.store.node().map_or(self.incarnation, |facts| facts.born);
-        Ok(Message::Answer { view: self.view.clone(), born, ranges: said })
+        Ok(Message::Answer {
+            view: self.view.clone(),
+            born,
+            ranges: said,
+        })
     }
 
     pub(super) fn answered(
@@ -142,7 +199,9 @@ impl<S: Store> Replica<S> {
         ranges: Vec<RangeAnswer>,
         out: &mut Vec<Effect>,
     ) -> Result<(), store::Error> {
-        let Some(t) = &mut self.takeover else { return Ok(()) };
+        let Some(t) = &mut self.takeover else {
+            return Ok(());
+        };
         // An answer to nothing: from a node that sees another coordinator, which can't be in the same view.
         if ranges.len() != t.ranges.len() {
             return Ok(());
@@ -151,23 +210,33 @@ impl<S: Store> Replica<S> {
         if !self.view.alive().all(|n| t.answers.contains_key(&n)) {
             return Ok(());
         }
-        let Some(t) = self.takeover.take() else { return Ok(()) };
+        let Some(t) = self.takeover.take() else {
+            return Ok(());
+        };
         let mut answers: BTreeMap<RangeIx, BTreeMap<NodeIx, (Incarnation, RangeAnswer)>> = BTreeMap::new();
         for (node, (born, ranges)) in t.answers {
             for answer in ranges {
-                answers.entry(answer.range).or_default().insert(node, (born, answer));
+                answers
+                    .entry(answer.range)
+                    .or_default()
+                    .insert(node, (born, answer));
             }
         }
         let mut installs: BTreeMap<NodeIx, Vec<RangeInstall>> = BTreeMap::new();
         for range in t.ranges {
-            let Some(answers) = answers.get(&range) else { continue };
+            let Some(answers) = answers.get(&range) else {
+                continue;
+            };
             match self.conclude(range, answers) {
                 Err(why) => self.set_lead(range, Lead::Waiting { why }, out),
                 Ok(content) => {
                     for n in self.sets[&range].iter().filter(|n| **n != self.me) {
                         installs.entry(*n).or_default().push(content.clone());
                     }
-                    let installing = Installing { content, installed: BTreeMap::new() };
+                    let installing = Installing {
+                        content,
+                        installed: BTreeMap::new(),
+                    };
                     self.set_lead(range, Lead::Installing(installing), out);
                 }
             }
@@ -184,23 +253,52 @@ impl<S: Store> Replica<S> {
     ) -> Result<RangeInstall, String> {
         let said = answers
             .iter()
-            .map(|(n, (born, a))| (*n, Said { born: *born, installed: a.installed.as_ref(), asked: &a.asked }))
+            .map(|(n, (born, a))| {
+                (
+                    *n,
+                    Said {
+                        born: *born,
+                        installed: a.installed.as_ref(),
+                        asked: &a.asked,
+                    },
+                )
+            })
             .collect();
         let (nodes, of) = match decide(&self.ring, range, &self.view, &said, self.mutant) {
-            Verdict::Empty => return Ok(RangeInstall { range, files: Vec::new(), holders: Vec::new() }),
+            Verdict::Empty => {
+                return Ok(RangeInstall {
+                    range,
+                    files: Vec::new(),
+                    holders: Vec::new(),
+                });
+            }
             Verdict::Unavailable { why } => return Err(why),
             Verdict::Sources { nodes, of } => (nodes, of),
         };
-        let held = |n: &NodeIx| answers[n].1.files.iter().map(|(name, file)| (name, file)).collect();
+        let held = |n: &NodeIx| {
+            answers[n]
+                .1
+                .files
+                .iter()
+                .map(|(name, file)| (name, file))
+                .collect()
+        };
         let held: Vec<BTreeMap<&FileName, &File>> = nodes.iter().map(held).collect();
         let mut files = seal(&held.iter().collect::<Vec<_>>(), SegmentId::of(&of));
         if self.mutant == Mutant::UnionReturning {
             lengthen(&mut files, answers);
         }
         // Who else has some of it comes after those who have the newest.
-        let others = answers.iter().filter(|(n, (_, a))| !a.files.is_empty() && !nodes.contains(n)).map(|(n, _)| *n);
+        let others = answers
+            .iter()
+            .filter(|(n, (_, a))| !a.files.is_empty() && !nodes.contains(n))
+            .map(|(n, _)| *n);
         let holders = nodes.iter().copied().chain(others).collect();
-        Ok(RangeInstall { range, files, holders })
+        Ok(RangeInstall {
+            range,
+            files,
+            holders,
+        })
     }
 
     /// A member is told what to hold.
@@ -227,7 +325,10 @@ impl<S: Store> Replica<S> {
             installed.push((range, self.repairs.is_whole(range)));
         }
         if !installed.is_empty() {
-            let message = Message::Installed { view: self.view_id, ranges: installed };
+            let message = Message::Installed {
+                view: self.view_id,
+                ranges: installed,
+            };
             out.push(Effect::Send { to: from, message });
         }
         done
@@ -238,7 +339,11 @@ impl<S: Store> Replica<S> {
         let range = install.range;
         let dropped = self.store.install(range, &self.view, &install.files)?;
         if dropped > 0 {
-            out.push(Effect::Dropped { range, files: dropped, surplus: false });
+            out.push(Effect::Dropped {
+                range,
+                files: dropped,
+                surplus: false,
+            });
         }
         let mut from = install.holders.clone();
         from.extend(&self.sets[&range]);
@@ -249,10 +354,21 @@ impl<S: Store> Replica<S> {
     }
 
     fn install_here(&mut self, now: Time, range: RangeIx, out: &mut Vec<Effect>) -> Result<(), store::Error> {
-        let Some(Lead::Installing(i)) = self.leads.get(&range) else { return Ok(()) };
+        let Some(Lead::Installing(i)) = self.leads.get(&range) else {
+            return Ok(());
+        };
         let content = i.content.clone();
         self.hold(&content, out)?;
         self.installed(now, self.me, range, self.repairs.is_whole(range), out)
+    }
+
+    /// Has this node, the coordinator, its own copy of the range as decided?
+    pub(super) fn has_installed(&self, range: RangeIx) -> bool {
+        match self.leads.get(&range) {
+            Some(Lead::Active(_)) => true,
+            Some(Lead::Installing(i)) => i.installed.contains_key(&self.me),
+            Some(Lead::Waiting { .. }) | None => false,
+        }
     }
 
     /// A member of a range that this node coordinates has installed; or tells whether it misses something.
@@ -274,7 +390,12 @@ impl<S: Store> Replica<S> {
                 if !members.iter().all(|n| i.installed.contains_key(n)) {
                     return Ok(());
                 }
-                let whole = i.installed.iter().filter(|(_, whole)| **whole).map(|(n, _)| *n).collect();
+                let whole = i
+                    .installed
+                    .iter()
+                    .filter(|(_, whole)| **whole)
+                    .map(|(n, _)| *n)
+                    .collect();
                 let active = Active::new(self.me, &members, whole, now);
                 self.set_lead(range, Lead::Active(Box::new(active)), out);
                 self.fill_floors(range);
@@ -283,7 +404,9 @@ impl<S: Store> Replica<S> {
             }
             Some(Lead::Active(active)) => {
                 if active.set_whole(from, whole) {
-                    let state = RangeState::Active { repairing: active.repairing() };
+                    let state = RangeState::Active {
+                        repairing: active.repairing(),
+                    };
                     out.push(Effect::RangeChanged { range, state });
                     self.announce.extend(self.peers());
                 }
@@ -295,7 +418,10 @@ impl<S: Store> Replica<S> {
 
     /// The range has just become active, as far as this node, a member, knows: what is sealed may be read.
     pub(super) fn fill_floors(&mut self, range: RangeIx) {
-        self.floors.entry(range).or_default().fill(&self.store, range, SegmentId::of(&self.view));
+        self.floors
+            .entry(range)
+            .or_default()
+            .fill(&self.store, range, SegmentId::of(&self.view));
     }
 
     /// These ranges are active in this view: sets before it need not be remembered. That can wait for room on the disk.
@@ -330,7 +456,10 @@ impl<S: Store> Replica<S> {
             .collect();
         for to in std::mem::take(&mut self.announce) {
             if !ranges.is_empty() {
-                let message = Message::Active { view: self.view_id, ranges: ranges.clone() };
+                let message = Message::Active {
+                    view: self.view_id,
+                    ranges: ranges.clone(),
+                };
                 out.push(Effect::Send { to, message });
             }
         }
@@ -342,7 +471,9 @@ impl<S: Store> Replica<S> {
         ranges: &[(RangeIx, bool)],
         out: &mut Vec<Effect>,
     ) -> Result<(), store::Error> {
-        let ranges = ranges.iter().filter(|(range, _)| self.leader(*range) == Some(from));
+        let ranges = ranges
+            .iter()
+            .filter(|(range, _)| self.leader(*range) == Some(from));
         let mut news = Vec::new();
         for (range, settled) in ranges.copied().collect::<Vec<_>>() {
             if let Some(follow) = self.follows.get_mut(&range) {
@@ -360,7 +491,11 @@ impl<S: Store> Replica<S> {
                     self.store.drop_range(range)?;
                     self.floors.remove(&range);
                     self.repairs.forget(range);
-                    out.push(Effect::Dropped { range, files, surplus: true });
+                    out.push(Effect::Dropped {
+                        range,
+                        files,
+                        surplus: true,
+                    });
                 }
             }
         }
@@ -372,12 +507,18 @@ impl<S: Store> Replica<S> {
 fn lengthen(files: &mut [(FileName, File)], answers: &BTreeMap<NodeIx, (Incarnation, RangeAnswer)>) {
     for (name, file) in files {
         let nonce = file.nonce;
-        let copies = answers.values().flat_map(|(_, a)| &a.files).filter(|(n, f)| n == name && f.nonce == nonce);
+        let copies = answers
+            .values()
+            .flat_map(|(_, a)| &a.files)
+            .filter(|(n, f)| n == name && f.nonce == nonce);
         for (_, copy) in copies {
             for theirs in copy.segments.iter().filter(|s| !s.missing) {
                 match file.segment_mut(theirs.id) {
                     Some(mine) if theirs.entries > mine.entries => {
-                        *mine = crate::content::Segment { sealed: true, ..theirs.head() };
+                        *mine = crate::content::Segment {
+                            sealed: true,
+                            ..theirs.head()
+                        };
                         for (client, stream) in &copy.streams {
                             let mine = file.streams.entry(*client).or_default();
                             mine.length = mine.length.max(stream.length);

@@ -15,9 +15,18 @@ use crate::replica::{Answer, Input, Refused, Request};
 
 pub enum Event {
     /// A request arrives at a node.
-    Ask { conn: u64, node: usize, life: u64 },
-    Reply { conn: u64, result: Result<Answer, Refused> },
-    Wake { process: usize },
+    Ask {
+        conn: u64,
+        node: usize,
+        life: u64,
+    },
+    Reply {
+        conn: u64,
+        result: Result<Answer, Refused>,
+    },
+    Wake {
+        process: usize,
+    },
     NewFile,
 }
 
@@ -84,7 +93,13 @@ impl Clients {
             }
         }
         for i in 0..2 {
-            Self::add(w, FileName::new(format!("churn{i}")).unwrap(), ClientId(9), 1, Some(Script { absent: true }));
+            Self::add(
+                w,
+                FileName::new(format!("churn{i}")).unwrap(),
+                ClientId(9),
+                1,
+                Some(Script { absent: true }),
+            );
         }
         w.after(100, 200, world::Event::Client(Event::NewFile));
     }
@@ -93,7 +108,11 @@ impl Clients {
         let process = w.clients.processes.len();
         w.clients.epochs.insert((file.clone(), client), epoch);
         let nonce = w.rng.random();
-        let state = if script.is_some() { State::Create } else { State::Fence };
+        let state = if script.is_some() {
+            State::Create
+        } else {
+            State::Fence
+        };
         let target = w.rng.random_range(0..w.n);
         w.clients.processes.push(Process {
             file,
@@ -116,7 +135,12 @@ impl Clients {
 
     /// A client is restarted; its old process goes on as a zombie. Sometimes another one claims the very same epoch.
     pub fn new_process(w: &mut World) {
-        let keys: Vec<_> = w.clients.epochs.iter().filter(|((f, _), _)| f.as_str().starts_with("jobs/")).collect();
+        let keys: Vec<_> = w
+            .clients
+            .epochs
+            .iter()
+            .filter(|((f, _), _)| f.as_str().starts_with("jobs/"))
+            .collect();
         let ((file, client), epoch) = keys[w.rng.random_range(0..keys.len())];
         let (file, client, epoch) = (file.clone(), *client, *epoch);
         let epoch = epoch + u64::from(w.rng.random_bool(0.8));
@@ -126,10 +150,19 @@ impl Clients {
     pub fn happen(w: &mut World, event: Event) {
         match event {
             Event::Ask { conn, node, life } => {
-                let Some(sent) = w.clients.sent.get(&conn).filter(|s| !s.cancelled) else { return };
+                let Some(sent) = w.clients.sent.get(&conn).filter(|s| !s.cancelled) else {
+                    return;
+                };
                 if w.nodes[node].life == life {
                     let request = sent.request.clone();
-                    w.input(node, Input::Client { conn, id: conn, request });
+                    w.input(
+                        node,
+                        Input::Client {
+                            conn,
+                            id: conn,
+                            request,
+                        },
+                    );
                 }
             }
             Event::Reply { conn, result } => Self::reply(w, conn, result),
@@ -146,7 +179,14 @@ impl Clients {
         }
     }
 
-    fn send(w: &mut World, process: Option<usize>, node: usize, request: Request, at_least: u64, last: Time) -> Time {
+    fn send(
+        w: &mut World,
+        process: Option<usize>,
+        node: usize,
+        request: Request,
+        at_least: u64,
+        last: Time,
+    ) -> Time {
         w.clients.conns += 1;
         let conn = w.clients.conns;
         let at = (w.now + Duration::from_micros(w.rng.random_range(50..1500))).max(last);
@@ -154,7 +194,15 @@ impl Clients {
             let life = w.nodes[node].life;
             w.at(at, world::Event::Client(Event::Ask { conn, node, life }));
         }
-        w.clients.sent.insert(conn, Sent { process, request, at_least, cancelled: false });
+        w.clients.sent.insert(
+            conn,
+            Sent {
+                process,
+                request,
+                at_least,
+                cancelled: false,
+            },
+        );
         if let Some(process) = process {
             w.clients.processes[process].under_way.push(conn);
         }
@@ -186,7 +234,8 @@ impl Clients {
         match p.state {
             State::Dead => {}
             State::Append => {
-                let mut todo: Vec<(u64, Bytes)> = p.records.range(p.sent..).map(|(o, b)| (*o, b.clone())).collect();
+                let mut todo: Vec<(u64, Bytes)> =
+                    p.records.range(p.sent..).map(|(o, b)| (*o, b.clone())).collect();
                 // Sometimes several go as one: a longer retry.
                 if todo.len() > 1 && w.rng.random_bool(0.3) {
                     let all: Vec<u8> = todo.iter().flat_map(|(_, b)| b.to_vec()).collect();
@@ -195,9 +244,21 @@ impl Clients {
                 let p = &mut w.clients.processes[process];
                 for (offset, payload) in todo {
                     p.sent = offset + payload.len() as u64;
-                    requests.push(Request::Append { file: file.clone(), client, epoch, nonce, offset, payload });
+                    requests.push(Request::Append {
+                        file: file.clone(),
+                        client,
+                        epoch,
+                        nonce,
+                        offset,
+                        payload,
+                    });
                 }
-                if p.script.is_some() && p.records.is_empty() && p.under_way.is_empty() && w.rng.random_bool(0.2) && !calm {
+                if p.script.is_some()
+                    && p.records.is_empty()
+                    && p.under_way.is_empty()
+                    && w.rng.random_bool(0.2)
+                    && !calm
+                {
                     p.state = State::Remove;
                 }
             }
@@ -205,7 +266,13 @@ impl Clients {
             State::Create => requests.push(Request::Create { file, nonce }),
             State::Fence => {
                 let create = p.script.is_none();
-                requests.push(Request::Fence { file, client, epoch, nonce, create });
+                requests.push(Request::Fence {
+                    file,
+                    client,
+                    epoch,
+                    nonce,
+                    create,
+                });
             }
             State::Remove => requests.push(Request::Remove { file }),
         }
@@ -240,23 +307,42 @@ impl Clients {
 
     /// A node answers. What it acknowledges is acknowledged from here on, whether the client hears it or not.
     pub fn replied(w: &mut World, node: usize, conn: u64, result: Result<Answer, Refused>) {
-        let Some(sent) = w.clients.sent.get(&conn) else { return };
+        let Some(sent) = w.clients.sent.get(&conn) else {
+            return;
+        };
         let (request, at_least, process) = (sent.request.clone(), sent.at_least, sent.process);
         w.log(|| format!("node {node} answers {conn}: {result:?}"));
         let wrong = match (&request, &result) {
-            (Request::Append { file, client, offset, payload, .. }, Ok(Answer::Appended { length })) => {
+            (
+                Request::Append {
+                    file,
+                    client,
+                    offset,
+                    payload,
+                    ..
+                },
+                Ok(Answer::Appended { length }),
+            ) => {
                 let wrong = w.oracle.appended(file, *client, *offset, payload, *length);
                 wrong.filter(|_| process.is_some_and(|p| w.clients.processes[p].script.is_none()))
             }
-            (Request::Fence { file, client, epoch, nonce, create: true }, Ok(Answer::Fenced { length })) => {
-                w.oracle.fenced(file, *client, *epoch, *nonce, *length)
-            }
-            (Request::Stat { file }, Ok(Answer::Stat(info))) if info.length < at_least => {
-                Some(format!("{file} is said to have {} bytes after {at_least} were acknowledged", info.length))
-            }
-            (Request::Stat { file }, Err(Refused::NoSuchFile)) if at_least > 0 => {
-                Some(format!("{file} is said not to be there after {at_least} bytes were acknowledged"))
-            }
+            (
+                Request::Fence {
+                    file,
+                    client,
+                    epoch,
+                    nonce,
+                    create: true,
+                },
+                Ok(Answer::Fenced { length }),
+            ) => w.oracle.fenced(file, *client, *epoch, *nonce, *length),
+            (Request::Stat { file }, Ok(Answer::Stat(info))) if info.length < at_least => Some(format!(
+                "{file} is said to have {} bytes after {at_least} were acknowledged",
+                info.length
+            )),
+            (Request::Stat { file }, Err(Refused::NoSuchFile)) if at_least > 0 => Some(format!(
+                "{file} is said not to be there after {at_least} bytes were acknowledged"
+            )),
             _ => None,
         };
         if let Some(wrong) = wrong {
@@ -268,7 +354,9 @@ impl Clients {
     }
 
     fn reply(w: &mut World, conn: u64, result: Result<Answer, Refused>) {
-        let Some(sent) = w.clients.sent.get(&conn).filter(|s| !s.cancelled) else { return };
+        let Some(sent) = w.clients.sent.get(&conn).filter(|s| !s.cancelled) else {
+            return;
+        };
         let Some(process) = sent.process else { return };
         let request = sent.request.clone();
         let other = w.rng.random_range(0..w.n);
@@ -313,7 +401,12 @@ impl Clients {
                 }
                 Self::again(w, process, None);
             }
-            (_, Err(Refused::NotCoordinator { coordinator: Some(node) })) => {
+            (
+                _,
+                Err(Refused::NotCoordinator {
+                    coordinator: Some(node),
+                }),
+            ) => {
                 Self::again(w, process, Some(node.0 as usize));
             }
             (_, Err(Refused::NotCoordinator { .. } | Refused::Unavailable { .. } | Refused::Full { .. })) => {
@@ -330,6 +423,11 @@ impl Clients {
     pub fn waiting(w: &World) -> Option<String> {
         let live = w.clients.processes.iter().filter(|p| p.state != State::Dead);
         let mut waiting = live.filter(|p| !p.records.is_empty() || p.state != State::Append);
-        waiting.next().map(|p| format!("{} of {:?} epoch {} waits in {:?}", p.file, p.client, p.epoch, p.state))
+        waiting.next().map(|p| {
+            format!(
+                "{} of {:?} epoch {} waits in {:?}",
+                p.file, p.client, p.epoch, p.state
+            )
+        })
     }
 }

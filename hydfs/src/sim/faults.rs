@@ -64,7 +64,12 @@ pub fn happen(w: &mut World) {
         }
         66..74 => {
             if a != b {
-                w.input(a, Input::Suspect { node: NodeIx(b as u16) });
+                w.input(
+                    a,
+                    Input::Suspect {
+                        node: NodeIx(b as u16),
+                    },
+                );
             }
         }
         74..80 => {
@@ -82,7 +87,11 @@ pub fn happen(w: &mut World) {
             }
             w.log(|| format!("node {a}: disk full: {full}"));
         }
-        84..87 => w.nodes.iter_mut().filter_map(|n| n.replica.as_mut()).for_each(|r| r.store_mut().full = false),
+        84..87 => w
+            .nodes
+            .iter_mut()
+            .filter_map(|n| n.replica.as_mut())
+            .for_each(|r| r.store_mut().full = false),
         87..93 => lose(w),
         93..96 => {
             let count = losses(w);
@@ -123,11 +132,16 @@ fn lose(w: &mut World) {
 
 /// A bit of a sealed segment flips: one copy of it is lost.
 fn flip(w: &mut World, node: usize) {
-    let Some(replica) = w.nodes[node].replica.as_mut() else { return };
+    let Some(replica) = w.nodes[node].replica.as_mut() else {
+        return;
+    };
     let mut sealed = Vec::new();
     for range in w.ring.ranges() {
         for (name, file) in replica.store().files(range) {
-            let whole = file.segments.iter().filter(|s| s.sealed && !s.missing && s.bytes > 0);
+            let whole = file
+                .segments
+                .iter()
+                .filter(|s| s.sealed && !s.missing && s.bytes > 0);
             sealed.extend(whole.map(|s| (range, name.clone(), s.id, s.bytes)));
         }
     }

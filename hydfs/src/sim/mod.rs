@@ -4,6 +4,7 @@
 //! `HYDFS_SEEDS=50000 HYDFS_FIRST_SEED=0 cargo test -p hydfs sim` runs more; `HYDFS_SEEDS=1 HYDFS_FIRST_SEED=n HYDFS_TRACE=1` shows one.
 
 mod clients;
+mod copy;
 mod faults;
 mod oracle;
 mod world;
@@ -50,18 +51,35 @@ fn run(seed: u64, mutant: Mutant, traced: bool) -> Run {
             Some(_) => {}
         }
     }
-    Run { problem: w.problem.clone(), trace: w.traced(), handled: w.handled, acks: w.oracle.acks, reads: w.oracle.reads, lost: w.lost }
+    Run {
+        problem: w.problem.clone(),
+        trace: w.traced(),
+        handled: w.handled,
+        acks: w.oracle.acks,
+        reads: w.oracle.reads,
+        lost: w.lost,
+    }
 }
 
 fn number(var: &str, default: u64) -> u64 {
-    std::env::var(var).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    std::env::var(var)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
 }
 
 /// Runs seeds on both cores; the first problem by seed.
 fn first_problem(first: u64, seeds: u64, mutant: Mutant) -> (Option<(u64, String)>, Run) {
     let next = std::sync::atomic::AtomicU64::new(first);
     let found = std::sync::Mutex::new(None::<(u64, String)>);
-    let total = std::sync::Mutex::new(Run { problem: None, trace: 0, handled: 0, acks: 0, reads: 0, lost: 0 });
+    let total = std::sync::Mutex::new(Run {
+        problem: None,
+        trace: 0,
+        handled: 0,
+        acks: 0,
+        reads: 0,
+        lost: 0,
+    });
     let worker = || {
         loop {
             let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -84,7 +102,9 @@ fn first_problem(first: u64, seeds: u64, mutant: Mutant) -> (Option<(u64, String
     };
     std::thread::scope(|scope| {
         let helpers: Vec<_> = (0..2).map(|_| scope.spawn(worker)).collect();
-        helpers.into_iter().for_each(|h| h.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+        helpers
+            .into_iter()
+            .for_each(|h| h.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
     });
     (found.into_inner().unwrap(), total.into_inner().unwrap())
 }
@@ -95,10 +115,15 @@ fn nothing_acknowledged_is_lost_whatever_fails() {
     let (problem, total) = first_problem(first, seeds, Mutant::None);
     println!("{seeds} seeds from {first}: {total:?}");
     if let Some((seed, problem)) = problem {
-        panic!("seed {seed}: {problem}\n  replay: HYDFS_FIRST_SEED={seed} HYDFS_SEEDS=1 HYDFS_TRACE=1 cargo test -p hydfs sim::nothing -- --nocapture");
+        panic!(
+            "seed {seed}: {problem}\n  replay: HYDFS_FIRST_SEED={seed} HYDFS_SEEDS=1 HYDFS_TRACE=1 cargo test -p hydfs sim::nothing -- --nocapture"
+        );
     }
     // A simulation in which nothing happens proves nothing.
-    assert!(total.acks > 50 * seeds && total.reads > 20 * seeds && total.lost > seeds / 2, "{total:?}");
+    assert!(
+        total.acks > 50 * seeds && total.reads > 20 * seeds && total.lost > seeds / 2,
+        "{total:?}"
+    );
 }
 
 /// Each is found within so many seeds: many times as many as it took when this was written (behind it, the first seed that found it).

@@ -23,21 +23,37 @@ pub fn record(client: ClientId, epoch: Epoch, offset: u64, filler: usize) -> Byt
     bytes.put_u64(epoch.0);
     bytes.put_u64(offset);
     bytes.put_u16((HEAD + filler) as u16);
-    bytes.extend((0..filler).map(|i| if i % 7 == 6 { b'\n' } else { (offset as usize + i * 31) as u8 }));
+    bytes.extend((0..filler).map(|i| {
+        if i % 7 == 6 {
+            b'\n'
+        } else {
+            (offset as usize + i * 31) as u8
+        }
+    }));
     bytes.into()
 }
 
-/// `(client, epoch, offset, bytes)` of each record; an error where bytes are not one.
-fn records(mut bytes: &[u8]) -> Result<Vec<(ClientId, Epoch, u64, &[u8])>, String> {
+/// Client, epoch, offset, all its bytes.
+type Record<'a> = (ClientId, Epoch, u64, &'a [u8]);
+
+/// The records that make up these bytes; an error where bytes are none.
+fn records(mut bytes: &[u8]) -> Result<Vec<Record<'_>>, String> {
     let mut records = Vec::new();
     let u64_at = |b: &[u8], i: usize| u64::from_be_bytes(b[i..i + 8].try_into().expect("8 bytes"));
     while !bytes.is_empty() {
-        let len = bytes.get(25..27).map_or(0, |l| u16::from_be_bytes([l[0], l[1]]) as usize);
+        let len = bytes
+            .get(25..27)
+            .map_or(0, |l| u16::from_be_bytes([l[0], l[1]]) as usize);
         if bytes[0] != 0xA5 || len < HEAD || bytes.len() < len {
             return Err(format!("no record after {} others", records.len()));
         }
         let (this, rest) = bytes.split_at(len);
-        records.push((ClientId(u64_at(this, 1)), Epoch(u64_at(this, 9)), u64_at(this, 17), this));
+        records.push((
+            ClientId(u64_at(this, 1)),
+            Epoch(u64_at(this, 9)),
+            u64_at(this, 17),
+            this,
+        ));
         bytes = rest;
     }
     Ok(records)
@@ -62,7 +78,10 @@ pub struct Oracle {
 impl Oracle {
     pub fn acked_bytes(&self, file: &FileName) -> u64 {
         let acked = self.acked.iter().filter(|((f, _), _)| f == file);
-        acked.flat_map(|(_, a)| a.values()).map(|(_, bytes)| bytes.len() as u64).sum()
+        acked
+            .flat_map(|(_, a)| a.values())
+            .map(|(_, bytes)| bytes.len() as u64)
+            .sum()
     }
 
     pub fn forget_node(&mut self, node: usize) {
@@ -83,17 +102,26 @@ impl Oracle {
     ) -> Option<String> {
         let key = (file.clone(), client);
         if length < offset + payload.len() as u64 {
-            return Some(format!("{file}: acknowledged {length}, appended at {offset} {}", payload.len()));
+            return Some(format!(
+                "{file}: acknowledged {length}, appended at {offset} {}",
+                payload.len()
+            ));
         }
         for (_, epoch, offset, bytes) in records(payload).expect("clients append records") {
             self.acks += 1;
             let acked = self.acked.entry(key.clone()).or_default();
-            let (_, first) = acked.entry(offset).or_insert((epoch, Bytes::copy_from_slice(bytes)));
+            let (_, first) = acked
+                .entry(offset)
+                .or_insert((epoch, Bytes::copy_from_slice(bytes)));
             if first != bytes {
                 return Some(format!("{file}: two histories of {client:?} at {offset}"));
             }
             let end = offset + bytes.len() as u64;
-            let fences = self.fences.get(&key).into_iter().flat_map(|f| f.range(Epoch(epoch.0 + 1)..));
+            let fences = self
+                .fences
+                .get(&key)
+                .into_iter()
+                .flat_map(|f| f.range(Epoch(epoch.0 + 1)..));
             for (newer, (_, fence)) in fences {
                 if end > *fence {
                     return Some(format!(
@@ -116,13 +144,18 @@ impl Oracle {
         let key = (file.clone(), client);
         let fences = self.fences.entry(key.clone()).or_default();
         if let Some((other, _)) = fences.get(&epoch) {
-            let wrong = (*other != nonce).then(|| format!("{file}: two processes have epoch {epoch} of {client:?}"));
+            let wrong =
+                (*other != nonce).then(|| format!("{file}: two processes have epoch {epoch} of {client:?}"));
             return wrong;
         }
         fences.insert(epoch, (nonce, length));
         let older = self.acked.get(&key)?.iter().filter(|(_, (e, _))| *e < epoch);
-        let end = older.map(|(offset, (_, bytes))| offset + bytes.len() as u64).max().unwrap_or(0);
-        (end > length).then(|| format!("{file}: epoch {epoch} of {client:?} is told {length}, {end} was acknowledged"))
+        let end = older
+            .map(|(offset, (_, bytes))| offset + bytes.len() as u64)
+            .max()
+            .unwrap_or(0);
+        (end > length)
+            .then(|| format!("{file}: epoch {epoch} of {client:?} is told {length}, {end} was acknowledged"))
     }
 }
 
@@ -134,7 +167,10 @@ fn content(replica: &Replica<MemStore>, name: &FileName, length: u64) -> Option<
         if slice.missing {
             return None;
         }
-        match replica.store().read(range, name, slice.segment, slice.offset, slice.len) {
+        match replica
+            .store()
+            .read(range, name, slice.segment, slice.offset, slice.len)
+        {
             Ok(piece) => bytes.extend_from_slice(&piece),
             Err(error) => return Some(Err(error)),
         }
@@ -152,10 +188,18 @@ pub fn read(w: &mut World) {
 }
 
 fn read_at(w: &mut World, node: usize, name: &FileName) {
-    let Some(replica) = &w.nodes[node].replica else { return };
-    let Some(known) = replica.committed(name) else { return };
+    let Some(replica) = &w.nodes[node].replica else {
+        return;
+    };
+    let Some(known) = replica.committed(name) else {
+        return;
+    };
     let range = replica.range_of(name);
-    let last = w.oracle.known.entry((node, name.clone(), known.nonce)).or_default();
+    let last = w
+        .oracle
+        .known
+        .entry((node, name.clone(), known.nonce))
+        .or_default();
     if known.length < *last {
         let what = format!("node {node}: {name} shrinks from {last} to {}", known.length);
         return w.wrong(what);
@@ -165,13 +209,24 @@ fn read_at(w: &mut World, node: usize, name: &FileName) {
         None => return,
         Some(Ok(bytes)) => bytes,
         Some(Err(Error::Damaged { segment, .. })) => {
-            return w.input(node, Input::Damaged { range, file: name.clone(), segment });
+            return w.input(
+                node,
+                Input::Damaged {
+                    range,
+                    file: name.clone(),
+                    segment,
+                },
+            );
         }
         Some(Err(error)) => return w.wrong(format!("node {node}: reading {name}: {error}")),
     };
     w.oracle.reads += 1;
     if bytes.len() as u64 != known.length {
-        let what = format!("node {node}: {name} has {} bytes, committed {}", bytes.len(), known.length);
+        let what = format!(
+            "node {node}: {name} has {} bytes, committed {}",
+            bytes.len(),
+            known.length
+        );
         return w.wrong(what);
     }
     let seen = w.oracle.seen.entry((name.clone(), known.nonce)).or_default();
@@ -211,7 +266,10 @@ fn check_scripts(w: &World) -> Option<String> {
                 _ => script.absent && nonce.is_some_and(|n| n != process.nonce),
             };
             if wrong {
-                return Some(format!("node {node}: {} ({:?}) has nonce {nonce:?}", process.file, process.state));
+                return Some(format!(
+                    "node {node}: {} ({:?}) has nonce {nonce:?}",
+                    process.file, process.state
+                ));
             }
         }
     }
@@ -223,11 +281,17 @@ pub fn scrub(w: &mut World) -> usize {
     let mut found = 0;
     for node in 0..w.n {
         for range in w.ring.ranges().collect::<Vec<_>>() {
-            let Some(replica) = &w.nodes[node].replica else { continue };
+            let Some(replica) = &w.nodes[node].replica else {
+                continue;
+            };
             let mut damaged = Vec::new();
             for (name, file) in replica.store().files(range) {
                 for segment in file.segments.iter().filter(|s| !s.missing) {
-                    if replica.store().read(range, name, segment.id, 0, segment.bytes).is_err() {
+                    if replica
+                        .store()
+                        .read(range, name, segment.id, 0, segment.bytes)
+                        .is_err()
+                    {
                         damaged.push((name.clone(), segment.id));
                     }
                 }
@@ -248,7 +312,9 @@ fn check_file(w: &World, name: &FileName) -> Option<String> {
     let mut copies = Vec::new();
     for n in &set {
         let replica = w.nodes[n.0 as usize].replica.as_ref()?;
-        let Some(file) = replica.store().file(range, name) else { continue };
+        let Some(file) = replica.store().file(range, name) else {
+            continue;
+        };
         let bytes = match content(replica, name, file.length()) {
             Some(Ok(bytes)) => bytes,
             other => return Some(format!("node {}: {name} can't be read: {other:?}", n.0)),
@@ -276,7 +342,9 @@ fn check_file(w: &World, name: &FileName) -> Option<String> {
     for (client, epoch, offset, bytes) in found {
         let end = streams.entry(client).or_default();
         if offset != *end {
-            return Some(format!("{name}: {client:?} epoch {epoch} has a record for {offset} at {end}"));
+            return Some(format!(
+                "{name}: {client:?} epoch {epoch} has a record for {offset} at {end}"
+            ));
         }
         *end += bytes.len() as u64;
         there.insert((client, offset), bytes);
@@ -284,7 +352,9 @@ fn check_file(w: &World, name: &FileName) -> Option<String> {
     for ((_, client), acked) in acked {
         for (offset, (epoch, bytes)) in acked {
             if there.get(&(*client, *offset)) != Some(&&bytes[..]) {
-                return Some(format!("{name}: {client:?} epoch {epoch}: the acknowledged record at {offset} is lost"));
+                return Some(format!(
+                    "{name}: {client:?} epoch {epoch}: the acknowledged record at {offset} is lost"
+                ));
             }
         }
     }

@@ -13,8 +13,8 @@ use super::oracle::Oracle;
 use crate::content::{FileName, Segment};
 use crate::replica::{Effect, Input, Mutant, RangeState, Replica};
 use crate::ring::{RangeIx, Ring};
+use crate::store::Store;
 use crate::store::mem::MemStore;
-use crate::store::{Put, Store};
 use crate::view::{Incarnation, NodeIx};
 use crate::wire::peer::Message;
 
@@ -27,15 +27,44 @@ pub struct Node {
 }
 
 pub enum Event {
-    Start { node: usize },
-    Tick { node: usize, life: u64 },
-    Flush { node: usize, life: u64 },
-    Deliver { from: usize, to: usize, life: u64, link: u64, message: Message },
+    Start {
+        node: usize,
+    },
+    Tick {
+        node: usize,
+        life: u64,
+    },
+    Flush {
+        node: usize,
+        life: u64,
+    },
+    Deliver {
+        from: usize,
+        to: usize,
+        life: u64,
+        link: u64,
+        message: Message,
+    },
     /// Try to connect.
-    Connect { a: usize, b: usize },
+    Connect {
+        a: usize,
+        b: usize,
+    },
     /// Somebody noticed that nothing comes any more.
-    Silent { a: usize, b: usize, link: u64 },
-    Copy { node: usize, life: u64, range: RangeIx, file: FileName, nonce: u64, segment: Segment, from: Vec<NodeIx> },
+    Silent {
+        a: usize,
+        b: usize,
+        link: u64,
+    },
+    Copy {
+        node: usize,
+        life: u64,
+        range: RangeIx,
+        file: FileName,
+        nonce: u64,
+        segment: Segment,
+        from: Vec<NodeIx>,
+    },
     Fault,
     Read,
     Client(super::clients::Event),
@@ -86,7 +115,12 @@ impl World {
         let n = [3, 3, 4, 5, 5, 7, 7][rng.random_range(0..7)];
         let names: Vec<String> = (0..n).map(|i| format!("node{i}-{seed}")).collect();
         let wild = rng.random_bool(0.3);
-        let node = |_| Node { replica: None, disk: Some(MemStore::default()), life: 0, flush_due: false };
+        let node = |_| Node {
+            replica: None,
+            disk: Some(MemStore::default()),
+            life: 0,
+            flush_due: false,
+        };
         let mut world = Self {
             now: Time::from_millis(1000),
             queue: BTreeMap::new(),
@@ -181,20 +215,48 @@ impl World {
                 }
                 self.carry_out(node, out);
             }
-            Event::Deliver { from, to, life, link, message } => {
-                let current = self.links.get(&pair(from, to)).is_some_and(|l| l.up && l.number == link);
+            Event::Deliver {
+                from,
+                to,
+                life,
+                link,
+                message,
+            } => {
+                let current = self
+                    .links
+                    .get(&pair(from, to))
+                    .is_some_and(|l| l.up && l.number == link);
                 if self.nodes[to].life == life && (current || self.wild) && !self.cut.contains(&(from, to)) {
-                    self.input(to, Input::Peer { from: NodeIx(from as u16), message });
+                    self.input(
+                        to,
+                        Input::Peer {
+                            from: NodeIx(from as u16),
+                            message,
+                        },
+                    );
                 }
             }
             Event::Connect { a, b } => self.connect(a, b),
             Event::Silent { a, b, link } => {
                 let cut = self.cut.contains(&(a, b)) || self.cut.contains(&(b, a));
-                if cut && self.links.get(&pair(a, b)).is_some_and(|l| l.up && l.number == link) {
+                if cut
+                    && self
+                        .links
+                        .get(&pair(a, b))
+                        .is_some_and(|l| l.up && l.number == link)
+                {
                     self.disconnect(a, b);
                 }
             }
-            Event::Copy { node, life, range, file, nonce, segment, from } if self.nodes[node].life == life => {
+            Event::Copy {
+                node,
+                life,
+                range,
+                file,
+                nonce,
+                segment,
+                from,
+            } if self.nodes[node].life == life => {
                 self.copy(node, range, file, nonce, segment, &from);
             }
             Event::Tick { .. } | Event::Flush { .. } | Event::Copy { .. } => {}
@@ -206,7 +268,9 @@ impl World {
 
     /// Hands something to a node's replica.
     pub fn input(&mut self, node: usize, input: Input) {
-        let Some(replica) = &mut self.nodes[node].replica else { return };
+        let Some(replica) = &mut self.nodes[node].replica else {
+            return;
+        };
         self.handled += 1;
         if let Some(trace) = &mut self.trace {
             trace.update(format!("{} {node} {input:?}", self.now.0).as_bytes());
@@ -229,9 +293,27 @@ impl World {
             match effect {
                 Effect::Send { to, message } => self.send(node, to.0 as usize, message),
                 Effect::Reply { conn, id: _, result } => Clients::replied(self, node, conn, result),
-                Effect::Repair { range, file, nonce, segment, from } => {
+                Effect::Repair {
+                    range,
+                    file,
+                    nonce,
+                    segment,
+                    from,
+                } => {
                     let life = self.nodes[node].life;
-                    self.after(1, 40, Event::Copy { node, life, range, file, nonce, segment, from });
+                    self.after(
+                        1,
+                        40,
+                        Event::Copy {
+                            node,
+                            life,
+                            range,
+                            file,
+                            nonce,
+                            segment,
+                            from,
+                        },
+                    );
                 }
                 Effect::Broken { error } => {
                     self.log(|| format!("node {node} breaks: {error}"));
@@ -246,15 +328,21 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: usize, message: Message) {
-        let Some(link) = self.links.get(&pair(from, to)).filter(|l| l.up).map(|l| l.number) else { return };
+        let Some(link) = self.links.get(&pair(from, to)).filter(|l| l.up).map(|l| l.number) else {
+            return;
+        };
         // As it goes over the wire, now and then: it takes long.
-        let message = if self.handled % 16 == 0 {
-            let frame = message.encode().expect("messages encode");
+        let message = if self.handled.is_multiple_of(16) {
+            let frame = message.encode().expect("messages encode").join();
             Message::decode(&frame).expect("messages decode")
         } else {
             message
         };
-        let slow = if self.wild && self.rng.random_bool(0.05) { 60_000 } else { 2_000 };
+        let slow = if self.wild && self.rng.random_bool(0.05) {
+            60_000
+        } else {
+            2_000
+        };
         let mut at = self.now + Duration::from_micros(self.rng.random_range(80..slow));
         let copies = match self.rng.random_range(0..200) {
             0 if self.wild => 0,
@@ -268,61 +356,18 @@ impl World {
         }
         for _ in 0..copies {
             let life = self.nodes[to].life;
-            self.at(at, Event::Deliver { from, to, life, link, message: message.clone() });
+            self.at(
+                at,
+                Event::Deliver {
+                    from,
+                    to,
+                    life,
+                    link,
+                    message: message.clone(),
+                },
+            );
             at = at + ms(3);
         }
-    }
-
-    /// A segment's entries and bytes, in two pieces, from the first who has it.
-    fn copy(
-        &mut self,
-        node: usize,
-        range: RangeIx,
-        file: FileName,
-        nonce: u64,
-        segment: Segment,
-        from: &[NodeIx],
-    ) {
-        let mut got = None;
-        for from in from.iter().map(|n| n.0 as usize) {
-            if self.cut.contains(&(from, node)) || self.cut.contains(&(node, from)) {
-                continue;
-            }
-            let Some(replica) = &self.nodes[from].replica else { continue };
-            let Some(held) = replica.store().file(range, &file).filter(|f| f.nonce == nonce) else { continue };
-            let Some(prefix) =
-                held.segment(segment.id).filter(|s| !s.missing).and_then(|s| s.prefix(segment.entries))
-            else {
-                continue;
-            };
-            if prefix.same(&segment)
-                && let Ok(bytes) = replica.store().read(range, &file, segment.id, 0, segment.bytes)
-            {
-                got = Some((prefix.index, bytes));
-                break;
-            }
-        }
-        let mut done = false;
-        if let Some((index, bytes)) = got {
-            let half = index.len() / 2;
-            let at = index[..half].last().map_or(0, |e| e.end as usize);
-            let Some(replica) = &mut self.nodes[node].replica else { return };
-            let store = replica.store_mut();
-            let pieces = [(0, &index[..half], bytes.slice(..at)), (half, &index[half..], bytes.slice(at..))];
-            for (start, entries, bytes) in pieces {
-                let put = store.put_segment(range, &file, segment.id, start as u64, entries, &bytes);
-                done = matches!(put, Ok(Put::Done));
-                if put.is_err() {
-                    break;
-                }
-            }
-        }
-        let input = if done {
-            Input::Repaired { range, file, segment }
-        } else {
-            Input::RepairFailed { range, file, segment }
-        };
-        self.input(node, input);
     }
 
     // --- nodes and links ------------------------------------------------------------------------------------------
@@ -331,11 +376,16 @@ impl World {
         if self.nodes[node].replica.is_some() {
             return;
         }
-        let disk = self.nodes[node].disk.take().expect("a node that is down has its disk");
+        let disk = self.nodes[node]
+            .disk
+            .take()
+            .expect("a node that is down has its disk");
         let incarnation = Incarnation(self.now.0 / 1000);
         let ring = self.ring.clone();
         let replica = Replica::new(NodeIx(node as u16), ring, disk, incarnation, self.now);
-        let replica = replica.unwrap_or_else(|e| panic!("a disk in order: {e}")).with_mutant(self.mutant);
+        let replica = replica
+            .unwrap_or_else(|e| panic!("a disk in order: {e}"))
+            .with_mutant(self.mutant);
         self.nodes[node].replica = Some(replica);
         self.nodes[node].life += 1;
         self.nodes[node].flush_due = false;
@@ -346,7 +396,9 @@ impl World {
     }
 
     pub fn crash(&mut self, node: usize) {
-        let Some(replica) = self.nodes[node].replica.take() else { return };
+        let Some(replica) = self.nodes[node].replica.take() else {
+            return;
+        };
         let mut disk = replica.into_store();
         disk.restart();
         self.nodes[node].disk = Some(disk);
@@ -370,13 +422,28 @@ impl World {
         if up && !cut {
             link.up = true;
             link.number += 1;
-            self.input(a, Input::PeerUp { node: NodeIx(b as u16) });
-            self.input(b, Input::PeerUp { node: NodeIx(a as u16) });
+            self.input(
+                a,
+                Input::PeerUp {
+                    node: NodeIx(b as u16),
+                },
+            );
+            self.input(
+                b,
+                Input::PeerUp {
+                    node: NodeIx(a as u16),
+                },
+            );
             return;
         }
         for (by, of) in [(a, b), (b, a)] {
             if self.rng.random_bool(0.3) {
-                self.input(by, Input::Suspect { node: NodeIx(of as u16) });
+                self.input(
+                    by,
+                    Input::Suspect {
+                        node: NodeIx(of as u16),
+                    },
+                );
             }
         }
         self.after(20, 300, Event::Connect { a, b });
@@ -386,8 +453,18 @@ impl World {
         let link = self.links.entry(pair(a, b)).or_default();
         link.up = false;
         link.number += 1;
-        self.input(a, Input::PeerDown { node: NodeIx(b as u16) });
-        self.input(b, Input::PeerDown { node: NodeIx(a as u16) });
+        self.input(
+            a,
+            Input::PeerDown {
+                node: NodeIx(b as u16),
+            },
+        );
+        self.input(
+            b,
+            Input::PeerDown {
+                node: NodeIx(a as u16),
+            },
+        );
         self.after(5, 200, Event::Connect { a, b });
     }
 
@@ -401,7 +478,10 @@ impl World {
     }
 
     pub fn up(&self) -> impl Iterator<Item = (usize, &Replica<MemStore>)> {
-        self.nodes.iter().enumerate().filter_map(|(i, n)| Some((i, n.replica.as_ref()?)))
+        self.nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(i, n)| Some((i, n.replica.as_ref()?)))
     }
 
     /// Why not all is as it should be once nothing fails: all nodes in one view, all ranges active, nothing missing, no surplus copies.
@@ -410,13 +490,20 @@ impl World {
             return Some("a node is down".into());
         }
         let replicas: Vec<&Replica<MemStore>> = self.up().map(|(_, r)| r).collect();
-        if replicas.iter().any(|r| r.view() != replicas[0].view() || r.view().alive().count() < self.n) {
+        if replicas
+            .iter()
+            .any(|r| r.view() != replicas[0].view() || r.view().alive().count() < self.n)
+        {
             return Some("views differ or lack nodes".into());
         }
         for range in self.ring.ranges() {
             let set = replicas[0].replicas_of(range);
             let state = replicas[set[0].0 as usize].state_of(range);
-            if state != Some(RangeState::Active { repairing: Vec::new() }) {
+            if state
+                != Some(RangeState::Active {
+                    repairing: Vec::new(),
+                })
+            {
                 return Some(format!("range {} is {state:?}", range.0));
             }
             for (i, replica) in replicas.iter().enumerate() {
@@ -427,8 +514,17 @@ impl World {
                 if !member && replica.store().files(range).next().is_some() {
                     return Some(format!("node {i} keeps a surplus copy of range {}", range.0));
                 }
-                if !replica.store().range(range).asked.iter().all(|set| set.size() >= replica.view().size()) {
-                    return Some(format!("node {i} remembers sets of range {} that it may forget", range.0));
+                if !replica
+                    .store()
+                    .range(range)
+                    .asked
+                    .iter()
+                    .all(|set| set.size() >= replica.view().size())
+                {
+                    return Some(format!(
+                        "node {i} remembers sets of range {} that it may forget",
+                        range.0
+                    ));
                 }
             }
         }

@@ -33,7 +33,10 @@ impl MemStore {
         if let Some(left) = &mut self.break_after {
             if *left == 0 {
                 let source = std::io::Error::other("broken on purpose");
-                return Err(Error::Io { what: "write".into(), source });
+                return Err(Error::Io {
+                    what: "write".into(),
+                    source,
+                });
             }
             *left -= 1;
         }
@@ -51,7 +54,10 @@ impl MemStore {
 
     /// Flips a bit of a stored byte. False if there is none.
     pub fn flip(&mut self, range: RangeIx, name: &FileName, segment: SegmentId, at: usize) -> bool {
-        let bytes = self.held(range, name).ok().and_then(|held| held.bytes.get_mut(&segment));
+        let bytes = self
+            .held(range, name)
+            .ok()
+            .and_then(|held| held.bytes.get_mut(&segment));
         bytes.and_then(|b| b.get_mut(at)).map(|byte| *byte ^= 1).is_some()
     }
 }
@@ -82,12 +88,21 @@ impl Store for MemStore {
     }
 
     fn files(&self, range: RangeIx) -> Box<dyn Iterator<Item = (&FileName, &File)> + '_> {
-        Box::new(self.files.get(&range).into_iter().flatten().map(|(name, held)| (name, &held.file)))
+        Box::new(
+            self.files
+                .get(&range)
+                .into_iter()
+                .flatten()
+                .map(|(name, held)| (name, &held.file)),
+        )
     }
 
     fn create(&mut self, range: RangeIx, name: &FileName, nonce: u64) -> Result<(), Error> {
         self.room()?;
-        let held = Held { file: File::new(nonce), bytes: BTreeMap::new() };
+        let held = Held {
+            file: File::new(nonce),
+            bytes: BTreeMap::new(),
+        };
         self.files.entry(range).or_default().insert(name.clone(), held);
         Ok(())
     }
@@ -124,7 +139,10 @@ impl Store for MemStore {
         let mut dropped = 0;
         let gone: Vec<FileName> = {
             let keep: BTreeMap<_, _> = files.iter().map(|(name, file)| (name, file)).collect();
-            self.files(range).filter(|(name, _)| !keep.contains_key(name)).map(|(n, _)| n.clone()).collect()
+            self.files(range)
+                .filter(|(name, _)| !keep.contains_key(name))
+                .map(|(n, _)| n.clone())
+                .collect()
         };
         for name in gone {
             self.remove(range, &name)?;
@@ -132,10 +150,15 @@ impl Store for MemStore {
         }
         for (name, target) in files {
             self.write()?;
-            let held = self.files.entry(range).or_default().entry(name.clone()).or_insert_with(|| Held {
-                file: File::new(target.nonce),
-                bytes: BTreeMap::new(),
-            });
+            let held = self
+                .files
+                .entry(range)
+                .or_default()
+                .entry(name.clone())
+                .or_insert_with(|| Held {
+                    file: File::new(target.nonce),
+                    bytes: BTreeMap::new(),
+                });
             for (segment, fate) in held.file.install(target) {
                 match fate {
                     Fate::Keep => {}
@@ -177,7 +200,8 @@ impl Store for MemStore {
             return Ok(Put::Refused);
         };
         if at == 0 {
-            self.putting.insert(key.clone(), (Segment::open(segment), Vec::new()));
+            self.putting
+                .insert(key.clone(), (Segment::open(segment), Vec::new()));
         }
         let Some((have, bytes)) = self.putting.get_mut(&key).filter(|(have, _)| have.entries == at) else {
             self.putting.remove(&key);
@@ -198,7 +222,9 @@ impl Store for MemStore {
         if have.entries < wanted.entries {
             return Ok(Put::More);
         }
-        let Some((have, bytes)) = self.putting.remove(&key) else { return Ok(Put::Refused) };
+        let Some((have, bytes)) = self.putting.remove(&key) else {
+            return Ok(Put::Refused);
+        };
         if !have.same(&wanted) {
             return Ok(Put::Refused);
         }
@@ -229,20 +255,39 @@ impl Store for MemStore {
     ) -> Result<Bytes, Error> {
         let held = self.files.get(&range).and_then(|files| files.get(name));
         let held = held.ok_or_else(|| Error::NoSuchFile { file: name.clone() })?;
-        let missing = || Error::Missing { file: name.clone(), segment };
-        let meta = held.file.segment(segment).filter(|s| !s.missing).ok_or_else(missing)?;
+        let missing = || Error::Missing {
+            file: name.clone(),
+            segment,
+        };
+        let meta = held
+            .file
+            .segment(segment)
+            .filter(|s| !s.missing)
+            .ok_or_else(missing)?;
         let empty = Vec::new();
         let bytes = held.bytes.get(&segment).unwrap_or(&empty);
         let (from, to) = (offset.min(meta.bytes), offset.saturating_add(len).min(meta.bytes));
         // Whole entries that the run touches are verified.
         let first = meta.index.partition_point(|e| e.end <= from);
-        for entry in meta.index[first..].iter().take_while(|e| e.end - u64::from(e.len) < to) {
+        for entry in meta.index[first..]
+            .iter()
+            .take_while(|e| e.end - u64::from(e.len) < to)
+        {
             let start = entry.end - u64::from(entry.len);
-            if !bytes.get(start as usize..entry.end as usize).is_some_and(|piece| entry.fits(piece)) {
-                return Err(Error::Damaged { file: name.clone(), segment, offset: start });
+            if !bytes
+                .get(start as usize..entry.end as usize)
+                .is_some_and(|piece| entry.fits(piece))
+            {
+                return Err(Error::Damaged {
+                    file: name.clone(),
+                    segment,
+                    offset: start,
+                });
             }
         }
-        Ok(Bytes::copy_from_slice(bytes.get(from as usize..to as usize).unwrap_or(&[])))
+        Ok(Bytes::copy_from_slice(
+            bytes.get(from as usize..to as usize).unwrap_or(&[]),
+        ))
     }
 }
 

@@ -69,38 +69,90 @@ pub struct Attach {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// A repeat with the same nonce is answered like the first.
-    Create { file: String, nonce: u64 },
-    Remove { file: String, nonce: u64 },
+    Create {
+        file: String,
+        nonce: u64,
+    },
+    Remove {
+        file: String,
+        nonce: u64,
+    },
     /// `any`: asked of a replica, whoever coordinates; it says what it knows.
-    Stat { file: String, any: bool },
+    Stat {
+        file: String,
+        any: bool,
+    },
     /// Files of a range whose names begin with `prefix` and lie behind `after`, by name.
-    Find { range: RangeIx, prefix: String, after: String },
+    Find {
+        range: RangeIx,
+        prefix: String,
+        after: String,
+    },
     /// Append boundaries, from the `from`th.
-    Index { file: String, from: u64 },
-    Read { file: String, offset: u64, len: u32, any: bool },
+    Index {
+        file: String,
+        from: u64,
+    },
+    Read {
+        file: String,
+        offset: u64,
+        len: u32,
+        any: bool,
+    },
     /// Answered when committed bytes lie behind `offset`, or after `wait_ms`.
-    Tail { file: String, offset: u64, max: u32, wait_ms: u32 },
-    Fence { file: String, client: String, epoch: Epoch, nonce: u64 },
+    Tail {
+        file: String,
+        offset: u64,
+        max: u32,
+        wait_ms: u32,
+    },
+    Fence {
+        file: String,
+        client: String,
+        epoch: Epoch,
+        nonce: u64,
+    },
     /// Who coordinates the range, as far as this node knows.
-    Locate { range: RangeIx },
+    Locate {
+        range: RangeIx,
+    },
     /// The ring as this node knows it.
     Ring,
     /// The files that this node holds, behind `after`, by name.
-    ListStore { after: String },
+    ListStore {
+        after: String,
+    },
     /// For repair, by another storage node: entries of a sealed segment from the `at`th on, answered by [`ToClient::Entries`].
-    Fetch { file: String, nonce: u64, segment: Segment, at: u64 },
+    Fetch {
+        file: String,
+        nonce: u64,
+        segment: Segment,
+        at: u64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     Done,
     Stat(FileStat),
-    Files { files: Vec<(String, u64)>, more: bool },
+    Files {
+        files: Vec<(String, u64)>,
+        more: bool,
+    },
     /// Offset and newlines before it.
-    Marks { marks: Vec<(u64, u64)>, more: bool },
-    Fenced { length: u64 },
-    Coordinator { node: Option<NodeIx> },
-    Ring { nodes: Vec<NodeInfo> },
+    Marks {
+        marks: Vec<(u64, u64)>,
+        more: bool,
+    },
+    Fenced {
+        length: u64,
+    },
+    Coordinator {
+        node: Option<NodeIx>,
+    },
+    Ring {
+        nodes: Vec<NodeInfo>,
+    },
     Refused(Refusal),
 }
 
@@ -117,23 +169,40 @@ pub struct FileStat {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// Ask that node.
-    NotCoordinator { coordinator: Option<NodeIx> },
+    NotCoordinator {
+        coordinator: Option<NodeIx>,
+    },
     /// Ask again soon: a take-over, or this one was dropped by a change of view.
     Again,
     NoSuchFile,
     Exists,
-    Fenced { epoch: Epoch },
+    Fenced {
+        epoch: Epoch,
+    },
     /// The stream is shorter than the append's offset.
-    Gap { length: u64 },
-    Unavailable { why: String },
-    Full { node: NodeIx },
+    Gap {
+        length: u64,
+    },
+    Unavailable {
+        why: String,
+    },
+    Full {
+        node: NodeIx,
+    },
     /// This copy is damaged from that byte on.
-    Damaged { offset: u64, why: String },
+    Damaged {
+        offset: u64,
+        why: String,
+    },
     /// This node has no copy of those bytes.
     NotHere,
-    InvalidName { why: String },
+    InvalidName {
+        why: String,
+    },
     /// The request makes no sense: a bug of the client.
-    Invalid { why: String },
+    Invalid {
+        why: String,
+    },
 }
 
 /// A storage node as another sees it.
@@ -183,23 +252,38 @@ impl Frame {
     }
 
     pub fn to_node(message: &ToNode<'_>) -> Result<Self, Error> {
-        Ok(Self { head: common::net::frame::encode(message)?, payload: Bytes::new() })
+        Ok(Self {
+            head: common::net::frame::encode(message)?,
+            payload: Bytes::new(),
+        })
     }
 
     pub fn to_client(message: &ToClient<'_>) -> Result<Self, Error> {
-        Ok(Self { head: common::net::frame::encode(message)?, payload: Bytes::new() })
+        Ok(Self {
+            head: common::net::frame::encode(message)?,
+            payload: Bytes::new(),
+        })
     }
 
     pub fn append(session: u32, offset: u64, payload: Bytes) -> Result<Self, Error> {
-        ending_with(&ToNode::Append(session, offset, serde_bytes::Bytes::new(&[])), payload)
+        ending_with(
+            &ToNode::Append(session, offset, serde_bytes::Bytes::new(&[])),
+            payload,
+        )
     }
 
     pub fn data(call: u64, offset: u64, end: u64, payload: Bytes) -> Result<Self, Error> {
-        ending_with(&ToClient::Data(call, offset, end, serde_bytes::Bytes::new(&[])), payload)
+        ending_with(
+            &ToClient::Data(call, offset, end, serde_bytes::Bytes::new(&[])),
+            payload,
+        )
     }
 
     pub fn entries(call: u64, entries: Vec<EntryMeta>, payload: Bytes) -> Result<Self, Error> {
-        ending_with(&ToClient::Entries(call, entries, serde_bytes::Bytes::new(&[])), payload)
+        ending_with(
+            &ToClient::Entries(call, entries, serde_bytes::Bytes::new(&[])),
+            payload,
+        )
     }
 }
 
@@ -239,15 +323,27 @@ mod tests {
 
     #[test]
     fn calls_and_refusals_round_trip() {
-        let call = Request::Tail { file: "f".into(), offset: 1, max: 2, wait_ms: 3 };
+        let call = Request::Tail {
+            file: "f".into(),
+            offset: 1,
+            max: 2,
+            wait_ms: 3,
+        };
         let bytes = Frame::to_node(&ToNode::Call(7, call.clone())).unwrap().head;
         assert!(matches!(decode(&bytes).unwrap(), ToNode::Call(7, c) if c == call));
         for refusal in [
-            Refusal::NotCoordinator { coordinator: Some(NodeIx(3)) },
+            Refusal::NotCoordinator {
+                coordinator: Some(NodeIx(3)),
+            },
             Refusal::Again,
-            Refusal::Damaged { offset: 5, why: "checksum".into() },
+            Refusal::Damaged {
+                offset: 5,
+                why: "checksum".into(),
+            },
         ] {
-            let bytes = Frame::to_client(&ToClient::Dropped(9, refusal.clone())).unwrap().head;
+            let bytes = Frame::to_client(&ToClient::Dropped(9, refusal.clone()))
+                .unwrap()
+                .head;
             assert!(matches!(decode(&bytes).unwrap(), ToClient::Dropped(9, r) if r == refusal));
         }
     }

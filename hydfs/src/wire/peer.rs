@@ -41,7 +41,10 @@ pub enum Op {
 impl Op {
     pub fn file(&self) -> &FileName {
         match self {
-            Op::Create { file, .. } | Op::Remove { file } | Op::Fence { file, .. } | Op::Append { file, .. } => file,
+            Op::Create { file, .. }
+            | Op::Remove { file }
+            | Op::Fence { file, .. }
+            | Op::Append { file, .. } => file,
         }
     }
 
@@ -89,17 +92,40 @@ pub enum Message {
     Know { view: View },
     /// Take-over: what do you hold of these ranges?
     Ask { view: View, ranges: Vec<RangeIx> },
-    Answer { view: View, born: Incarnation, ranges: Vec<RangeAnswer> },
+    Answer {
+        view: View,
+        born: Incarnation,
+        ranges: Vec<RangeAnswer>,
+    },
     /// Take-over: hold this.
     Install { view: View, ranges: Vec<RangeInstall> },
     /// Done; and do I miss nothing of it?
-    Installed { view: ViewId, ranges: Vec<(RangeIx, bool)> },
+    Installed {
+        view: ViewId,
+        ranges: Vec<(RangeIx, bool)>,
+    },
     /// These ranges are active; and does no member miss anything (so that others may drop their copies)?
-    Active { view: ViewId, ranges: Vec<(RangeIx, bool)> },
+    Active {
+        view: ViewId,
+        ranges: Vec<(RangeIx, bool)>,
+    },
     /// Entries `first`, `first + 1`, ... of the range's order; everything up to `commit` is on all members. `probe`: say that you have seen this.
-    Replicate { view: ViewId, range: RangeIx, first: u64, ops: Vec<Op>, commit: u64, probe: u64 },
+    Replicate {
+        view: ViewId,
+        range: RangeIx,
+        first: u64,
+        ops: Vec<Op>,
+        commit: u64,
+        probe: u64,
+    },
     /// I have everything up to `seq`, and have seen `probe`.
-    Ack { view: ViewId, range: RangeIx, seq: u64, probe: u64, standing: Standing },
+    Ack {
+        view: ViewId,
+        range: RangeIx,
+        seq: u64,
+        probe: u64,
+        standing: Standing,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -112,28 +138,57 @@ pub enum Error {
     Encode(#[from] rmp_serde::encode::Error),
 }
 
+/// A frame: its beginning, and the payloads that end it.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    pub head: Bytes,
+    pub payloads: Vec<Bytes>,
+}
+
+#[cfg(test)]
+impl Parts {
+    /// All in one place.
+    pub fn join(&self) -> Bytes {
+        let parts = std::iter::once(&self.head).chain(&self.payloads);
+        parts.flat_map(|p| p.iter().copied()).collect::<Vec<u8>>().into()
+    }
+}
+
 impl Message {
-    /// As one frame.
-    pub fn encode(&self) -> Result<Bytes, Error> {
-        let ops: &[Op] = if let Message::Replicate { ops, .. } = self { ops } else { &[] };
-        let payloads = || ops.iter().filter_map(payload);
-        let lens: Vec<u32> = payloads().map(|p| p.len() as u32).collect();
-        let header = rmp_serde::to_vec(&(self, lens))?;
-        let total = 4 + header.len() + payloads().map(Bytes::len).sum::<usize>();
-        let mut frame = Vec::with_capacity(total);
-        frame.extend_from_slice(&(header.len() as u32).to_be_bytes());
-        frame.extend_from_slice(&header);
-        payloads().for_each(|p| frame.extend_from_slice(p));
-        Ok(frame.into())
+    /// As one frame, in parts: payloads stay where they are.
+    pub fn encode(&self) -> Result<Parts, Error> {
+        let ops: &[Op] = if let Message::Replicate { ops, .. } = self {
+            ops
+        } else {
+            &[]
+        };
+        let payloads: Vec<Bytes> = ops.iter().filter_map(payload).cloned().collect();
+        let lens: Vec<u32> = payloads.iter().map(|p| p.len() as u32).collect();
+        let mut head = vec![0; 4];
+        rmp_serde::encode::write(&mut head, &(self, lens))?;
+        let len = (head.len() - 4) as u32;
+        head[..4].copy_from_slice(&len.to_be_bytes());
+        Ok(Parts {
+            head: head.into(),
+            payloads,
+        })
     }
 
     /// From one frame; payloads are slices of it.
     pub fn decode(frame: &Bytes) -> Result<Self, Error> {
-        let len = frame.first_chunk::<4>().ok_or(Error::Malformed("it is too short"))?;
+        let len = frame
+            .first_chunk::<4>()
+            .ok_or(Error::Malformed("it is too short"))?;
         let start = 4 + u32::from_be_bytes(*len) as usize;
-        let header = frame.get(4..start).ok_or(Error::Malformed("its header is longer than itself"))?;
+        let header = frame
+            .get(4..start)
+            .ok_or(Error::Malformed("its header is longer than itself"))?;
         let (mut message, lens): (Message, Vec<u32>) = rmp_serde::from_slice(header)?;
-        let ops: &mut [Op] = if let Message::Replicate { ops, .. } = &mut message { ops } else { &mut [] };
+        let ops: &mut [Op] = if let Message::Replicate { ops, .. } = &mut message {
+            ops
+        } else {
+            &mut []
+        };
         let (mut at, mut lens) = (start, lens.into_iter());
         for op in ops {
             if let Op::Append { payload, .. } = op {
@@ -153,7 +208,11 @@ impl Message {
 }
 
 fn payload(op: &Op) -> Option<&Bytes> {
-    if let Op::Append { payload, .. } = op { Some(payload) } else { None }
+    if let Op::Append { payload, .. } = op {
+        Some(payload)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -175,16 +234,31 @@ mod tests {
                 payload: p.into(),
             })
             .collect();
-        ops.insert(ops.len() / 2, Op::Fence { file, client, epoch: Epoch(3), nonce: u64::MAX });
+        ops.insert(
+            ops.len() / 2,
+            Op::Fence {
+                file,
+                client,
+                epoch: Epoch(3),
+                nonce: u64::MAX,
+            },
+        );
         let view = View::new(3).id();
-        Message::Replicate { view, range: RangeIx(2), first: 7, ops, commit: 3, probe: 1 }
+        Message::Replicate {
+            view,
+            range: RangeIx(2),
+            first: 7,
+            ops,
+            commit: 3,
+            probe: 1,
+        }
     }
 
     proptest! {
         #[test]
         fn messages_round_trip_and_payloads_are_not_copied(payloads: Vec<Vec<u8>>) {
             let message = replicate(payloads);
-            let frame = message.encode().unwrap();
+            let frame = message.encode().unwrap().join();
             let back = Message::decode(&frame).unwrap();
             if let Message::Replicate { ops, .. } = &back {
                 for bytes in ops.iter().filter_map(payload).filter(|p| !p.is_empty()) {
@@ -197,7 +271,7 @@ mod tests {
         #[test]
         fn garbage_and_cut_frames_are_refused(bytes: Vec<u8>, cut: prop::sample::Index) {
             let _ = Message::decode(&bytes.into());
-            let frame = replicate(vec![vec![1; 50], vec![2; 9]]).encode().unwrap();
+            let frame = replicate(vec![vec![1; 50], vec![2; 9]]).encode().unwrap().join();
             prop_assert!(Message::decode(&frame.slice(..cut.index(frame.len()))).is_err());
         }
     }
@@ -208,8 +282,18 @@ mod tests {
         let mut held = File::new(3);
         let entry = held.next_fence(crate::content::SegmentId(u128::MAX), ClientId(1), Epoch(2), 5);
         held.apply(crate::content::SegmentId(u128::MAX), entry);
-        let ranges = vec![RangeInstall { range: RangeIx(0), files: vec![(file, held.head())], holders: vec![] }];
-        let message = Message::Install { view: View::new(2), ranges };
-        assert_eq!(Message::decode(&message.encode().unwrap()).unwrap(), message);
+        let ranges = vec![RangeInstall {
+            range: RangeIx(0),
+            files: vec![(file, held.head())],
+            holders: vec![],
+        }];
+        let message = Message::Install {
+            view: View::new(2),
+            ranges,
+        };
+        assert_eq!(
+            Message::decode(&message.encode().unwrap().join()).unwrap(),
+            message
+        );
     }
 }

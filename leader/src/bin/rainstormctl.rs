@@ -14,7 +14,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(leader::ctl::run(args)) {
+    let done = runtime.block_on(leader::ctl::run(args));
+    // A read of standard input that waits is not waited for.
+    runtime.shutdown_background();
+    match done {
+        Ok(text) if text.is_empty() => ExitCode::SUCCESS,
         // A reader that has gone has seen what it wanted.
         Ok(text) => {
             let _ = writeln!(std::io::stdout(), "{text}");

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use common::cluster::{Cluster, Node};
 
 use super::Error;
-use crate::launcher::ssh::{KILL, Remote, kill_outcome, socket_folder};
+use crate::launcher::remote::{KILL, Remote, kill_outcome, socket_folder};
 
 /// Kills a worker of this cluster over SSH; what was killed is returned. On a node that is this very machine and has no
 /// SSH it is killed directly.

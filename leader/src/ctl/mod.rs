@@ -9,8 +9,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use common::cluster::Cluster;
+use common::ids::{JobName, NodeName};
 use common::net::Identity;
 
+use crate::launcher::host;
 use find::{Asked, ask_all};
 use wire::{JobRow, Reply, Request, TaskRow};
 
@@ -59,6 +61,15 @@ enum Word {
         #[arg(long)]
         json: bool,
     },
+    /// Starts a job's workers on this node, for its leader, which speaks on standard input
+    #[command(hide = true)]
+    Host {
+        #[arg(long)]
+        node: NodeName,
+        /// Only so that the command line tells whose process this is
+        #[arg(long)]
+        job: JobName,
+    },
     /// Lists the members of the cluster as one node sees them
     #[command(name = "list_mem")]
     ListMem {
@@ -92,12 +103,19 @@ pub enum Error {
     Kill { node: String, why: String },
     #[error(transparent)]
     Member(#[from] memberd::client::Error),
+    #[error(transparent)]
+    Host(#[from] host::Error),
     #[error("cannot write JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
 /// Carries out one word; what it prints is returned.
 pub async fn run(args: Args) -> Result<String, Error> {
+    if let Word::Host { node, .. } = args.word {
+        // It needs nothing of the cluster file: its orders say all.
+        host::serve(node, tokio::io::stdin(), tokio::io::stdout()).await?;
+        return Ok(String::new());
+    }
     let cluster = Cluster::find(args.cluster.as_deref())?;
     let me = Identity {
         who: format!("rainstormctl {}", std::process::id()),
@@ -147,6 +165,8 @@ pub async fn run(args: Args) -> Result<String, Error> {
                 show::status(&rows)
             })
         }
+        // Above.
+        Word::Host { .. } => Ok(String::new()),
         Word::KillTask { node, pid } => kill::kill_task(&cluster, &node, pid).await,
         Word::ListMem { node, json } => {
             let members = ask_member(&cluster, &me, node, false).await?;
@@ -257,6 +277,7 @@ mod tests {
             "status j",
             "list_mem",
             "list_self --node n1",
+            "--cluster c.toml host --node n1 --job j",
         ] {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_ok(), "{line}");

@@ -28,7 +28,7 @@ pub enum Error {
     #[error("HyDFS: {0}; is the cluster up? (`demo/cluster.sh status`, hydfsd.log on the nodes)")]
     Storage(#[from] hydfs::client::Error),
     #[error("{0}")]
-    Unreachable(#[from] crate::launcher::ssh::Unreachable),
+    Unreachable(#[from] crate::launcher::remote::Unreachable),
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
     #[error("{0}")]

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::Error;
 use crate::cli::{IfExists, LauncherKind, Request};
 use crate::journal::{self, Entry, Journal};
-use crate::launcher::ssh::{Remote, Ssh, Unreachable};
+use crate::launcher::ssh::{Opening, Ssh};
 use crate::launcher::{self, Launcher, local::Local};
 use crate::operators::{self, Located, Resolved};
 use crate::plan::{Input, Plan, SPLIT_FROM, Stage, place, slices};
@@ -27,6 +27,7 @@ use crate::progress::Screen;
 
 const MEMBERD_WITHIN: Duration = Duration::from_secs(5);
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
+const TIDY_WITHIN: Duration = Duration::from_secs(2);
 /// Index questions under way at a time.
 const AT_ONCE: usize = 16;
 
@@ -98,15 +99,14 @@ pub async fn prepare(request: Request, started_us: u64) -> Result<Outcome, Error
     let follower = memberd::client::Follower::start(cluster.clone(), me.clone(), node.name.clone());
 
     let (events, launched) = mpsc::unbounded_channel();
-    let (launcher, remotes) = start_launcher(&request, &cluster, &job, &secret, events)?;
-    let connects = Connects::start(if request.dry_run { BTreeMap::new() } else { remotes });
+    let own_folder = own_folder()?;
+    let (launcher, hosts) = start_launcher(&request, &cluster, &job, &secret, &own_folder, events)?;
 
-    let (inputs, dest, resolved, alive, own_folder) = tokio::try_join!(
+    let (inputs, dest, resolved, alive) = tokio::try_join!(
         find_inputs(&client, &request),
         stat_dest(&client, &request),
         resolve_all(located),
         members(&follower, &node.name),
-        async { own_folder() },
     )?;
     let nodes: Vec<NodeName> = cluster
         .nodes
@@ -126,24 +126,22 @@ pub async fn prepare(request: Request, started_us: u64) -> Result<Outcome, Error
     }
 
     let bind = async { bind(&cluster, &node).await };
-    let (listener, (), ()) = tokio::try_join!(bind, ship(&client, &resolved), connects.wait(&nodes))?;
+    let ahead = async { tokio::try_join!(bind, ship(&client, &resolved), opened(hosts, &nodes)) };
+    let (ahead, journal) = tokio::join!(ahead, start_journal(&client, &plan));
+    let mut journal = journal?;
+    let (listener, (), ()) = match ahead {
+        Ok(ahead) => ahead,
+        Err(error) => {
+            // The job's name stays free. One that cannot be removed is an empty job's.
+            let _ = tokio::time::timeout(TIDY_WITHIN, client.remove(&journal::name(&plan.job))).await;
+            return Err(error);
+        }
+    };
     let addr = listener.local_addr().map_err(|source| Error::Io {
         what: "the control port".into(),
         source,
     })?;
     // From here on something is left behind when it goes wrong: the job's name, and its destination.
-    let mut journal = Journal::create(&client, &plan.job).await.map_err(|e| match e {
-        StoreError::Exists { .. } => Error::Usage(crate::cli::Error::Option {
-            option: "--job",
-            what: format!(
-                "a job named {} exists (its journal is {}); choose another name",
-                plan.job,
-                journal::name(&plan.job)
-            ),
-        }),
-        other => Error::Storage(other),
-    })?;
-    journal.write(Entry::Plan(Box::new(plan.clone())));
     let made = async { make_dest(&client, &request, dest).await };
     let (dest_from, ()) = tokio::try_join!(made, async { Ok(journal.flush().await?) })?;
     Ok(Outcome::Ready(Box::new(Ready {
@@ -166,6 +164,23 @@ pub async fn prepare(request: Request, started_us: u64) -> Result<Outcome, Error
         screen,
         log,
     })))
+}
+
+/// Takes the job's name, and begins its journal with the plan.
+async fn start_journal(client: &Client, plan: &Plan) -> Result<Journal, Error> {
+    let mut journal = Journal::create(client, &plan.job).await.map_err(|e| match e {
+        StoreError::Exists { .. } => Error::Usage(crate::cli::Error::Option {
+            option: "--job",
+            what: format!(
+                "a job named {} exists (its journal is {}); choose another name",
+                plan.job,
+                journal::name(&plan.job)
+            ),
+        }),
+        other => Error::Storage(other),
+    })?;
+    journal.write(Entry::Plan(Box::new(plan.clone())));
+    Ok(journal)
 }
 
 fn check_summary(request: &Request) -> Result<(), Error> {
@@ -212,15 +227,17 @@ fn own_folder() -> Result<PathBuf, Error> {
     Ok(exe.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
-type Remotes = BTreeMap<NodeName, Arc<Remote>>;
+type Hosts = BTreeMap<NodeName, Opening>;
 
+/// The nodes' hosts are being started while the rest is looked up.
 fn start_launcher(
     request: &Request,
     cluster: &Cluster,
     job: &JobName,
     secret: &Secret,
+    own: &Path,
     events: launcher::Events,
-) -> Result<(Box<dyn Launcher>, Remotes), Error> {
+) -> Result<(Box<dyn Launcher>, Hosts), Error> {
     match request.launcher {
         LauncherKind::Local => Ok((Box::new(Local::new(secret.clone(), events)), BTreeMap::new())),
         LauncherKind::Ssh => {
@@ -228,46 +245,28 @@ fn start_launcher(
                 what: "cannot make a folder for SSH's sockets".into(),
                 source,
             };
-            let ssh = Ssh::new(cluster, job.clone(), secret.clone(), events).map_err(io)?;
-            let remotes = (*ssh.remotes()).clone();
-            Ok((Box::new(ssh), remotes))
+            let ssh = Ssh::new(cluster, job.clone(), secret.clone(), own, events).map_err(io)?;
+            let hosts = if request.dry_run {
+                BTreeMap::new()
+            } else {
+                ssh.open_all()
+            };
+            Ok((Box::new(ssh), hosts))
         }
     }
 }
 
-/// SSH connections being made while the rest is looked up.
-struct Connects(
-    BTreeMap<NodeName, mpsc::Receiver<Result<(), Unreachable>>>,
-    #[allow(dead_code)] Vec<common::spawn::Guard>,
-);
-
-impl Connects {
-    fn start(remotes: Remotes) -> Self {
-        let (mut waiting, mut guards) = (BTreeMap::new(), vec![]);
-        for (name, remote) in remotes {
-            let (tell, heard) = mpsc::channel(1);
-            waiting.insert(name, heard);
-            guards.push(common::spawn::guarded("ssh-connect", async move {
-                let _ = tell.send(remote.connect().await).await;
-                Ok::<(), Unreachable>(())
-            }));
-        }
-        Self(waiting, guards)
-    }
-
-    /// Until the nodes that the job may use are connected; the first that cannot be is the error.
-    async fn wait(mut self, nodes: &[NodeName]) -> Result<(), Error> {
-        for node in nodes {
-            if let Some(heard) = self.0.get_mut(node) {
-                match heard.recv().await {
-                    Some(Ok(())) => {}
-                    Some(Err(unreachable)) => return Err(unreachable.into()),
-                    None => return Err(Error::Cannot(format!("SSH to node {node} ended early"))),
-                }
+/// Until the nodes that the job may use are ready; the first that does not get ready is the error.
+async fn opened(mut hosts: Hosts, nodes: &[NodeName]) -> Result<(), Error> {
+    for node in nodes {
+        if let Some(opening) = hosts.remove(node) {
+            match opening.await {
+                Ok(opened) => opened?,
+                Err(_) => return Err(Error::Cannot(format!("SSH to node {node} ended early"))),
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// The nodes that are alive, as this node's memberd sees it.

@@ -28,6 +28,7 @@ use std::time::Duration;
 use common::clock::Time;
 use common::control::{ToLeader, ToWorker};
 use common::ids::{Epoch, NodeName, TaskId};
+use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
 pub use task::{State, Task, Totals};
@@ -59,7 +60,7 @@ pub struct Config {
 }
 
 /// How a process ended, as its launcher saw it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     Code(i32),
     /// By a signal.

@@ -28,6 +28,20 @@ impl Local {
             running: BTreeMap::new(),
         }
     }
+
+    /// Whether a kill of that process would find it.
+    pub fn runs(&self, task: TaskId, epoch: Epoch) -> bool {
+        self.running
+            .get(&(task, epoch))
+            .is_some_and(|(_, guard)| !guard.is_finished())
+    }
+
+    /// Kills all; their ends are told.
+    pub fn kill_all(&self) {
+        for (kill, _) in self.running.values() {
+            kill.notify_one();
+        }
+    }
 }
 
 impl Launcher for Local {

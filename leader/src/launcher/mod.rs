@@ -1,6 +1,13 @@
 //! Starting worker processes on nodes, and hearing of their ends.
+//!
+//! ```text
+//!   leader: ssh.rs --(remote.rs: one SSH connection, one session per node)--> node: host.rs --> local.rs --> workers
+//!   leader: local.rs --> workers
+//! ```
 
+pub mod host;
 pub mod local;
+pub mod remote;
 pub mod ssh;
 
 use std::collections::VecDeque;
@@ -8,11 +15,13 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use common::cluster::{Cluster, Node};
 use common::ids::{Epoch, JobName, NodeName, TaskId};
 use common::secret::Secret;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -26,7 +35,7 @@ const LONGEST_LINE: usize = 400;
 const DRAIN: Duration = Duration::from_millis(200);
 
 /// One process to start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     pub task: TaskId,
     pub epoch: Epoch,
@@ -35,7 +44,7 @@ pub struct Order {
     pub args: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     Exited {
         task: TaskId,
@@ -107,7 +116,7 @@ async fn attend(
     stderr: impl AsyncRead + Unpin,
     wait: impl Future<Output = Exit>,
 ) -> (Exit, Vec<String>) {
-    let mut lines = VecDeque::new();
+    let lines = LastLines::default();
     let exit = {
         // One that has ended already does not read it.
         let hello = async {
@@ -118,8 +127,7 @@ async fn attend(
             let mut buffer = vec![0; 4096];
             while stdout.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
         };
-        let mut outputs =
-            std::pin::pin!(async { tokio::join!(hello, discard, last_lines(stderr, &mut lines)) });
+        let mut outputs = std::pin::pin!(async { tokio::join!(hello, discard, lines.fill(stderr)) });
         let mut wait = std::pin::pin!(wait);
         tokio::select! {
             exit = &mut wait => {
@@ -130,31 +138,48 @@ async fn attend(
         }
     };
     drop(stdin);
-    (exit, lines.into())
+    (exit, lines.get())
 }
 
-async fn last_lines(mut from: impl AsyncRead + Unpin, lines: &mut VecDeque<String>) {
-    let (mut buffer, mut line) = (vec![0; 4096], Vec::new());
-    let mut push = |line: &mut Vec<u8>| {
-        let text = String::from_utf8_lossy(line).trim_end().to_owned();
-        line.clear();
+/// The last lines that were written somewhere.
+#[derive(Default)]
+struct LastLines(Mutex<VecDeque<String>>);
+
+impl LastLines {
+    fn get(&self) -> Vec<String> {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().cloned().collect()
+    }
+
+    fn push(&self, line: &[u8]) {
+        let text = String::from_utf8_lossy(&line[..line.len().min(LONGEST_LINE)]);
+        let text = text.trim_end();
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !text.is_empty() {
-            lines.push_back(text);
+            lines.push_back(text.to_owned());
         }
         if lines.len() > LAST_LINES {
             lines.pop_front();
         }
-    };
-    while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        for byte in &buffer[..n] {
-            match byte {
-                b'\n' => push(&mut line),
-                _ if line.len() < LONGEST_LINE => line.push(*byte),
-                _ => {}
+    }
+
+    /// Reads to the end.
+    async fn fill(&self, mut from: impl AsyncRead + Unpin) {
+        let (mut buffer, mut line) = (vec![0; 4096], Vec::new());
+        while let Ok(n @ 1..) = from.read(&mut buffer).await {
+            for byte in &buffer[..n] {
+                match byte {
+                    b'\n' => {
+                        self.push(&line);
+                        line.clear();
+                    }
+                    _ if line.len() < LONGEST_LINE => line.push(*byte),
+                    _ => {}
+                }
             }
         }
+        self.push(&line);
     }
-    push(&mut line);
 }
 
 /// An error and what caused it, on one line.
@@ -183,8 +208,9 @@ mod tests {
             .collect::<String>()
             .into_bytes();
         flood.extend(std::iter::repeat_n(b'x', 1 << 20));
-        let mut lines = VecDeque::new();
-        last_lines(&flood[..], &mut lines).await;
+        let last = LastLines::default();
+        last.fill(&flood[..]).await;
+        let lines = last.get();
         assert_eq!(
             (lines.len(), lines[18].as_str(), lines[19].len()),
             (20, "line 999", LONGEST_LINE)

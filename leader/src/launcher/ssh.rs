@@ -1,7 +1,7 @@
-//! Starts workers over SSH: one multiplexed connection per node, more when a node has many tasks.
+//! Starts workers over SSH: one session per node runs a host ([`super::host`]), which starts all of that node's workers.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,437 +9,456 @@ use common::cluster::{Cluster, Node};
 use common::ids::{Epoch, JobName, NodeName, TaskId};
 use common::secret::Secret;
 use common::spawn;
-use openssh::{ControlPersist, KnownHosts, Session, SessionBuilder, Stdio};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use openssh::{Child, ChildStdin, Session, Stdio};
+use tokio::io::BufReader;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
-use super::{Closing, Event, Events, Launcher, Order, attend, chain, signature};
+use super::host::{self, Said, Word};
+use super::remote::{CONNECT_WITHIN, Remote, Unreachable, socket_folder};
+use super::{Closing, DRAIN, Event, Events, LastLines, Launcher, Order, chain, signature};
 use crate::job::Exit;
 
-/// sshd allows 10 sessions per connection (`MaxSessions`); two are kept for kills.
-const SESSIONS: usize = 8;
-const CONNECT_WITHIN: Duration = Duration::from_secs(8);
-const KILL_WITHIN: Duration = Duration::from_secs(5);
-/// A master that nobody uses ends by itself after so many seconds: that is when this program was killed.
-const IDLE: usize = 10;
+/// How long the reason of a host's end may take to arrive.
+const REASON_WITHIN: Duration = Duration::from_secs(1);
+/// A host ends at once when none of its workers is left, and otherwise kills them first.
+const CLOSE_WITHIN: Duration = Duration::from_millis(4500);
 
-/// A node cannot be reached. Says what to try by hand.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("SSH does not reach node {node}: {why}; try by hand: {by_hand}")]
-pub struct Unreachable {
-    pub node: NodeName,
-    pub why: String,
-    pub by_hand: String,
+enum Ask {
+    /// Opens the host ahead of need.
+    Open(oneshot::Sender<Result<(), Unreachable>>),
+    Word(Word),
 }
 
-struct Shared {
-    session: Arc<Session>,
-    workers: Arc<Semaphore>,
-}
-
-/// The connections to one node.
-pub struct Remote {
-    node: Node,
-    /// Where the masters' sockets are.
-    sockets: PathBuf,
-    open: Mutex<Vec<Shared>>,
-}
-
-impl Remote {
-    pub fn new(node: Node, sockets: PathBuf) -> Self {
-        Self {
-            node,
-            sockets,
-            open: Mutex::new(vec![]),
-        }
-    }
-
-    /// Makes the first connection ahead of need.
-    pub async fn connect(&self) -> Result<(), Unreachable> {
-        self.session().await.map(drop)
-    }
-
-    /// A connection with room for one more worker. The permit is that worker's for its life.
-    async fn session(&self) -> Result<(Arc<Session>, OwnedSemaphorePermit), Unreachable> {
-        let mut open = self.open.lock().await;
-        for shared in open.iter() {
-            if let Ok(permit) = shared.workers.clone().try_acquire_owned() {
-                return Ok((shared.session.clone(), permit));
-            }
-        }
-        let session = Arc::new(self.dial().await?);
-        let workers = Arc::new(Semaphore::new(SESSIONS));
-        let permit = workers.clone().try_acquire_owned();
-        open.push(Shared {
-            session: session.clone(),
-            workers,
-        });
-        permit
-            .map(|permit| (session, permit))
-            .map_err(|e| self.unreachable(e.to_string()))
-    }
-
-    /// Any connection, for a kill.
-    async fn any(&self) -> Result<Arc<Session>, Unreachable> {
-        if let Some(shared) = self.open.lock().await.first() {
-            return Ok(shared.session.clone());
-        }
-        self.session().await.map(|(session, _)| session)
-    }
-
-    /// Forgets a connection that does not work any more.
-    async fn forget(&self, session: &Arc<Session>) {
-        self.open
-            .lock()
-            .await
-            .retain(|s| !Arc::ptr_eq(&s.session, session));
-    }
-
-    async fn dial(&self) -> Result<Session, Unreachable> {
-        let ssh = &self.node.ssh;
-        let mut builder = SessionBuilder::default();
-        builder.connect_timeout(Duration::from_secs(5));
-        builder.server_alive_interval(Duration::from_secs(5));
-        builder.control_directory(&self.sockets);
-        builder.control_persist(
-            std::num::NonZeroUsize::new(IDLE).map_or(ControlPersist::Forever, ControlPersist::IdleFor),
-        );
-        builder.known_hosts_check(if ssh.known_hosts.is_some() {
-            KnownHosts::Strict
-        } else {
-            KnownHosts::Add
-        });
-        if let Some(user) = &ssh.user {
-            builder.user(user.clone());
-        }
-        if let Some(port) = ssh.port {
-            builder.port(port);
-        }
-        if let Some(key) = &ssh.key {
-            builder.keyfile(key);
-        }
-        if let Some(file) = &ssh.known_hosts {
-            builder.user_known_hosts_file(file);
-        }
-        match tokio::time::timeout(CONNECT_WITHIN, builder.connect_mux(self.node.addr.to_string())).await {
-            Ok(Ok(session)) => Ok(session),
-            Ok(Err(error)) => Err(self.unreachable(chain(&error))),
-            Err(_) => Err(self.unreachable(format!("no connection within {} s", CONNECT_WITHIN.as_secs()))),
-        }
-    }
-
-    fn unreachable(&self, why: String) -> Unreachable {
-        Unreachable {
-            node: self.node.name.clone(),
-            why,
-            by_hand: by_hand(&self.node),
-        }
-    }
-
-    /// Kills process `pid` if its command line (words with spaces between) holds `must`; returns that line.
-    pub async fn kill(&self, pid: u32, must: &str) -> Result<String, String> {
-        let run = async {
-            let session = self.any().await.map_err(|e| e.to_string())?;
-            let mut command = session.command("sh");
-            command.args(["-c", KILL, "sh", &pid.to_string(), must]);
-            command.output().await.map_err(|e| chain(&e))
-        };
-        let output = tokio::time::timeout(KILL_WITHIN, run)
-            .await
-            .map_err(|_| "no answer in time".to_owned())??;
-        let line = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        kill_outcome(
-            output.status.code(),
-            pid,
-            line,
-            String::from_utf8_lossy(&output.stderr).trim(),
-        )
-    }
-
-    /// Closes all connections: the masters end once no session is left.
-    pub async fn close(&self) {
-        self.open.lock().await.clear();
-    }
-}
-
-/// Kills a process only if it is the one that is meant.
-pub const KILL: &str = r#"c=$(tr '\000' ' ' < "/proc/$1/cmdline" 2>/dev/null) || exit 3
-[ -n "$c" ] || exit 3
-printf '%s\n' "$c"
-case "$c " in *worker*"$2"*) kill -9 "$1" ;; *) exit 4 ;; esac"#;
-
-/// What [`KILL`]'s exit code means.
-pub fn kill_outcome(code: Option<i32>, pid: u32, line: String, stderr: &str) -> Result<String, String> {
-    match code {
-        Some(0) => Ok(line),
-        Some(3) => Err(format!("there is no process {pid}")),
-        Some(4) => Err(format!("process {pid} is not a worker of this cluster: {line}")),
-        _ => Err(format!("process {pid} was not killed: {stderr}")),
-    }
-}
-
-/// The command that a person may type to see why.
-fn by_hand(node: &Node) -> String {
-    let mut words = vec!["ssh".to_owned()];
-    if let Some(port) = node.ssh.port {
-        words.extend(["-p".into(), port.to_string()]);
-    }
-    if let Some(key) = &node.ssh.key {
-        words.extend([
-            "-o".into(),
-            "IdentitiesOnly=yes".into(),
-            "-i".into(),
-            key.display().to_string(),
-        ]);
-    }
-    if let Some(file) = &node.ssh.known_hosts {
-        words.extend(["-o".into(), format!("UserKnownHostsFile={}", file.display())]);
-    }
-    let host = node
-        .ssh
-        .user
-        .as_ref()
-        .map_or(node.addr.to_string(), |user| format!("{user}@{}", node.addr));
-    words.extend([host, "true".into()]);
-    shell_words::join(words)
-}
+/// The outcome of opening a node's host ahead of need.
+pub type Opening = oneshot::Receiver<Result<(), Unreachable>>;
 
 pub struct Ssh {
     cluster_path: PathBuf,
     job: JobName,
-    secret: Secret,
     events: Events,
-    remotes: Arc<BTreeMap<NodeName, Arc<Remote>>>,
-    running: Vec<spawn::Guard>,
-    /// Removed with all in it at the end.
-    _sockets: tempfile::TempDir,
+    nodes: BTreeMap<NodeName, (mpsc::UnboundedSender<Ask>, JoinHandle<()>)>,
+    /// Removed with all in it when the last connection is closed.
+    _sockets: Arc<tempfile::TempDir>,
 }
 
 impl Ssh {
-    pub fn new(cluster: &Cluster, job: JobName, secret: Secret, events: Events) -> std::io::Result<Self> {
-        let sockets = socket_folder()?;
-        let remote = |n: &Node| {
+    /// `own`: where this node's programs are; the others' are there too unless the cluster file says otherwise.
+    pub fn new(
+        cluster: &Cluster,
+        job: JobName,
+        secret: Secret,
+        own: &Path,
+        events: Events,
+    ) -> std::io::Result<Self> {
+        let sockets = Arc::new(socket_folder()?);
+        let keep = |node: &Node| {
+            let keeper = Keeper {
+                remote: Remote::new(node.clone(), sockets.path().to_owned()),
+                program: node.bin.as_deref().unwrap_or(own).join("rainstormctl"),
+                args: host_args(&cluster.path, &node.name, &job),
+                secret: secret.clone(),
+                events: events.clone(),
+                _sockets: sockets.clone(),
+            };
+            let (ask, asks) = mpsc::unbounded_channel();
             (
-                n.name.clone(),
-                Arc::new(Remote::new(n.clone(), sockets.path().to_owned())),
+                node.name.clone(),
+                (ask, spawn::task("ssh-host", keeper.run(asks))),
             )
         };
-        let remotes = Arc::new(cluster.nodes.iter().map(remote).collect());
+        let nodes = cluster.nodes.iter().map(keep).collect();
         Ok(Self {
             cluster_path: cluster.path.clone(),
             job,
-            secret,
             events,
-            remotes,
-            running: vec![],
+            nodes,
             _sockets: sockets,
         })
     }
 
-    /// For connecting ahead of need.
-    pub fn remotes(&self) -> Arc<BTreeMap<NodeName, Arc<Remote>>> {
-        self.remotes.clone()
+    /// Opens all nodes' hosts ahead of need.
+    pub fn open_all(&self) -> BTreeMap<NodeName, Opening> {
+        let open = self.nodes.iter().map(|(name, (ask, _))| {
+            let (tell, opening) = oneshot::channel();
+            let _ = ask.send(Ask::Open(tell));
+            (name.clone(), opening)
+        });
+        open.collect()
     }
 }
 
-/// A private folder for sockets, whose paths may have about 100 bytes: not below a long TMPDIR.
-pub fn socket_folder() -> std::io::Result<tempfile::TempDir> {
-    let usual = std::env::temp_dir();
-    let place = if usual.as_os_str().len() <= 30 {
-        usual
-    } else {
-        "/tmp".into()
-    };
-    tempfile::Builder::new().prefix("rs-ssh-").tempdir_in(place)
+/// `--cluster` and `--node` are words of their own: that tells whose process it is.
+fn host_args(cluster: &Path, node: &NodeName, job: &JobName) -> Vec<String> {
+    let (cluster, node, job) = (cluster.display().to_string(), node.to_string(), job.to_string());
+    ["--cluster", &cluster, "host", "--node", &node, "--job", &job]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 impl Launcher for Ssh {
     fn launch(&mut self, order: Order) {
-        self.running.retain(|guard| !guard.is_finished());
         let (task, epoch) = (order.task, order.epoch);
-        let Some(remote) = self.remotes.get(&order.node).cloned() else {
-            let why = format!("node {} is not in the cluster file", order.node);
-            let _ = self.events.send(Event::Failed { task, epoch, why });
-            return;
+        let why = match self.nodes.get(&order.node) {
+            None => format!("node {} is not in the cluster file", order.node),
+            Some((ask, _)) => {
+                let node = order.node.clone();
+                match ask.send(Ask::Word(Word::Launch(order))) {
+                    Ok(()) => return,
+                    Err(_) => format!("the SSH session of node {node} is not kept any more"),
+                }
+            }
         };
-        let (secret, events) = (self.secret.clone(), self.events.clone());
-        self.running.push(spawn::guarded("ssh-process", async move {
-            let event = match run(&remote, &order, &secret).await {
-                Ok((exit, stderr)) => Event::Exited {
-                    task,
-                    epoch,
-                    exit,
-                    stderr,
-                },
-                Err(why) => Event::Failed { task, epoch, why },
-            };
-            // The receiver is gone only when the job is over.
-            let _ = events.send(event);
-            Ok::<(), Unreachable>(())
-        }));
+        // The receiver is gone only when the job is over.
+        let _ = self.events.send(Event::Failed { task, epoch, why });
     }
 
     fn kill(&mut self, task: TaskId, epoch: Epoch, node: NodeName, pid: u32) {
-        let Some(remote) = self.remotes.get(&node).cloned() else {
-            return;
-        };
         let must = signature(&self.cluster_path, &node, &self.job, task, epoch);
-        self.running.push(spawn::guarded("ssh-kill", async move {
-            match remote.kill(pid, &must).await {
-                Ok(_) => tracing::info!(task = %task, epoch = %epoch, node = %node, pid, "TASK_KILL"),
-                Err(why) => {
-                    tracing::info!(task = %task, epoch = %epoch, node = %node, pid, why, "TASK_KILL_FAILED")
-                }
-            }
-            Ok::<(), Unreachable>(())
-        }));
+        if let Some((ask, _)) = self.nodes.get(&node) {
+            let _ = ask.send(Ask::Word(Word::Kill {
+                task,
+                epoch,
+                pid,
+                must,
+            }));
+        }
     }
 
     fn close(self: Box<Self>) -> Closing {
         Box::pin(async move {
-            let Self {
-                remotes,
-                running,
-                _sockets,
-                ..
-            } = *self;
-            drop(running);
-            // The aborted tasks give their sessions back when they are next scheduled.
-            tokio::task::yield_now().await;
-            for remote in remotes.values() {
-                if tokio::time::timeout(Duration::from_millis(500), remote.close())
-                    .await
-                    .is_err()
-                {
-                    tracing::warn!(node = %remote.node.name, "SSH_CLOSE_FAILED");
+            let closing = self.nodes.into_iter().map(|(name, (ask, kept))| {
+                drop(ask);
+                (name, kept)
+            });
+            // All close at the same time, each within its own bounds; this is for what was being opened meanwhile.
+            let by = tokio::time::Instant::now() + CLOSE_WITHIN + Duration::from_secs(1);
+            for (name, mut kept) in closing.collect::<Vec<_>>() {
+                if tokio::time::timeout_at(by, &mut kept).await.is_err() {
+                    tracing::warn!(node = %name, "SSH_CLOSE_FAILED");
+                    kept.abort();
                 }
             }
         })
     }
 }
 
-async fn run(remote: &Remote, order: &Order, secret: &Secret) -> Result<(Exit, Vec<String>), String> {
-    let mut again = true;
-    let (session, mut child, _permit) = loop {
-        let (session, permit) = remote.session().await.map_err(|e| e.to_string())?;
-        let mut command = session.clone().arc_command(order.program.display().to_string());
-        command
-            .args(&order.args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        match command.spawn().await {
-            Ok(child) => break (session, child, permit),
-            Err(error) => {
-                // The master may have ended for lack of use, or with the node.
-                remote.forget(&session).await;
-                if !std::mem::take(&mut again) {
-                    return Err(remote.unreachable(chain(&error)).to_string());
+/// Keeps one node's host: opens it when it is needed and there is none, and tells what becomes of its workers.
+struct Keeper {
+    remote: Remote,
+    program: PathBuf,
+    args: Vec<String>,
+    secret: Secret,
+    events: Events,
+    _sockets: Arc<tempfile::TempDir>,
+}
+
+/// A host that runs.
+struct Host {
+    child: Child<Arc<Session>>,
+    stdin: ChildStdin,
+    said: mpsc::UnboundedReceiver<Said>,
+    last: Arc<LastLines>,
+    /// What was launched through it and has not ended.
+    running: BTreeSet<(TaskId, Epoch)>,
+    _readers: [spawn::Guard; 2],
+}
+
+impl Keeper {
+    async fn run(self, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), std::convert::Infallible> {
+        let mut host: Option<Host> = None;
+        loop {
+            let said = async {
+                match &mut host {
+                    Some(host) => host.said.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                said = said => match (said, host.take()) {
+                    (Some(said), Some(mut live)) => {
+                        self.said(&mut live, said);
+                        host = Some(live);
+                    }
+                    (None, Some(dead)) => self.lost(dead, "it ended").await,
+                    (_, None) => {}
+                },
+                ask = asks.recv() => {
+                    let Some(ask) = ask else { break };
+                    if host.is_none() {
+                        match self.open().await {
+                            Ok(opened) => host = Some(opened),
+                            Err(error) => {
+                                self.refuse(ask, &error);
+                                // What was asked meanwhile need not wait as long again.
+                                while let Ok(ask) = asks.try_recv() {
+                                    self.refuse(ask, &error);
+                                }
+                                continue;
+                            }
+                        }
+                    }
+                    if let Some(mut live) = host.take() {
+                        match self.pass_on(&mut live, ask).await {
+                            Ok(()) => host = Some(live),
+                            Err(error) => self.lost(live, &format!("it takes no orders: {error}")).await,
+                        }
+                    }
                 }
             }
         }
-    };
-    let (Some(stdin), Some(stdout), Some(stderr)) =
-        (child.stdin().take(), child.stdout().take(), child.stderr().take())
-    else {
-        return Err("its standard streams are not piped".into());
-    };
-    let wait = async {
-        match child.wait().await {
-            Ok(status) => super::local::exit_of(status),
-            Err(openssh::Error::Remote(_)) => Exit::Code(127),
-            // By a signal, or the connection was lost: the protocol does not say which.
-            Err(error) => match tokio::time::timeout(Duration::from_secs(2), session.check()).await {
-                Ok(Ok(())) => Exit::Killed,
-                _ => Exit::Unknown(chain(&error)),
-            },
+        if let Some(Host {
+            child,
+            stdin,
+            mut said,
+            ..
+        }) = host
+        {
+            drop(stdin);
+            let end = async { while said.recv().await.is_some() {} };
+            if tokio::time::timeout(CLOSE_WITHIN, end).await.is_err() {
+                tracing::warn!(node = %self.remote.node().name, "HOST_CLOSE_FAILED");
+            }
+            drop(child);
         }
-    };
-    let (exit, stderr) = attend(secret, stdin, stdout, stderr, wait).await;
-    if matches!(exit, Exit::Unknown(_)) {
-        remote.forget(&session).await;
+        self.remote.close().await;
+        Ok(())
     }
-    Ok((exit, stderr))
+
+    /// The connection may be one that has died since: then once more with a new one.
+    async fn open(&self) -> Result<Host, Unreachable> {
+        let last = Arc::new(LastLines::default());
+        let open = async {
+            let mut again = true;
+            loop {
+                let session = self.remote.session().await?;
+                let mut command = session.arc_command(self.program.display().to_string());
+                command
+                    .args(&self.args)
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped());
+                match command.spawn().await {
+                    Ok(child) => return self.greet(child, last.clone()).await,
+                    Err(error) => {
+                        self.remote.forget().await;
+                        if !std::mem::take(&mut again) {
+                            return Err(self.remote.unreachable(chain(&error), "true"));
+                        }
+                    }
+                }
+            }
+        };
+        let opened = tokio::time::timeout(CONNECT_WITHIN, open).await;
+        let opened = opened.unwrap_or_else(|_| {
+            let why = format!(
+                "workers' host did not start within {} s",
+                CONNECT_WITHIN.as_secs()
+            );
+            Err(self.no_host(why, &last))
+        });
+        if opened.is_err() {
+            self.remote.forget().await;
+        }
+        opened
+    }
+
+    /// Gives the secret, and waits until the host answers.
+    async fn greet(&self, mut child: Child<Arc<Session>>, last: Arc<LastLines>) -> Result<Host, Unreachable> {
+        let (Some(mut stdin), Some(stdout), Some(stderr)) =
+            (child.stdin().take(), child.stdout().take(), child.stderr().take())
+        else {
+            return Err(self.no_host("its standard streams are not piped".into(), &last));
+        };
+        let (tell, mut said) = mpsc::unbounded_channel();
+        let lines = last.clone();
+        let stderr = spawn::guarded("host-stderr", async move {
+            lines.fill(stderr).await;
+            Ok::<(), std::io::Error>(())
+        });
+        let lines = last.clone();
+        let stdout = spawn::guarded("host-stdout", async move {
+            let mut stdout = BufReader::new(stdout);
+            while let Some(text) = host::line(&mut stdout).await? {
+                match host::parse(&text) {
+                    Some(said) => drop(tell.send(said)),
+                    // What a login shell prints may be the reason why nothing else comes.
+                    None => lines.push(text.as_bytes()),
+                }
+            }
+            Ok::<(), std::io::Error>(())
+        });
+        // One that has ended already is heard of below.
+        let _ = host::write(&mut stdin, format!("{}\n", self.secret.to_hex()).as_bytes()).await;
+        if said.recv().await == Some(Said::Ready) {
+            return Ok(Host {
+                child,
+                stdin,
+                said,
+                last,
+                running: BTreeSet::new(),
+                _readers: [stdout, stderr],
+            });
+        }
+        let why = reason(child).await;
+        // Its last words may be on their way.
+        let _ = tokio::time::timeout(DRAIN, async {
+            while !stderr.is_finished() {
+                tokio::time::sleep(DRAIN / 20).await;
+            }
+        })
+        .await;
+        Err(self.no_host(format!("workers' host ended at once: {why}"), &last))
+    }
+
+    fn no_host(&self, why: String, last: &LastLines) -> Unreachable {
+        let command = shell_words::join([&self.program.display().to_string(), "--version"]);
+        self.remote.unreachable(with_last(why, last), &command)
+    }
+
+    async fn pass_on(&self, host: &mut Host, ask: Ask) -> std::io::Result<()> {
+        match ask {
+            Ask::Open(tell) => {
+                // Who asked may have given up.
+                let _ = tell.send(Ok(()));
+                Ok(())
+            }
+            Ask::Word(word) => {
+                if let Word::Launch(order) = &word {
+                    host.running.insert((order.task, order.epoch));
+                }
+                host::say(&mut host.stdin, &word).await
+            }
+        }
+    }
+
+    fn refuse(&self, ask: Ask, error: &Unreachable) {
+        match ask {
+            Ask::Open(tell) => drop(tell.send(Err(error.clone()))),
+            Ask::Word(Word::Launch(Order { task, epoch, .. })) => {
+                let why = error.to_string();
+                let _ = self.events.send(Event::Failed { task, epoch, why });
+            }
+            Ask::Word(Word::Kill { task, epoch, pid, .. }) => {
+                tracing::info!(%task, %epoch, node = %error.node, pid, why = %error, "TASK_KILL_FAILED");
+            }
+        }
+    }
+
+    fn said(&self, host: &mut Host, said: Said) {
+        match said {
+            Said::Ready => {}
+            Said::Event(event) => {
+                let (Event::Exited { task, epoch, .. } | Event::Failed { task, epoch, .. }) = &event;
+                host.running.remove(&(*task, *epoch));
+                let _ = self.events.send(event);
+            }
+            Said::Killed {
+                task,
+                epoch,
+                pid,
+                failed,
+            } => {
+                let node = &self.remote.node().name;
+                match failed {
+                    None => tracing::info!(%task, %epoch, %node, pid, "TASK_KILL"),
+                    Some(why) => tracing::info!(%task, %epoch, %node, pid, why, "TASK_KILL_FAILED"),
+                }
+            }
+        }
+    }
+
+    /// Its workers may live on or not. The next launch opens a new one, with a new connection.
+    async fn lost(&self, host: Host, how: &str) {
+        let node = &self.remote.node().name;
+        let Host {
+            child,
+            mut said,
+            last,
+            running,
+            ..
+        } = host;
+        let why = reason(child).await;
+        let why = with_last(
+            format!("the SSH session on node {node} was lost: {how} ({why})"),
+            &last,
+        );
+        tracing::warn!(node = %node, workers = running.len(), why, "HOST_LOST");
+        let mut left = running;
+        // Told before it was lost.
+        while let Ok(last_said) = said.try_recv() {
+            if let Said::Event(event) = last_said {
+                let (Event::Exited { task, epoch, .. } | Event::Failed { task, epoch, .. }) = &event;
+                left.remove(&(*task, *epoch));
+                let _ = self.events.send(event);
+            }
+        }
+        for (task, epoch) in left {
+            let _ = self.events.send(Event::Exited {
+                task,
+                epoch,
+                exit: Exit::Unknown(why.clone()),
+                stderr: vec![],
+            });
+        }
+        self.remote.forget().await;
+    }
+}
+
+/// Why a host ended.
+async fn reason(child: Child<Arc<Session>>) -> String {
+    match tokio::time::timeout(REASON_WITHIN, child.wait()).await {
+        Ok(Ok(status)) => status.to_string(),
+        Ok(Err(error)) => chain(&error),
+        Err(_) => "no exit code".into(),
+    }
+}
+
+fn with_last(mut why: String, last: &LastLines) -> String {
+    let lines = last.get();
+    if !lines.is_empty() {
+        why.push_str("; its last words: ");
+        why.push_str(&lines.join(" | "));
+    }
+    why
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::cluster::Ssh as SshConfig;
 
-    fn node() -> Node {
-        Node {
-            name: NodeName::new("n1").unwrap(),
-            addr: "127.0.0.1".parse().unwrap(),
-            data: "d".into(),
-            log: "l".into(),
-            bin: None,
-            ssh: SshConfig {
-                user: Some("u".into()),
-                port: Some(1),
-                key: Some("/k y".into()),
-                known_hosts: Some("/kh".into()),
-            },
-        }
-    }
-
+    /// Nothing listens at port 1.
     #[tokio::test]
-    async fn a_node_that_is_not_there_is_named_with_what_to_try() {
-        let sockets = socket_folder().unwrap();
-        let error = Remote::new(node(), sockets.path().into())
-            .connect()
-            .await
-            .unwrap_err()
-            .to_string();
-        let hint = "ssh -p 1 -o 'IdentitiesOnly=yes' -i '/k y' -o 'UserKnownHostsFile=/kh' u@127.0.0.1 true";
-        assert!(error.contains("node n1") && error.contains(hint), "{error}");
-    }
-
-    async fn kill_script(pid: u32, must: &str) -> Result<String, String> {
-        let pid_text = pid.to_string();
-        let output = tokio::process::Command::new("sh")
-            .args(["-c", KILL, "sh", &pid_text, must])
-            .output()
-            .await
-            .unwrap();
-        let line = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        kill_outcome(
-            output.status.code(),
-            pid,
-            line,
-            &String::from_utf8_lossy(&output.stderr),
-        )
-    }
-
-    #[tokio::test]
-    async fn only_the_right_process_is_killed() {
+    async fn launches_on_a_node_without_ssh_fail_with_what_to_try() {
         let dir = tempfile::tempdir().unwrap();
-        let worker = dir.path().join("worker");
-        std::fs::copy("/bin/sleep", &worker).unwrap();
-        let mut child = tokio::process::Command::new(&worker)
-            .args(["600"])
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let pid = child.id().unwrap();
-        // Until the new program's own command line is there.
-        while !std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
-            .unwrap()
-            .contains("600")
-        {
-            tokio::task::yield_now().await;
+        std::fs::write(dir.path().join("secret"), "x".repeat(32)).unwrap();
+        let text =
+            "secret_file = \"secret\"\n[ssh]\nport = 1\n[[node]]\nname = \"n1\"\naddr = \"127.0.0.1\"\n";
+        let cluster = Cluster::parse(&dir.path().join("c.toml"), text).unwrap();
+        let (events, mut heard) = mpsc::unbounded_channel();
+        let secret = Secret::from_text(b"a secret of some length");
+        let job = JobName::new("j").unwrap();
+        let mut ssh = Ssh::new(&cluster, job, secret, dir.path(), events).unwrap();
+        for (node, hint) in [
+            ("n1", "try by hand: ssh -p 1 127.0.0.1 true"),
+            ("n2", "not in the cluster"),
+        ] {
+            ssh.launch(Order {
+                task: TaskId::new(0, 0),
+                epoch: Epoch(1),
+                node: NodeName::new(node).unwrap(),
+                program: "worker".into(),
+                args: vec![],
+            });
+            let told = tokio::time::timeout(Duration::from_secs(20), heard.recv()).await;
+            let Some(Event::Failed { why, .. }) = told.expect("in time") else {
+                panic!()
+            };
+            assert!(why.contains(hint), "{why}");
         }
-        assert!(
-            kill_script(pid, "--epoch 7 ")
-                .await
-                .unwrap_err()
-                .contains("not a worker of this cluster")
-        );
-        assert!(child.try_wait().unwrap().is_none());
-        assert!(kill_script(pid, "600 ").await.unwrap().contains("600"));
-        assert_eq!(
-            super::super::local::exit_of(child.wait().await.unwrap()),
-            Exit::Killed
-        );
-        assert!(kill_script(pid, "600 ").await.unwrap_err().contains("no process"));
+        let opening = ssh.open_all().into_values().next().unwrap();
+        assert_eq!(opening.await.unwrap().unwrap_err().node.as_str(), "n1");
+        Box::new(ssh).close().await;
     }
 }

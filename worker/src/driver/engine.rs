@@ -64,7 +64,6 @@ pub struct Engine {
     rates: (Rate, Rate),
     reported: Time,
     rate_logged: Time,
-    worked: bool,
 }
 
 /// The source's pace: a token bucket of lines.
@@ -138,7 +137,6 @@ impl Engine {
             rates: Default::default(),
             reported: Time::ZERO,
             rate_logged: clock::now(),
-            worked: false,
         }
     }
 
@@ -151,18 +149,15 @@ impl Engine {
             self.settle()?;
             match self.step().await? {
                 Step::Worked => {
-                    self.worked = true;
-                    self.linger(false);
+                    self.linger();
                     // Lets the connections move what came and what may leave.
                     tokio::task::yield_now().await;
                 }
                 Step::Idle => {
-                    if self.linger(self.worked) {
-                        // Closing made chunks: let them leave before waiting.
-                        continue;
+                    // Closing makes chunks: let them leave before waiting.
+                    if !self.linger() {
+                        self.wait().await?;
                     }
-                    self.worked = false;
-                    self.wait().await?;
                 }
             }
         }
@@ -397,15 +392,15 @@ impl Engine {
         }
     }
 
-    /// Closes open outputs that have waited long enough (or, when nothing else is to be done, at once). True if it did.
-    fn linger(&mut self, at_once: bool) -> bool {
+    /// Closes open outputs that have waited long enough. True if it did.
+    fn linger(&mut self) -> bool {
         if !self.task.has_open_output() {
             self.open_since = None;
             return false;
         }
         let now = clock::now();
         let since = *self.open_since.get_or_insert(now);
-        if at_once && self.linger.is_zero() || now.since(since) >= self.linger {
+        if now.since(since) >= self.linger {
             self.task.close_outputs();
             self.open_since = None;
             return true;
@@ -438,7 +433,7 @@ impl Engine {
     // --- work -----------------------------------------------------------------------------------------------------
 
     async fn step(&mut self) -> Result<Step, End> {
-        let Some(work) = self.task.next() else {
+        let Some(work) = self.task.next_work() else {
             return Ok(Step::Idle);
         };
         match work {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use common::cluster::{Cluster, Node};
 use common::control::{Failure, OpKind, TaskPlan, ToLeader, ToWorker};
 use common::ids::{Epoch, JobName, TaskId};
-use common::net::{self, Identity};
+use common::net::Identity;
 use hydfs::client::Client;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -275,10 +275,4 @@ async fn prepare(
     engine.source = source;
     engine.linger = Duration::from_millis(start.cluster.job.linger_ms);
     Ok(engine)
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Net(#[from] net::Error),
 }

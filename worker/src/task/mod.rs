@@ -2,14 +2,14 @@
 //! what may leave and what may be forgotten.
 //!
 //! ```text
-//!  frames --> inbox per upstream --> next() --> operator --> outputs --> chunks --> next task / destination
+//!  frames --> inbox per upstream --> next_work() -> operator --> outputs --> chunks --> next task / destination
 //!                 |                    |                        ^           |
 //!                 |               order record                  |      acknowledged
 //!                 |                    v                   leaves when      v
 //!            acks upstream <-- log: records, checkpoints -- durable      cut passed
 //! ```
 //!
-//! The driver calls [`Task::next`], runs the operator on what it gets, and calls [`Task::complete`]; it appends what
+//! The driver calls [`Task::next_work`], runs the operator on what it gets, and calls [`Task::complete`]; it appends what
 //! [`Task::take_records`] gives to the log and reports the append's end with [`Task::logged`]. The protocol is described in
 //! `docs/exactly-once.md`.
 
@@ -129,7 +129,7 @@ pub struct Task {
     snapshot_pos: u64,
     snapshot_at: Time,
     bytes_since_snapshot: usize,
-    /// Whole-life numbers of the newest cut, for reports.
+    /// All upstream tasks: whose end marks are awaited.
     ends: BTreeSet<TaskId>,
 }
 
@@ -339,7 +339,7 @@ impl Task {
 
     /// Takes the next unit of work, if there is one. Every `Some` must be followed by [`Task::complete`], except a
     /// `Source(None)` for which nothing was read.
-    pub fn next(&mut self) -> Option<Work> {
+    pub fn next_work(&mut self) -> Option<Work> {
         // Replay is not held back: a receiver that replays too may wait for just these outputs, in its logged order, while
         // it leaves others waiting that fill the window. What is made again fitted the window when it was first made.
         if self.replay.is_empty() && self.is_blocked() {
@@ -473,8 +473,7 @@ impl Task {
                 || self.now.done)
     }
 
-    /// The state after the last completed work is in these extents of the snapshot file, all of them durable by the time
-    /// that the driver calls this ... or else it must hold back [`Task::take_records`].
+    /// The operator's state as it was at `cut` is in these extents of the snapshot file, and they are durable.
     pub fn snapshotted(&mut self, now: Time, cut: Cut, extents: Vec<(u64, u64)>) {
         self.snapshot_pos = cut.pos;
         self.snapshot_at = now;

@@ -166,7 +166,9 @@ impl World {
     fn work(&mut self, p: usize) {
         let batch_lines = self.rng.random_range(1..6usize);
         let process = &mut self.processes[p];
-        let Some(work) = process.task.next() else { return };
+        let Some(work) = process.task.next_work() else {
+            return;
+        };
         let done = match work {
             Work::Source(replay) => {
                 let lines = &self.lines[&process.id];

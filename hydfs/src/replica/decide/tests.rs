@@ -46,25 +46,41 @@ type Words<'a> = Vec<(usize, u64, Option<&'a View>, &'a [View])>;
 
 fn verdict(n: usize, view: &View, words: Words<'_>) -> Verdict {
     let places = places(n);
-    let said = words
-        .into_iter()
-        .map(|(place, born, installed, asked)| (places[place], Said { born: Incarnation(born), installed, asked }));
+    let said = words.into_iter().map(|(place, born, installed, asked)| {
+        (
+            places[place],
+            Said {
+                born: Incarnation(born),
+                installed,
+                asked,
+            },
+        )
+    });
     decide(&ring(n), RANGE, view, &said.collect(), Mutant::None)
 }
 
 fn sources(n: usize, nodes: &[usize], of: &View) -> Verdict {
     let mut nodes: Vec<NodeIx> = nodes.iter().map(|place| places(n)[*place]).collect();
     nodes.sort();
-    Verdict::Sources { nodes, of: of.clone() }
+    Verdict::Sources {
+        nodes,
+        of: of.clone(),
+    }
 }
 
 #[test]
 fn where_nobody_was_ever_asked_the_range_is_empty() {
     let all = without(5, &[]);
-    assert_eq!(verdict(5, &all, (0..5).map(|p| (p, 1, None, &[][..])).collect()), Verdict::Empty);
+    assert_eq!(
+        verdict(5, &all, (0..5).map(|p| (p, 1, None, &[][..])).collect()),
+        Verdict::Empty
+    );
     // A majority is enough.
     let some = without(5, &[3, 4]);
-    assert_eq!(verdict(5, &some, (0..3).map(|p| (p, 1, None, &[][..])).collect()), Verdict::Empty);
+    assert_eq!(
+        verdict(5, &some, (0..3).map(|p| (p, 1, None, &[][..])).collect()),
+        Verdict::Empty
+    );
 }
 
 #[test]
@@ -75,7 +91,11 @@ fn a_set_that_was_asked_for_and_never_installed_is_passed_over() {
     let words = (0..3).map(|p| (p, 1, None, &asked[..])).collect();
     assert_eq!(verdict(5, &now, words), Verdict::Empty);
     // Two of its members installed it, the third did not and says so: it never acted, and so what was before it counts.
-    let words = vec![(0, 1, Some(&first), &[][..]), (1, 1, Some(&first), &[]), (2, 1, None, &asked)];
+    let words = vec![
+        (0, 1, Some(&first), &[][..]),
+        (1, 1, Some(&first), &[]),
+        (2, 1, None, &asked),
+    ];
     assert_eq!(verdict(5, &now, words), Verdict::Empty);
 }
 
@@ -112,10 +132,15 @@ fn a_returning_member_of_an_old_set_is_no_source() {
     ];
     assert_eq!(verdict(5, &now, words), sources(5, &[1, 2, 3], &newer));
     // Of the newer set nobody answers; but one who was asked for it remembers: the old one's member must not go on alone.
-    let mut now = now;
-    [1, 2].iter().for_each(|p| assert!(now.fail(places(5)[*p], Incarnation(1))));
+    [1, 2]
+        .iter()
+        .for_each(|p| assert!(now.fail(places(5)[*p], Incarnation(1))));
     assert!(now.fail(places(5)[3], Incarnation(1)) && now.join(places(5)[3], Incarnation(9)));
-    let words = vec![(0, 1, Some(&old), &[][..]), (3, 9, None, &[]), (4, 1, None, &asked)];
+    let words = vec![
+        (0, 1, Some(&old), &[][..]),
+        (3, 9, None, &[]),
+        (4, 1, None, &asked),
+    ];
     assert!(matches!(verdict(5, &now, words), Verdict::Unavailable { .. }));
 }
 
@@ -125,7 +150,11 @@ fn of_a_set_that_did_not_come_to_act_the_holders_still_have_the_newest() {
     let (old, newer) = (without(5, &[]), without(5, &[0]));
     let asked = [newer.clone()];
     let now = without(5, &[0, 3]);
-    let words = vec![(1, 1, Some(&newer), &[][..]), (2, 1, Some(&old), &asked), (4, 1, None, &asked)];
+    let words = vec![
+        (1, 1, Some(&newer), &[][..]),
+        (2, 1, Some(&old), &asked),
+        (4, 1, None, &asked),
+    ];
     assert_eq!(verdict(5, &now, words), sources(5, &[1], &newer));
 }
 
@@ -136,13 +165,22 @@ fn a_new_disk_proves_nothing() {
     let mut now = old.clone();
     assert!(now.join(places(5)[1], Incarnation(2)));
     let words = |absent: &[usize]| -> Words<'_> {
-        let all = [(0, 1, Some(&old), &[][..]), (1, 2, None, &[]), (2, 1, Some(&old), &[]), (3, 1, None, &[]), (4, 1, None, &[])];
+        let all = [
+            (0, 1, Some(&old), &[][..]),
+            (1, 2, None, &[]),
+            (2, 1, Some(&old), &[]),
+            (3, 1, None, &[]),
+            (4, 1, None, &[]),
+        ];
         all.into_iter().filter(|(p, ..)| !absent.contains(p)).collect()
     };
     assert_eq!(verdict(5, &now, words(&[])), sources(5, &[0, 2], &old));
     // With 0 and 4 dead, only 2 and 3 remember all. A set of 0, 1 and 4 may have acted.
     assert!(now.fail(places(5)[0], Incarnation(1)) && now.fail(places(5)[4], Incarnation(1)));
-    assert!(matches!(verdict(5, &now, words(&[0, 4])), Verdict::Unavailable { .. }));
+    assert!(matches!(
+        verdict(5, &now, words(&[0, 4])),
+        Verdict::Unavailable { .. }
+    ));
     // With 0 dead, three of five remember.
     assert!(now.join(places(5)[4], Incarnation(2)));
     assert_eq!(verdict(5, &now, words(&[0])), sources(5, &[2], &old));
@@ -171,7 +209,14 @@ fn file(nonce: u64, entries: u64) -> File {
     let mut file = File::new(nonce);
     let append = |file: &mut File, id: SegmentId| {
         let have = file.streams.get(&CLIENT).copied().unwrap_or_default();
-        let entry = file.next_append(id, CLIENT, have.epoch, have.length, b"line\n", xxhash_rust::xxh3::xxh3_64(b"line\n"));
+        let entry = file.next_append(
+            id,
+            CLIENT,
+            have.epoch,
+            have.length,
+            b"line\n",
+            xxhash_rust::xxh3::xxh3_64(b"line\n"),
+        );
         file.apply(id, entry);
     };
     append(&mut file, SegmentId(1));
@@ -187,9 +232,14 @@ fn file(nonce: u64, entries: u64) -> File {
 }
 
 fn sealed(copies: &[&[(&str, &File)]]) -> BTreeMap<FileName, File> {
-    let named: Vec<BTreeMap<FileName, &File>> =
-        copies.iter().map(|files| files.iter().map(|(n, f)| (name(n), *f)).collect()).collect();
-    let refs: Vec<BTreeMap<&FileName, &File>> = named.iter().map(|m| m.iter().map(|(n, f)| (n, *f)).collect()).collect();
+    let named: Vec<BTreeMap<FileName, &File>> = copies
+        .iter()
+        .map(|files| files.iter().map(|(n, f)| (name(n), *f)).collect())
+        .collect();
+    let refs: Vec<BTreeMap<&FileName, &File>> = named
+        .iter()
+        .map(|m| m.iter().map(|(n, f)| (n, *f)).collect())
+        .collect();
     seal(&refs.iter().collect::<Vec<_>>(), OPEN).into_iter().collect()
 }
 
@@ -198,7 +248,13 @@ fn the_shortest_copy_is_sealed_and_the_highest_fence_kept() {
     let (short, long) = (file(1, 3), file(1, 6));
     let all = sealed(&[&[("f", &long)], &[("f", &short)]]);
     let f = &all[&name("f")];
-    assert_eq!(f.segments.iter().map(|s| (s.id, s.entries, s.sealed)).collect::<Vec<_>>(), [(SegmentId(1), 1, true), (OPEN, 3, true)]);
+    assert_eq!(
+        f.segments
+            .iter()
+            .map(|s| (s.id, s.entries, s.sealed))
+            .collect::<Vec<_>>(),
+        [(SegmentId(1), 1, true), (OPEN, 3, true)]
+    );
     let stream = f.streams[&CLIENT];
     assert_eq!((stream.epoch, stream.nonce, stream.length), (Epoch(5), 500, 15));
     // Both make themselves that file: the long one by cutting.
@@ -216,7 +272,10 @@ fn a_file_that_is_not_everywhere_was_being_made_or_removed() {
     let (old, new) = (file(1, 2), file(2, 2));
     assert!(sealed(&[&[("f", &old)], &[]]).is_empty());
     assert!(sealed(&[&[("f", &old)], &[("f", &new)]]).is_empty());
-    assert_eq!(sealed(&[&[("f", &old), ("g", &new)], &[("f", &old), ("g", &new)]]).len(), 2);
+    assert_eq!(
+        sealed(&[&[("f", &old), ("g", &new)], &[("f", &old), ("g", &new)]]).len(),
+        2
+    );
 }
 
 #[test]
