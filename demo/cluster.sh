@@ -86,7 +86,8 @@ remove_cluster() {
     rm -f "$CLUSTER" "$RUN/secret" "$RUN/known_hosts" "$RUN/id_ed25519" "$RUN/id_ed25519.pub"
 }
 
-# Written at each start: the folder may have been moved, sshd may be another version.
+# Written at each start: the folder may have been moved, sshd may be another version. SHLVL=1 keeps bash from reading the
+# user's ~/.bashrc in each session: what a program finds there is the path of whoever ran `up`, and nothing slow.
 write_sshd_config() {
     local node=$1 dir=$RUN/$1 config=$RUN/$1/sshd_config pam=no
     # A locked root account (as on Ubuntu) lets nobody in without PAM, whatever the key.
@@ -115,7 +116,7 @@ PermitTunnel no
 PermitUserRC no
 PrintMotd no
 PrintLastLog no
-SetEnv "PATH=$PATH"
+SetEnv "PATH=$PATH" "SHLVL=1"
 TXT
     # Many connections from one address are what a leader makes; versions before 9.8 do not know the word.
     echo 'PerSourcePenalties no' >>"$config"
