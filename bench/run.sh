@@ -141,8 +141,9 @@ N=$((N + 1)) JOB=bench-$N-$$
 "$BIN/leader" --job "$JOB" --console none --progress never --summary "$OUT/summary.json" \
     2 3 identity '' identity '' text "out/$N" true false "$((4800000 / (KILLS * 2 + 5)))" &
 LEADER=$!
+trap 'kill "$LEADER" 2>/dev/null || true; wait "$LEADER" 2>/dev/null || true; cleanup' EXIT
 : >"$OUT/recovery.tsv"
-list() { "$BIN/rainstormctl" list_tasks "$JOB" --json 2>/dev/null | tr '{' '\n' | grep '"state": *"running"' || true; }
+list() { "$BIN/rainstormctl" list_tasks "$JOB" --json 2>/dev/null | tr -d '\n' | tr '{' '\n' | grep '"state": *"running"' || true; }
 for ((kill = 0; kill < KILLS; kill++)); do
     for ((try = 0; try < 500; try++)); do
         list >"$OUT/tasks"
