@@ -75,7 +75,7 @@ pub fn locate(k: usize, stage: &Stage) -> Result<Located, cli::Error> {
 }
 
 /// Asks a foreign executable what it is, and reads its content. `k` counts from 1.
-pub async fn resolve(k: usize, located: Located) -> Result<Resolved, cli::Error> {
+pub async fn resolve(k: usize, located: Located, exactly_once: bool) -> Result<Resolved, cli::Error> {
     let (stage, path, prefix) = match located {
         Located::Builtin { spec } => return Ok(Resolved { spec, content: None }),
         Located::File { stage, path, kind } => (stage, path, kind),
@@ -105,6 +105,13 @@ pub async fn resolve(k: usize, located: Located) -> Result<Resolved, cli::Error>
         (Some(d), _) => d.kind,
         (None, kind) => kind.unwrap_or(OpKind::Transform),
     };
+    if kind == OpKind::Aggregate && exactly_once {
+        return Err(no(
+            "a foreign aggregate's state can't be saved in this version, so it would not survive a restart; \
+             say false for exactly_once, or use count, sum, avg, min or max"
+                .into(),
+        ));
+    }
     let content = path.clone();
     let hash = tokio::task::spawn_blocking(move || {
         std::fs::read(&content).map(|bytes| blake3::hash(&bytes).to_hex())
@@ -245,11 +252,25 @@ mod tests {
         assert!(refused(dir.path().to_str().unwrap(), &[]).contains("not a file"));
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
         let located = locate(2, &stage(&format!("filter:{name}"), &["a"])).unwrap();
-        let resolved = resolve(2, located).await.unwrap();
+        let resolved = resolve(2, located, true).await.unwrap();
         assert_eq!(resolved.spec.kind, OpKind::Filter);
         let hash = blake3::hash(b"#!/bin/sh\nexit 0\n").to_hex();
         assert_eq!(resolved.content.unwrap().0, format!("ops/{hash}"));
-        let plain = resolve(2, locate(2, &stage(name, &[])).unwrap()).await.unwrap();
+        let plain = resolve(2, locate(2, &stage(name, &[])).unwrap(), true)
+            .await
+            .unwrap();
         assert_eq!(plain.spec.kind, OpKind::Transform);
+        let aggregate = || locate(2, &stage(&format!("aggregate:{name}"), &[])).unwrap();
+        assert!(
+            resolve(2, aggregate(), true)
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("exactly_once")
+        );
+        assert_eq!(
+            resolve(2, aggregate(), false).await.unwrap().spec.kind,
+            OpKind::Aggregate
+        );
     }
 }

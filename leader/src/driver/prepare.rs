@@ -105,7 +105,7 @@ pub async fn prepare(request: Request, started_us: u64) -> Result<Outcome, Error
     let (inputs, dest, resolved, alive) = tokio::try_join!(
         find_inputs(&client, &request),
         stat_dest(&client, &request),
-        resolve_all(located),
+        resolve_all(located, request.exactly_once),
         members(&follower, &node.name),
     )?;
     let nodes: Vec<NodeName> = cluster
@@ -367,10 +367,10 @@ async fn make_dest(client: &Client, request: &Request, found: Option<Stat>) -> R
     }
 }
 
-async fn resolve_all(located: Vec<Located>) -> Result<Vec<Resolved>, Error> {
+async fn resolve_all(located: Vec<Located>, exactly_once: bool) -> Result<Vec<Resolved>, Error> {
     let mut resolved = vec![];
     for (i, located) in located.into_iter().enumerate() {
-        resolved.push(operators::resolve(i + 1, located).await?);
+        resolved.push(operators::resolve(i + 1, located, exactly_once).await?);
     }
     Ok(resolved)
 }
