@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, JobName, NodeName, TaskId};
+use crate::task_log::SourcePos;
 
 /// What an operator does with tuples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,13 +41,29 @@ impl std::fmt::Display for OpKind {
     }
 }
 
+/// How a foreign executable is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Text,
+    Batch,
+}
+
 /// Where an operator's code is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OpCode {
     /// Comes with RainStorm and runs inside the worker.
     Builtin,
-    /// An executable, kept in HyDFS under its content's hash; speaks the text protocol.
-    Foreign { hydfs_name: String, hash: String },
+    /// An executable, kept in HyDFS under its content's hash.
+    Foreign {
+        hydfs_name: String,
+        hash: String,
+        protocol: Protocol,
+        /// It wants the tuples' keys.
+        keys: bool,
+        /// It can save its state and take it in again.
+        snapshot: bool,
+    },
 }
 
 /// One stage's operator, as planned.
@@ -57,6 +74,8 @@ pub struct OpSpec {
     pub args: Vec<String>,
     pub kind: OpKind,
     pub code: OpCode,
+    /// Its output depends on nothing but its input. False: what it puts out is logged before it leaves.
+    pub deterministic: bool,
 }
 
 /// A piece of an input file for a source task: the lines that start in `start..end`.
@@ -82,6 +101,13 @@ pub enum Format {
     Json,
 }
 
+/// One tuple on a channel: an upstream task and the tuple's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Unit {
+    pub from: TaskId,
+    pub number: u64,
+}
+
 /// Everything that a task's process must know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskPlan {
@@ -103,6 +129,18 @@ pub struct TaskPlan {
     pub rate: u64,
     /// How long an operator may take over one tuple, milliseconds.
     pub op_timeout_ms: u64,
+    /// The source's files may grow, and more may come: it ends when it is told to drain.
+    pub follow: bool,
+    /// The source is to read what is there now, and end.
+    pub drain: bool,
+    /// Tuples that are set aside in `poison` instead of being given to the operator.
+    pub skip: Vec<Unit>,
+    /// The HyDFS file for tuples set aside; `None`: a tuple that the operator cannot digest fails the job.
+    pub poison: Option<String>,
+    /// The operator failed without saying at which tuple: it is to be fed one by one.
+    pub careful: bool,
+    /// Without exactly-once: where the predecessor's output is known to have arrived.
+    pub resume_from: Option<SourcePos>,
 }
 
 /// A task's process that a neighbour may connect to.
@@ -132,6 +170,10 @@ pub struct Report {
     pub last_durable_us: u64,
     /// Source-read to durable output, last stage only: (microseconds, count) of a coarse histogram.
     pub latency_us: Vec<(u64, u64)>,
+    /// Without exactly-once: tuples that were sent twice since their receiver was replaced, and may have counted twice.
+    pub resent: u64,
+    /// Without exactly-once, source only: all before this has arrived at the destination.
+    pub arrived: Option<SourcePos>,
 }
 
 /// Why a task cannot go on. The leader restarts it, or fails the job with it.
@@ -140,6 +182,8 @@ pub struct Failure {
     pub what: String,
     /// The tuple's key, where an operator stumbled over one.
     pub key: Option<String>,
+    /// Which tuple it was.
+    pub unit: Option<Unit>,
     /// The operator's last lines on standard error.
     pub stderr: Vec<String>,
     /// A restart cannot help (a wrong argument, a missing file).
@@ -172,6 +216,10 @@ pub enum ToWorker {
     Beat,
     /// The source's new rate, tuples per second; 0: as fast as the job can.
     Rate(u64),
+    /// More slices for a source that follows; they come after those of the plan.
+    Slices(Vec<Slice>),
+    /// To a source that follows: read what is there now, and end.
+    Drain,
     /// The job is over, or was given up: exit.
     Finish,
     /// This process is not wanted: another has its identity.
@@ -199,7 +247,11 @@ mod tests {
                 code: OpCode::Foreign {
                     hydfs_name: "ops/1".into(),
                     hash: "1".into(),
+                    protocol: Protocol::Batch,
+                    keys: true,
+                    snapshot: false,
                 },
+                deterministic: true,
             }),
             slices: vec![Slice {
                 file: "f".into(),
@@ -213,11 +265,21 @@ mod tests {
             format: Format::Tsv,
             rate: 0,
             op_timeout_ms: 1,
+            follow: true,
+            drain: false,
+            skip: vec![Unit {
+                from: TaskId::new(0, 1),
+                number: 7,
+            }],
+            poison: Some("d.poison".into()),
+            careful: false,
+            resume_from: Some(SourcePos::default()),
         };
         let message = ToWorker::Plan(Box::new(plan));
         assert_eq!(decode::<ToWorker>(&encode(&message).unwrap()).unwrap(), message);
         let message = ToLeader::Done(Report {
             latency_us: vec![(1, 2)],
+            arrived: Some(SourcePos::default()),
             in_per_s: 1.5,
             ..Report::default()
         });

@@ -12,4 +12,5 @@ pub mod ids;
 pub mod net;
 pub mod secret;
 pub mod spawn;
+pub mod task_log;
 pub mod telemetry;

@@ -3,8 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use common::control::{OpCode, OpKind, OpSpec};
-use ops::foreign::{Protocol, describe};
+use common::control::{OpCode, OpKind, OpSpec, Protocol};
+use ops::foreign::describe;
 
 use crate::cli::{self, Stage, refuse};
 
@@ -48,6 +48,7 @@ pub fn locate(k: usize, stage: &Stage) -> Result<Located, cli::Error> {
             args: stage.args.clone(),
             kind,
             code: OpCode::Builtin,
+            deterministic: true,
         };
         return Ok(Located::Builtin { spec });
     }
@@ -123,13 +124,18 @@ pub async fn resolve(k: usize, located: Located, exactly_once: bool) -> Result<R
     let code = OpCode::Foreign {
         hydfs_name: hydfs_name.clone(),
         hash: hash.to_string(),
+        protocol: said.as_ref().map_or(Protocol::Text, |d| d.protocol),
+        keys: true,
+        snapshot: said.as_ref().is_some_and(|d| d.snapshot),
     };
+    let deterministic = said.as_ref().is_none_or(|d| d.deterministic);
     Ok(Resolved {
         spec: OpSpec {
             exe: stage.exe,
             args: stage.args,
             kind,
             code,
+            deterministic,
         },
         content: Some((hydfs_name, path)),
     })

@@ -103,6 +103,7 @@ impl From<Error> for Failure {
         Failure {
             what: e.what,
             key: e.key,
+            unit: None,
             stderr: e.stderr,
             fatal: !e.restart_helps,
         }

@@ -7,8 +7,8 @@ use common::control::Slice;
 use hydfs::client::{Client, Error as HydfsError, ReadStream};
 use memchr::{memchr, memrchr};
 
-use crate::task::record::{SourcePos, SourceRun};
 use crate::task::router::Router;
+use common::task_log::{SourcePos, SourceRun};
 
 /// Lines are taken in blocks of about this many bytes.
 const BLOCK: usize = 256 * 1024;
@@ -68,7 +68,7 @@ impl Reader {
         }
     }
 
-    pub fn is_end(&self, place: SourcePos) -> bool {
+    pub fn is_end(&self, place: &SourcePos) -> bool {
         place.slice as usize >= self.slices.len()
     }
 
@@ -88,7 +88,7 @@ impl Reader {
     /// The next lines from `place` on: at most `most`, or exactly those of `replay`.
     pub async fn next(
         &mut self,
-        place: SourcePos,
+        place: &SourcePos,
         most: u64,
         replay: Option<SourceRun>,
     ) -> Result<Block, Error> {

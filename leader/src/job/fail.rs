@@ -161,6 +161,7 @@ impl Job {
                     Failure {
                         what,
                         key: None,
+                        unit: None,
                         stderr,
                         fatal: false,
                     },

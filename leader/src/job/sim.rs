@@ -364,7 +364,7 @@ impl World {
                 self.at(delay, Ev::Step(conn));
             }
             ToWorker::Peers(peers) => w.peers.extend(peers.into_iter().map(|p| (p.task, p.epoch))),
-            ToWorker::Beat | ToWorker::Rate(_) => {}
+            ToWorker::Beat | ToWorker::Rate(_) | ToWorker::Slices(_) | ToWorker::Drain => {}
             ToWorker::Finish | ToWorker::Refused { .. } => {
                 if !w.stopped {
                     self.workers.remove(&conn);
@@ -473,6 +473,7 @@ impl World {
                 let failure = Failure {
                     what: "boom".into(),
                     key: None,
+                    unit: None,
                     stderr: vec![],
                     fatal: false,
                 };

@@ -227,6 +227,7 @@ fn an_operator_that_fails_at_the_same_tuple_fails_the_job_and_kills_do_not() {
         let failure = Failure {
             what: "boom".into(),
             key: Some("f:7".into()),
+            unit: None,
             stderr: vec!["line 3".into()],
             fatal: false,
         };
@@ -272,6 +273,7 @@ fn other_tuples_or_progress_begin_the_count_anew() {
             ToLeader::Failed(Failure {
                 what: "boom".into(),
                 key,
+                unit: None,
                 stderr: vec![],
                 fatal: false,
             }),
@@ -290,6 +292,7 @@ fn a_fatal_failure_and_endless_bad_launches_fail_the_job() {
         ToLeader::Failed(Failure {
             what: "no such column".into(),
             key: None,
+            unit: None,
             stderr: vec![],
             fatal: true,
         }),

@@ -114,6 +114,12 @@ impl Plan {
             format: self.format,
             rate: if source { self.rate_of(task.index) } else { 0 },
             op_timeout_ms: self.op_timeout_ms,
+            follow: false,
+            drain: false,
+            skip: vec![],
+            poison: None,
+            careful: false,
+            resume_from: None,
         }
     }
 
@@ -179,6 +185,7 @@ pub(crate) mod tests {
             args: vec![],
             kind: OpKind::Transform,
             code: common::control::OpCode::Builtin,
+            deterministic: true,
         };
         let mut all = vec![Stage {
             op: None,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use common::control::OpKind;
+use common::control::{OpKind, Protocol};
 use tokio::io::AsyncReadExt;
 
 use super::child::Group;
@@ -16,12 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST: u64 = 64 << 10;
 
 const MAGIC: &str = "rainstorm-operator/";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    Text,
-    Batch,
-}
 
 /// What a program says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

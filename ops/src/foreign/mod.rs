@@ -12,5 +12,5 @@ mod process;
 mod stderr;
 pub mod text;
 
-pub use describe::{Description, Protocol, describe};
+pub use describe::{Description, describe};
 pub use process::Process;

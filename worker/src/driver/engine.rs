@@ -17,9 +17,9 @@ use super::storage::{Plan, Storage};
 use super::{End, Event};
 use crate::source::{self, Reader};
 use crate::task::inbox::{Content, Received};
-use crate::task::record::Order;
 use crate::task::{self, Done, Task, Work};
 use crate::wire::{Open, Opened};
+use common::task_log::Order;
 
 /// How often the counters for the leader's beat are made anew.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
@@ -232,7 +232,7 @@ impl Engine {
             ToWorker::Rate(per_s) => self.pace.per_s = per_s,
             ToWorker::Finish => return Err(End::Finished),
             ToWorker::Refused { why } => return Err(End::Fenced(why)),
-            ToWorker::Beat | ToWorker::Plan(_) => {}
+            ToWorker::Beat | ToWorker::Plan(_) | ToWorker::Slices(_) | ToWorker::Drain => {}
         }
         Ok(())
     }
@@ -499,12 +499,12 @@ impl Engine {
         }
     }
 
-    async fn read(&mut self, replay: Option<crate::task::record::SourceRun>) -> Result<Step, End> {
-        let place = self.task.now().source;
+    async fn read(&mut self, replay: Option<common::task_log::SourceRun>) -> Result<Step, End> {
+        let place = self.task.now().source.clone();
         let Some(mut reader) = self.source.take() else {
             return Ok(Step::Idle);
         };
-        if replay.is_none() && reader.is_end(place) {
+        if replay.is_none() && reader.is_end(&place) {
             self.source = Some(reader);
             self.task.complete(Done {
                 order: Order::Finish,
@@ -521,7 +521,7 @@ impl Engine {
             self.source = Some(reader);
             return Ok(Step::Idle);
         }
-        let block = self.beside(reader.next(place, most, replay)).await??;
+        let block = self.beside(reader.next(&place, most, replay)).await??;
         if self.first_read_us == 0 {
             self.first_read_us = clock::unix_micros();
         }
@@ -557,6 +557,8 @@ impl Engine {
             } else {
                 vec![]
             },
+            resent: 0,
+            arrived: None,
         }
     }
 }
@@ -573,6 +575,7 @@ impl From<source::Error> for End {
         End::Failed(Failure {
             what: error.to_string(),
             key: None,
+            unit: None,
             stderr: vec![],
             fatal,
         })
@@ -586,6 +589,7 @@ impl From<hydfs::client::Error> for End {
             other => End::Failed(Failure {
                 what: other.to_string(),
                 key: None,
+                unit: None,
                 stderr: vec![],
                 fatal: false,
             }),
@@ -598,6 +602,7 @@ impl From<task::Error> for End {
         End::Failed(Failure {
             what: error.to_string(),
             key: None,
+            unit: None,
             stderr: vec![],
             fatal: true,
         })

@@ -175,6 +175,7 @@ fn failed(what: String) -> End {
     End::Failed(Failure {
         what,
         key: None,
+        unit: None,
         stderr: vec![],
         fatal: false,
     })

@@ -46,7 +46,7 @@ impl Runner {
                     built.map_err(|e| operator::Error::fatal(e.to_string()))?,
                 ))
             }
-            OpCode::Foreign { hydfs_name, hash } => {
+            OpCode::Foreign { hydfs_name, hash, .. } => {
                 let exe = fetch(client, hydfs_name, &data.join("operators"), hash).await?;
                 let env = [
                     ("RAINSTORM_JOB".to_owned(), plan.job.to_string()),

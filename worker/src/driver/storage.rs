@@ -7,7 +7,7 @@ use common::control::TaskPlan;
 use common::ids::Epoch;
 use hydfs::client::{Appender, Client, Error};
 
-use crate::task::record::Cut;
+use common::task_log::Cut;
 
 /// A snapshot file's deltas are folded into one full snapshot when they are this many, or outgrow the base.
 const MAX_DELTAS: usize = 64;

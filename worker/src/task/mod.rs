@@ -15,7 +15,7 @@
 
 pub mod inbox;
 pub mod output;
-pub mod record;
+
 pub mod router;
 #[cfg(test)]
 mod sim;
@@ -27,9 +27,9 @@ use common::clock::Time;
 use common::control::Format;
 use common::ids::TaskId;
 
+use common::task_log::{self, CUT_VERSION, Cut, Order, Record, SourceRun};
 use inbox::{Content, Inbox, Item, Received};
 use output::Output;
-use record::{CUT_VERSION, Cut, Order, Record, SourcePos, SourceRun};
 use router::Router;
 
 /// A checkpoint is written at least this often while there is something new to cover.
@@ -92,7 +92,7 @@ pub struct Done {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Log(#[from] record::Error),
+    Log(#[from] task_log::Error),
     #[error("the log's order records have a gap: {have} is followed by {next}")]
     LogGap { have: u64, next: u64 },
     #[error("the log speaks of {what}, which is not in the plan")]
@@ -173,7 +173,7 @@ impl Task {
         mut outputs: Vec<Output>,
         log: &[u8],
     ) -> Result<Self, Error> {
-        let records = record::decode_all(log)?;
+        let records = task_log::decode_all(log)?;
         let mut cut = None;
         for record in &records {
             if let Record::Checkpoint(c) = record {
@@ -414,17 +414,10 @@ impl Task {
             }
             Order::Source(run) => {
                 self.now.tuples_in += run.lines;
-                self.now.source = match run.last {
-                    true => SourcePos {
-                        slice: run.slice + 1,
-                        at: None,
-                        line: 0,
-                    },
-                    false => SourcePos {
-                        slice: run.slice,
-                        at: Some(run.to),
-                        line: run.first_line + run.lines,
-                    },
+                let source = &mut self.now.source;
+                (source.slice, source.at, source.line) = match run.last {
+                    true => (run.slice + 1, None, 0),
+                    false => (run.slice, Some(run.to), run.first_line + run.lines),
                 };
             }
             Order::Finish => {
@@ -438,7 +431,7 @@ impl Task {
         if !self.config.exactly_once {
             self.durable = pos;
         } else if !replayed {
-            record::encode(
+            task_log::encode(
                 &Record::Order {
                     pos,
                     order: done.order,
@@ -519,7 +512,7 @@ impl Task {
         self.bytes_since_checkpoint = 0;
         if self.config.exactly_once {
             let record = Record::Checkpoint(cut.clone());
-            record::encode(&record, &mut self.pending);
+            task_log::encode(&record, &mut self.pending);
             self.pending_checkpoint = Some(cut);
         } else {
             self.checkpoint = *cut;

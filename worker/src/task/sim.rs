@@ -172,7 +172,7 @@ impl World {
         let done = match work {
             Work::Source(replay) => {
                 let lines = &self.lines[&process.id];
-                let place = process.task.now().source;
+                let place = process.task.now().source.clone();
                 if place.slice == 1 {
                     process.task.complete(Done {
                         order: Order::Finish,

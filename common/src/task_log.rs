@@ -1,18 +1,28 @@
-//! What a task's log holds: order records, and now and then a checkpoint.
+//! What a task's log in HyDFS holds: order records, and now and then a checkpoint. Written by the task, read back by its
+//! next process and by whoever checks a job's logs.
 //!
 //! On disk a record is `length u32 | XXH3-64 of the body | body`, all big-endian, the body MessagePack with named fields
 //! under a one-letter tag. A new kind of record is a new tag; `Cut::version` grows when a checkpoint's meaning changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::ids::TaskId;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::ids::{Epoch, TaskId};
+
 pub const CUT_VERSION: u8 = 1;
 
-/// A place in the source's input: what comes next.
+/// A place in one file: the next line's first byte, and its number, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Place {
+    pub at: u64,
+    pub line: u64,
+}
+
+/// A place in the source's input: what comes next.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SourcePos {
     /// Index into the task's slices; their number when all is read.
     pub slice: u32,
@@ -20,6 +30,9 @@ pub struct SourcePos {
     pub at: Option<u64>,
     /// Number of the next line, from 1.
     pub line: u64,
+    /// Where the task stands in the slices whose files may still grow, by slice.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub growing: BTreeMap<u32, Place>,
 }
 
 /// Lines that the source took in one go.
@@ -78,6 +91,24 @@ pub enum Record {
     Order { pos: u64, order: Order },
     #[serde(rename = "c")]
     Checkpoint(Box<Cut>),
+    /// Process `epoch` goes on from here; order records up to `pos` are its predecessors'.
+    #[serde(rename = "b")]
+    Began { epoch: Epoch, pos: u64 },
+    /// What order record `pos` put out, kept because making it again may give something else: units `start..end` of an
+    /// output, as they are sent.
+    #[serde(rename = "p")]
+    Production {
+        pos: u64,
+        output: u16,
+        start: u64,
+        end: u64,
+        tuples: u64,
+        born_us: u64,
+        payload: Bytes,
+    },
+    /// What order record `pos` consumed, kept because the operator cannot save its state: the data frame.
+    #[serde(rename = "t")]
+    Tuples { pos: u64, frame: Bytes },
 }
 
 /// A task's log cannot be used.
@@ -178,7 +209,12 @@ mod tests {
                     consumed,
                     ended,
                     emitted,
-                    source: SourcePos { slice, at, line },
+                    source: SourcePos {
+                        slice,
+                        at,
+                        line,
+                        growing: BTreeMap::from([(7, Place { at: pos, line: 1 })]),
+                    },
                     done,
                     snapshot,
                     ..Cut::default()
@@ -187,6 +223,20 @@ mod tests {
         prop_oneof![
             (any::<u64>(), order).prop_map(|(pos, order)| Record::Order { pos, order }),
             cut.prop_map(|c| Record::Checkpoint(Box::new(c))),
+            any::<(u64, u64)>().prop_map(|(e, pos)| Record::Began { epoch: Epoch(e), pos }),
+            any::<(u64, u16, u64, Vec<u8>)>().prop_map(|(pos, output, start, payload)| Record::Production {
+                pos,
+                output,
+                start,
+                end: pos,
+                tuples: start,
+                born_us: pos,
+                payload: payload.into(),
+            }),
+            any::<(u64, Vec<u8>)>().prop_map(|(pos, frame)| Record::Tuples {
+                pos,
+                frame: frame.into()
+            }),
         ]
     }
 
