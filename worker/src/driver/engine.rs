@@ -352,9 +352,12 @@ impl Engine {
             let mut bytes = Vec::new();
             let full = snapshots.wants_full();
             if full {
-                op.snapshot_full(&mut bytes)
+                // Ends the round under way, and then writes a whole one.
+                op.snapshot(usize::MAX, &mut bytes);
+                bytes.clear();
+                op.snapshot(usize::MAX, &mut bytes);
             } else {
-                op.snapshot_delta(&mut bytes)
+                op.snapshot(0, &mut bytes);
             }
             snapshots.append(self.task.now().clone(), bytes, full);
         }

@@ -46,7 +46,13 @@ impl Runner {
                     built.map_err(|e| operator::Error::fatal(e.to_string()))?,
                 ))
             }
-            OpCode::Foreign { hydfs_name, hash, .. } => {
+            OpCode::Foreign {
+                hydfs_name,
+                hash,
+                protocol,
+                keys,
+                ..
+            } => {
                 let exe = fetch(client, hydfs_name, &data.join("operators"), hash).await?;
                 let env = [
                     ("RAINSTORM_JOB".to_owned(), plan.job.to_string()),
@@ -56,7 +62,12 @@ impl Runner {
                 let task = plan.task;
                 let said = move |line: &str| tracing::info!(%task, line, "OP_STDERR");
                 let timeout = Duration::from_millis(plan.op_timeout_ms);
-                let child = foreign::Process::start(&exe, &op.args, &env, op.kind, timeout, said).await;
+                let spec = foreign::Spec {
+                    kind: op.kind,
+                    protocol: *protocol,
+                    keys: *keys,
+                };
+                let child = foreign::Process::start(&exe, &op.args, &env, &spec, timeout, said).await;
                 Ok(Self::Foreign(Box::new(
                     child.map_err(|e| operator::Error::fatal(e.to_string()))?,
                 )))
