@@ -12,11 +12,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::control::Control;
 use super::meter::{Latency, Rate};
-use super::operator::{Runner, run_foreign};
+use super::operator::{Collected, Runner};
+use super::pace::Pace;
 use super::storage::{Plan, Storage};
 use super::{End, Event};
-use crate::source::{self, Reader};
-use crate::task::inbox::{Content, Received};
+use crate::source::{self, Source};
+use crate::task::inbox::Received;
 use crate::task::{self, Done, Task, Work};
 use crate::wire::{Open, Opened};
 use common::task_log::Order;
@@ -47,7 +48,7 @@ pub struct Engine {
     pub task: Task,
     pub storage: Storage,
     pub runner: Option<Runner>,
-    pub source: Option<Reader>,
+    pub source: Option<Source>,
     pub events: mpsc::UnboundedReceiver<Event>,
     pub control: Control,
     pub links: Vec<OutLink>,
@@ -66,37 +67,6 @@ pub struct Engine {
     rate_logged: Time,
 }
 
-/// The source's pace: a token bucket of lines.
-#[derive(Debug, Default)]
-pub struct Pace {
-    pub per_s: u64,
-    tokens: f64,
-    at: Time,
-}
-
-impl Pace {
-    /// How many lines may be read now.
-    fn allowed(&mut self, now: Time) -> u64 {
-        if self.per_s == 0 {
-            return u64::MAX;
-        }
-        if self.at == Time::ZERO {
-            self.at = now;
-        }
-        let rate = self.per_s as f64;
-        // What a stall of up to half a second held back is made up for; more would be a flood.
-        let most = (rate / 2.0).max(1.0);
-        self.tokens = (self.tokens + rate * now.since(self.at).as_secs_f64()).min(most);
-        self.at = now;
-        // In steps of 5 ms at least, so that a batch is worth its frame.
-        if self.tokens < (rate / 200.0).max(1.0) {
-            0
-        } else {
-            self.tokens as u64
-        }
-    }
-}
-
 /// What a piece of work came to.
 enum Step {
     Worked,
@@ -113,10 +83,7 @@ impl Engine {
     ) -> Self {
         Self {
             pid: std::process::id(),
-            pace: Pace {
-                per_s: plan.rate,
-                ..Pace::default()
-            },
+            pace: Pace::new(plan.rate),
             plan,
             task,
             storage,
@@ -147,6 +114,7 @@ impl Engine {
                 self.on_event(event)?;
             }
             self.settle()?;
+            self.snapshot_if_due().await?;
             match self.step().await? {
                 Step::Worked => {
                     self.linger();
@@ -232,7 +200,17 @@ impl Engine {
             ToWorker::Rate(per_s) => self.pace.per_s = per_s,
             ToWorker::Finish => return Err(End::Finished),
             ToWorker::Refused { why } => return Err(End::Fenced(why)),
-            ToWorker::Beat | ToWorker::Plan(_) | ToWorker::Slices(_) | ToWorker::Drain => {}
+            ToWorker::Slices(slices) => {
+                if let Some(Source::Growing(follower)) = &mut self.source {
+                    follower.add(slices);
+                }
+            }
+            ToWorker::Drain => {
+                if let Some(Source::Growing(follower)) = &mut self.source {
+                    follower.drain();
+                }
+            }
+            ToWorker::Beat | ToWorker::Plan(_) => {}
         }
         Ok(())
     }
@@ -300,12 +278,15 @@ impl Engine {
         if let Some(log) = &self.storage.log {
             self.task.logged(log.acked());
         }
-        if let Some(dest) = &self.storage.dest {
-            let (acked, wall) = (dest.acked(), clock::unix_micros());
+        for dest in &self.storage.dests {
+            let (acked, wall) = (dest.appender.acked(), clock::unix_micros());
             let (latency, last) = (&mut self.latency, &mut self.last_durable_us);
-            self.task.output(0).acknowledge(acked, |chunk| {
-                *last = wall;
-                latency.record(wall.saturating_sub(chunk.born_us), chunk.tuples);
+            let is_result = self.plan.dest.is_some() && dest.output == 0;
+            self.task.output(dest.output).acknowledge(acked, |chunk| {
+                if is_result {
+                    *last = wall;
+                    latency.record(wall.saturating_sub(chunk.born_us), chunk.tuples);
+                }
             });
         }
         let records = self.task.take_records(now);
@@ -341,39 +322,43 @@ impl Engine {
         let Some(snapshots) = &mut self.storage.snapshots else {
             return;
         };
-        let acked = snapshots.appender.acked();
-        if let Some((cut, _)) = snapshots.under_way.take_if(|(_, end)| *end <= acked) {
-            self.task.snapshotted(now, cut, snapshots.extents.clone());
+        if let Some((cut, extents)) = snapshots.done() {
+            self.task.snapshotted(now, cut, extents);
         }
-        if snapshots.under_way.is_none()
-            && self.task.wants_snapshot(now)
-            && let Some(Runner::Builtin(op)) = &mut self.runner
-        {
-            let mut bytes = Vec::new();
-            let full = snapshots.wants_full();
-            if full {
-                // Ends the round under way, and then writes a whole one.
-                op.snapshot(usize::MAX, &mut bytes);
-                bytes.clear();
-                op.snapshot(usize::MAX, &mut bytes);
-            } else {
-                op.snapshot(0, &mut bytes);
-            }
-            snapshots.append(self.task.now().clone(), bytes, full);
+    }
+
+    /// Puts the operator's state into the snapshot file when it is time to.
+    async fn snapshot_if_due(&mut self) -> Result<(), End> {
+        let Some(snapshots) = &self.storage.snapshots else {
+            return Ok(());
+        };
+        if snapshots.is_under_way() || !self.task.wants_snapshot(clock::now()) {
+            return Ok(());
         }
+        let rewrite = snapshots.rewrite();
+        let Some(mut runner) = self.runner.take() else {
+            return Ok(());
+        };
+        let (bytes, ended) = match &mut runner {
+            Runner::Builtin(_) => runner.snapshot(rewrite).await?,
+            Runner::Foreign(_) => self.beside(runner.snapshot(rewrite)).await??,
+        };
+        self.runner = Some(runner);
+        if let Some(snapshots) = &mut self.storage.snapshots {
+            snapshots.append(self.task.now().clone(), bytes, ended);
+        }
+        Ok(())
     }
 
     fn release(&mut self) {
         let durable = self.task.durable();
         let mut left = None;
-        if let Some(dest) = &mut self.storage.dest {
-            while let Some(chunk) = self.task.output(0).next_chunk(durable) {
+        for dest in &mut self.storage.dests {
+            while let Some(chunk) = self.task.output(dest.output).next_chunk(durable) {
                 // A restarted task makes its stream again from its checkpoint on; what HyDFS has of it is not repeated.
-                let known = dest
-                    .queued()
-                    .saturating_sub(chunk.start)
-                    .min(chunk.payload.len() as u64);
-                dest.append(chunk.payload.slice(known as usize..));
+                let queued = dest.appender.queued();
+                let known = queued.saturating_sub(chunk.start).min(chunk.payload.len() as u64);
+                dest.appender.append(chunk.payload.slice(known as usize..));
                 left = Some(chunk.tuples);
             }
         }
@@ -420,6 +405,10 @@ impl Engine {
             self.task.checkpoint_deadline().filter(|d| *d > now),
             self.task.snapshot_deadline().filter(|d| *d > now),
             (self.source.is_some() && self.pace.per_s > 0).then(|| now + Duration::from_millis(5)),
+            self.source
+                .as_ref()
+                .and_then(Source::pause)
+                .map(|pause| now + pause),
         ];
         deadline = due.into_iter().flatten().fold(deadline, Time::min);
         tokio::select! {
@@ -448,29 +437,44 @@ impl Engine {
                 });
             }
             Work::Finish => {
-                if let Some(runner) = &mut self.runner {
-                    let mut router = self.task.router(clock::unix_micros());
-                    runner.finish(&mut router)?;
+                let born_us = clock::unix_micros();
+                match self.runner.take() {
+                    Some(Runner::Builtin(mut op)) => {
+                        op.finish(&mut self.task.router(born_us))?;
+                        self.runner = Some(Runner::Builtin(op));
+                    }
+                    Some(mut child) => {
+                        let mut collected = Collected::default();
+                        self.beside(child.finish(&mut collected)).await??;
+                        collected.route(&mut self.task.router(born_us));
+                        self.runner = Some(child);
+                    }
+                    None => {}
                 }
                 self.task.complete(Done {
                     order: Order::Finish,
                     bytes_in: 0,
                 });
             }
-            Work::Input { from, item } => {
-                let (start, end, born_us) = (item.start, item.end(), item.born_us);
-                let Content::Tuples(batch) = item.content else {
-                    return Ok(Step::Worked);
-                };
+            Work::Input {
+                from,
+                start,
+                end,
+                born_us,
+                batch,
+            } => {
                 match self.runner.take() {
                     Some(Runner::Builtin(mut op)) => {
-                        op.process(&batch, &mut self.task.router(born_us))?;
+                        let done = op.process(&batch, &mut self.task.router(born_us));
+                        done.map_err(|e| self.stumbled(from, start, e))?;
                         self.runner = Some(Runner::Builtin(op));
                     }
-                    Some(Runner::Foreign(mut child)) => {
-                        let collected = self.beside(run_foreign(&mut child, &batch)).await??;
+                    Some(mut child) => {
+                        let mut collected = Collected::default();
+                        let done = self.beside(child.process(&batch, &mut collected)).await?;
+                        done.map_err(|e| self.stumbled(from, start, e))?;
                         collected.route(&mut self.task.router(born_us));
-                        self.runner = Some(Runner::Foreign(child));
+                        self.runner = Some(child);
                     }
                     None => {}
                 }
@@ -482,6 +486,12 @@ impl Engine {
             }
         }
         Ok(Step::Worked)
+    }
+
+    /// The operator cannot digest a tuple of the batch that began at unit `start`.
+    fn stumbled(&self, from: TaskId, start: u64, error: ops::operator::Error) -> End {
+        let unit = error.index.map(|index| self.task.unit(from, start, index as u64));
+        End::Failed(Failure { unit, ..error.into() })
     }
 
     /// Awaits something slow while events and appends go on.
@@ -504,11 +514,10 @@ impl Engine {
 
     async fn read(&mut self, replay: Option<common::task_log::SourceRun>) -> Result<Step, End> {
         let place = self.task.now().source.clone();
-        let Some(mut reader) = self.source.take() else {
+        let Some(source) = &self.source else {
             return Ok(Step::Idle);
         };
-        if replay.is_none() && reader.is_end(&place) {
-            self.source = Some(reader);
+        if replay.is_none() && source.is_end(&place) {
             self.task.complete(Done {
                 order: Order::Finish,
                 bytes_in: 0,
@@ -521,17 +530,23 @@ impl Engine {
             self.pace.allowed(clock::now())
         };
         if most == 0 {
-            self.source = Some(reader);
             return Ok(Step::Idle);
         }
+        let Some(mut reader) = self.source.take() else {
+            return Ok(Step::Idle);
+        };
         let block = self.beside(reader.next(&place, most, replay)).await??;
+        let Some(block) = block else {
+            self.source = Some(reader);
+            return Ok(Step::Idle);
+        };
         if self.first_read_us == 0 {
             self.first_read_us = clock::unix_micros();
         }
         let (file, small) = (reader.file(block.run.slice), reader.is_small(block.run.slice));
         source::emit(&block, &file, small, &mut self.task.router(clock::unix_micros()));
         if replay.is_none() {
-            self.pace.tokens -= block.run.lines as f64;
+            self.pace.took(block.run.lines);
         }
         let bytes_in = block.data.len() as u64;
         self.task.complete(Done {
@@ -543,25 +558,24 @@ impl Engine {
     }
 
     fn report(&mut self, now: Time) -> Report {
-        let cut = self.task.now();
-        let bytes_out: u64 = cut.emitted.iter().sum();
+        let (cut, is_last) = (self.task.now(), self.plan.dest.is_some());
         Report {
             tuples_in: cut.tuples_in,
             tuples_out: cut.tuples_out,
             bytes_in: cut.bytes_in,
-            bytes_out: if self.storage.dest.is_some() { bytes_out } else { 0 },
+            bytes_out: if is_last { cut.emitted[0] } else { 0 },
             in_per_s: self.rates.0.update(now, cut.tuples_in),
             out_per_s: self.rates.1.update(now, cut.tuples_out),
             backlog_bytes: self.task.backlog_bytes() as u64,
             first_read_us: self.first_read_us,
             last_durable_us: self.last_durable_us,
-            latency_us: if self.storage.dest.is_some() {
-                self.latency.counts()
+            latency_us: if is_last { self.latency.counts() } else { vec![] },
+            resent: if self.plan.exactly_once {
+                0
             } else {
-                vec![]
+                self.task.resent()
             },
-            resent: 0,
-            arrived: None,
+            arrived: (self.plan.op.is_none() && !self.plan.exactly_once).then(|| self.task.arrived().clone()),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The exactly-once protocol in a seeded simulation, on the real [`Task`]: two sources, a stateless stage that drops and
-//! doubles, a stage that counts per key, the destination. Processes crash, are replaced, live on as zombies; appends are
-//! under way when they die; connections break. At the end the destination must hold each `(key, 1..n)` exactly once.
+//! The exactly-once protocol in a seeded simulation, on the real [`Task`]: two sources, two scaled stages, the destination.
+//! What the stages do, and what their logs keep, is the seed's [`Flow`]. Processes crash, are replaced, live on as
+//! zombies; appends are under way when they die; connections break.
 //!
 //! `EXACTLY_ONCE_SEEDS` and `EXACTLY_ONCE_FIRST` run more seeds, or one again.
 
@@ -35,6 +35,36 @@ struct Link {
     acks: VecDeque<u64>,
 }
 
+/// What the two stages do, and what must be in the destination at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    /// Drop or double, then count with snapshots: each `(key, 1..n)` once.
+    Count,
+    /// The same with an operator whose state nobody can save: its log keeps the inputs.
+    Inputs,
+    /// The same, some tuples being poison: they are set aside, each once.
+    Poison,
+    /// A random key for each tuple, then a stage that passes it on: each tuple once, under whatever key.
+    Random,
+    /// A state that grows by chance: for each key what is put out must be one unbroken chain.
+    Chance,
+}
+
+impl Flow {
+    fn keeps(self, stage: u16, mutant: Mutant) -> Keeps {
+        match (self, stage) {
+            _ if mutant == Mutant::Weak => Keeps::Order,
+            (Flow::Inputs, 2) => Keeps::Inputs,
+            (Flow::Random, 1) | (Flow::Chance, 2) => Keeps::Productions,
+            _ => Keeps::Order,
+        }
+    }
+
+    fn is_stateful(self, stage: u16) -> bool {
+        stage == 2 && matches!(self, Flow::Count | Flow::Poison | Flow::Chance)
+    }
+}
+
 struct Process {
     id: TaskId,
     epoch: u64,
@@ -55,11 +85,17 @@ struct Process {
 struct World {
     rng: SmallRng,
     mutant: Mutant,
+    flow: Flow,
+    /// Sources read two files in turn.
+    growing: bool,
     shape: [u16; 3],
     lines: BTreeMap<TaskId, Vec<(u8, u64)>>,
     files: BTreeMap<(TaskId, &'static str), Stream>,
     /// What has reached the destination, in the order of arrival.
     dest: Vec<u8>,
+    /// What was set aside, by everybody.
+    aside: Vec<u8>,
+    skip: BTreeMap<TaskId, BTreeSet<Unit>>,
     processes: Vec<Process>,
     epochs: BTreeMap<TaskId, u64>,
     now: Time,
@@ -67,14 +103,32 @@ struct World {
     crashes_with_work: u64,
 }
 
-const FILES: [&str; 3] = ["log", "dest", "snap"];
+/// A value that the operator cannot digest.
+const POISON: u8 = 8;
+
+const FILES: [&str; 4] = ["log", "dest", "snap", "aside"];
 
 impl World {
     fn new(seed: u64, mutant: Mutant) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let shape = [2, rng.random_range(1..4), rng.random_range(1..3)];
+        let flow = match mutant {
+            Mutant::Weak => Flow::Random,
+            Mutant::Ungated => Flow::Chance,
+            _ => [
+                Flow::Count,
+                Flow::Inputs,
+                Flow::Poison,
+                Flow::Random,
+                Flow::Chance,
+            ][rng.random_range(0..5)],
+        };
         let mut world = Self {
             mutant,
+            flow,
+            growing: rng.random_bool(0.3),
+            aside: Vec::new(),
+            skip: BTreeMap::new(),
             shape,
             lines: BTreeMap::new(),
             files: BTreeMap::new(),
@@ -114,9 +168,14 @@ impl World {
         for file in FILES {
             self.files.entry((id, file)).or_default().epoch = epoch;
         }
+        let sets_aside = self.flow == Flow::Poison && id.stage == 1;
         let config = Config {
+            epoch: Epoch(epoch),
             exactly_once: true,
-            stateful: id.stage == 2,
+            keeps: self.flow.keeps(id.stage, self.mutant),
+            stateful: self.flow.is_stateful(id.stage),
+            skip: self.skip.get(&id).cloned().unwrap_or_default(),
+            sets_aside,
             format: Format::Tsv,
             batch_bytes: self.rng.random_range(1..60),
             window_bytes: self.rng.random_range(60..2000),
@@ -127,10 +186,13 @@ impl World {
         } else {
             self.tasks(id.stage - 1)
         };
-        let outputs = match id.stage {
+        let mut outputs: Vec<Output> = match id.stage {
             2 => vec![Output::destination(0)],
             s => self.tasks(s + 1).iter().map(|_| Output::channel(0)).collect(),
         };
+        if sets_aside {
+            outputs.push(Output::destination(0));
+        }
         let log = &self.files[&(id, "log")].bytes;
         let mut task = Task::recover(config, &upstream, outputs, log).expect("the log is readable");
         let snap = &self.files[&(id, "snap")].bytes;
@@ -142,10 +204,10 @@ impl World {
         }
         let snapshots = task.now().snapshot.clone();
         let snapshot_end = snap.len() as u64;
-        if id.stage == 2 {
-            let have = self.files[&(id, "dest")].bytes.len() as u64;
-            task.output(0).resume(have);
-            task.output(0).acknowledge(have, |_| {});
+        for (output, file) in self.streams(id) {
+            let have = self.files[&(id, file)].bytes.len() as u64;
+            task.output(output).resume(have);
+            task.output(output).acknowledge(have, |_| {});
         }
         self.processes.push(Process {
             id,
@@ -163,8 +225,18 @@ impl World {
         });
     }
 
+    /// The task's outputs that are streams into files.
+    fn streams(&self, id: TaskId) -> Vec<(usize, &'static str)> {
+        match (id.stage, self.flow) {
+            (2, _) => vec![(0, "dest")],
+            (1, Flow::Poison) => vec![(self.tasks(2).len(), "aside")],
+            _ => vec![],
+        }
+    }
+
     fn work(&mut self, p: usize) {
         let batch_lines = self.rng.random_range(1..6usize);
+        let flow = self.flow;
         let process = &mut self.processes[p];
         let Some(work) = process.task.next_work() else {
             return;
@@ -173,46 +245,85 @@ impl World {
             Work::Source(replay) => {
                 let lines = &self.lines[&process.id];
                 let place = process.task.now().source.clone();
-                if place.slice == 1 {
+                // Two files when they may grow: each half of the lines. One else.
+                let half = lines.len() as u64 / 2;
+                let (bounds, at): (Vec<_>, Vec<_>) = match self.growing {
+                    true => {
+                        let at = |slice, start| place.growing.get(&slice).map_or(start, |p| p.at);
+                        (vec![half, lines.len() as u64], vec![at(0, 0), at(1, half)])
+                    }
+                    false if place.slice == 1 => (vec![0], vec![0]),
+                    false => (vec![lines.len() as u64], vec![place.at.unwrap_or(0)]),
+                };
+                let ready: Vec<usize> = (0..at.len()).filter(|i| at[*i] < bounds[*i]).collect();
+                if replay.is_none() && ready.is_empty() {
                     process.task.complete(Done {
                         order: Order::Finish,
                         bytes_in: 0,
                     });
                     return;
                 }
-                let from = place.at.unwrap_or(0);
                 let run = replay.unwrap_or_else(|| {
-                    let to = lines.len().min(from as usize + batch_lines) as u64;
-                    let last = to == lines.len() as u64;
+                    let slice = ready[self.rng.random_range(0..ready.len())];
+                    let from = at[slice];
+                    let to = bounds[slice].min(from + batch_lines as u64);
                     SourceRun {
-                        slice: 0,
+                        slice: slice as u32,
                         from,
                         to,
                         first_line: from + 1,
                         lines: to - from,
-                        last,
+                        last: !self.growing && to == bounds[slice],
+                        growing: self.growing,
                     }
                 });
-                assert_eq!(run.from, from);
+                assert_eq!(run.from, at[run.slice as usize]);
                 let file = Bytes::from_static(b"f");
                 let mut router = process.task.router(0);
                 for n in run.from..run.to {
                     let (key, value) = lines[n as usize];
-                    router.emit_line(&file, n + 1, &[key, value as u8], n % 3 == 0);
+                    let value = match flow {
+                        Flow::Random => [b'0' + process.id.index as u8, b'0' + n as u8],
+                        _ => [key, value as u8],
+                    };
+                    router.emit_line(&file, n + 1, &value, n % 3 == 0);
                 }
                 Done {
                     order: Order::Source(run),
                     bytes_in: run.lines,
                 }
             }
-            Work::Input { from, item } => {
-                let (start, end) = (item.start, item.end());
-                let Content::Tuples(batch) = item.content else {
-                    unreachable!("tuples were asked for")
-                };
+            Work::Input {
+                from,
+                start,
+                end,
+                batch,
+                ..
+            } => {
+                let poison = (0..batch.len()).find(|i| batch.value(*i)[1] == POISON);
+                if let (Flow::Poison, 1, Some(index)) = (flow, process.id.stage, poison) {
+                    let (id, unit) = (process.id, process.task.unit(from, start, index as u64));
+                    let newest = self.newest(id) == Some(p);
+                    self.processes.remove(p);
+                    if newest {
+                        assert!(self.skip.entry(id).or_default().insert(unit), "skipped twice");
+                        self.start(id);
+                    }
+                    return;
+                }
+                let rng = &mut self.rng;
                 let mut router = process.task.router(0);
-                batch.for_each(|key, value| match process.id.stage {
-                    1 => (0..value[1] % 3).for_each(|c| router.emit(&value[..1], &[value[0], c])),
+                batch.for_each(|key, value| match (process.id.stage, flow) {
+                    (1, Flow::Random) => router.emit(&[b'a' + rng.random_range(0..9u8)], value),
+                    (1, _) => (0..value[1] % 3).for_each(|c| router.emit(&value[..1], &[value[0], c])),
+                    (_, Flow::Random) => router.emit(key, value),
+                    (_, Flow::Chance) => {
+                        let state = process.counts.entry(key[0]).or_default();
+                        let before = *state;
+                        *state += rng.random_range(1..4u64);
+                        process.dirty.insert(key[0], *state);
+                        router.emit(key, format!("{before} {state}").as_bytes());
+                    }
                     _ => {
                         let count = process.counts.entry(key[0]).or_default();
                         *count += 1;
@@ -271,11 +382,13 @@ impl World {
                 bytes: bytes.into(),
             });
         }
-        if process.id.stage == 2 {
+        let id = process.id;
+        for (output, file) in self.streams(id) {
+            let process = &mut self.processes[p];
             let durable = process.task.durable();
-            if let Some(chunk) = process.task.output(0).next_chunk(durable) {
+            if let Some(chunk) = process.task.output(output).next_chunk(durable) {
                 process.appends.push_back(Append {
-                    file: "dest",
+                    file,
                     offset: chunk.start,
                     bytes: chunk.payload,
                 });
@@ -287,7 +400,7 @@ impl World {
     fn land(&mut self, p: usize) {
         let process = &mut self.processes[p];
         // Appends to one file keep their order; appends to different files overtake each other.
-        let file = FILES[self.rng.random_range(0..3)];
+        let file = FILES[self.rng.random_range(0..4)];
         let Some(at) = process.appends.iter().position(|a| a.file == file) else {
             return;
         };
@@ -316,13 +429,19 @@ impl World {
             &append.bytes[skip..]
         };
         stream.bytes.extend_from_slice(news);
-        if file == "dest" {
-            self.dest.extend_from_slice(news);
+        match file {
+            "dest" => self.dest.extend_from_slice(news),
+            "aside" => self.aside.extend_from_slice(news),
+            _ => {}
         }
         let acked = append.offset + append.bytes.len() as u64;
         match file {
             "log" => process.task.logged(acked),
             "dest" => process.task.output(0).acknowledge(acked, |_| {}),
+            "aside" => {
+                let last = process.task.outputs() - 1;
+                process.task.output(last).acknowledge(acked, |_| {});
+            }
             _ => {
                 if let Some((mut cut, _)) = process.snapshot_under_way.take_if(|(_, end)| *end <= acked) {
                     if self.mutant == Mutant::Snapshot {
@@ -349,8 +468,8 @@ impl World {
         if self.processes[p].id.stage == 2 {
             return;
         }
-        let output = self.rng.random_range(0..self.processes[p].task.outputs());
         let (from, epoch) = (self.processes[p].id, self.processes[p].epoch);
+        let output = self.rng.random_range(0..self.tasks(from.stage + 1).len());
         let to = TaskId::new(from.stage + 1, output as u16);
         let Some(q) = self.newest(to) else { return };
         let connected = self.processes[p]
@@ -475,26 +594,81 @@ impl World {
     }
 
     fn check(&self) -> Result<(), String> {
+        let lines = |text: &[u8]| -> Vec<String> {
+            let mut lines: Vec<String> = text
+                .split(|b| *b == b'\n')
+                .map(|l| String::from_utf8_lossy(l).into_owned())
+                .collect();
+            lines.pop();
+            lines.sort();
+            lines
+        };
+        let same = |what: &str, got: Vec<String>, mut expected: Vec<String>| {
+            expected.sort();
+            match got == expected {
+                true => Ok(()),
+                false => Err(format!(
+                    "{what}: got {} lines, expected {}",
+                    got.len(),
+                    expected.len()
+                )),
+            }
+        };
+        let got = lines(&self.dest);
+        if self.flow == Flow::Random {
+            let mut values: Vec<String> = got.iter().map(|l| l[2..].to_owned()).collect();
+            values.sort();
+            let all = self.lines.iter().flat_map(|(id, lines)| {
+                (0..lines.len()).map(|n| format!("{}{}", id.index, (b'0' + n as u8) as char))
+            });
+            return same("values", values, all.collect());
+        }
+        let poison = |value: &u64| self.flow == Flow::Poison && *value == u64::from(POISON);
         let mut want = BTreeMap::new();
-        for (key, value) in self.lines.values().flatten() {
+        for (key, value) in self.lines.values().flatten().filter(|(_, v)| !poison(v)) {
             *want.entry(*key).or_insert(0u64) += value % 3;
         }
-        let mut expected: Vec<String> = want
+        if self.flow == Flow::Chance {
+            return self.check_chains(&got, &want);
+        }
+        let expected = want
             .iter()
-            .flat_map(|(k, n)| (1..=*n).map(move |i| format!("{}\t{i}", *k as char)))
-            .collect();
-        let mut got: Vec<String> = self
-            .dest
-            .split(|b| *b == b'\n')
-            .map(|l| String::from_utf8_lossy(l).into_owned())
-            .collect();
-        got.pop();
-        expected.sort();
-        got.sort();
-        if got == expected {
-            Ok(())
-        } else {
-            Err(format!("got {} lines, expected {}", got.len(), expected.len()))
+            .flat_map(|(k, n)| (1..=*n).map(move |i| format!("{}\t{i}", *k as char)));
+        same("counts", got, expected.collect())?;
+        let poisoned = self.lines.values().flatten().filter(|(_, v)| poison(v)).count();
+        match lines(&self.aside).len() {
+            n if n == poisoned => Ok(()),
+            n => Err(format!("{n} tuples set aside, expected {poisoned}")),
+        }
+    }
+
+    /// For each key `0 a`, `a b`, `b c`, ...: as many links as tuples.
+    fn check_chains(&self, got: &[String], want: &BTreeMap<u8, u64>) -> Result<(), String> {
+        let mut links: BTreeMap<u8, BTreeMap<u64, u64>> = BTreeMap::new();
+        for line in got {
+            let mut numbers = line[2..].split(' ').map(|n| n.parse::<u64>().expect("a number"));
+            let link = (numbers.next().expect("before"), numbers.next().expect("after"));
+            let old = links
+                .entry(line.as_bytes()[0])
+                .or_default()
+                .insert(link.0, link.1);
+            if old.is_some() {
+                return Err(format!("two links begin at {line}"));
+            }
+        }
+        for (key, n) in want {
+            let mut at = 0;
+            for _ in 0..*n {
+                at = *links
+                    .get(key)
+                    .and_then(|l| l.get(&at))
+                    .ok_or(format!("the chain breaks at {at}"))?;
+            }
+        }
+        let all: u64 = want.values().sum();
+        match got.len() as u64 == all {
+            true => Ok(()),
+            false => Err(format!("{} links, expected {all}", got.len())),
         }
     }
 }
@@ -555,6 +729,8 @@ fn mutants_are_caught() {
         Mutant::EarlyAck,
         Mutant::Fence,
         Mutant::Snapshot,
+        Mutant::Weak,
+        Mutant::Ungated,
     ] {
         let caught = (0..3000).find(|seed| {
             let run = std::panic::catch_unwind(|| World::new(*seed, mutant).run());
