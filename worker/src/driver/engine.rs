@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::clock::{self, Time};
-use common::control::{Failure, Report, ToLeader, ToWorker};
+use common::control::{Report, ToLeader, ToWorker};
 use common::ids::{Epoch, TaskId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::control::Control;
 use super::meter::{Latency, Rate};
-use super::operator::{Collected, Runner};
+use super::operator::Runner;
 use super::pace::Pace;
 use super::storage::{Plan, Storage};
+use super::work::Step;
 use super::{End, Event};
-use crate::source::{self, Source};
+use crate::source::Source;
+use crate::task::Task;
 use crate::task::inbox::Received;
-use crate::task::{self, Done, Task, Work};
 use crate::wire::{Open, Opened};
-use common::task_log::Order;
 
 /// How often the counters for the leader's beat are made anew.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
@@ -59,18 +59,12 @@ pub struct Engine {
     open_since: Option<Time>,
     first_output: bool,
     said_done: bool,
-    first_read_us: u64,
+    pub(super) first_read_us: u64,
     last_durable_us: u64,
     latency: Latency,
     rates: (Rate, Rate),
     reported: Time,
     rate_logged: Time,
-}
-
-/// What a piece of work came to.
-enum Step {
-    Worked,
-    Idle,
 }
 
 impl Engine {
@@ -133,7 +127,7 @@ impl Engine {
 
     // --- events ---------------------------------------------------------------------------------------------------
 
-    fn on_event(&mut self, event: Event) -> Result<(), End> {
+    pub(super) fn on_event(&mut self, event: Event) -> Result<(), End> {
         match event {
             Event::Control(message) => self.on_control(*message)?,
             Event::ControlLost(why) => return Err(End::LeaderLost(why)),
@@ -272,7 +266,7 @@ impl Engine {
     // --- what is decided is carried out ---------------------------------------------------------------------------
 
     /// Takes acknowledgements of appends in; appends what is due; lets leave what may leave.
-    fn settle(&mut self) -> Result<(), End> {
+    pub(super) fn settle(&mut self) -> Result<(), End> {
         let now = clock::now();
         self.settle_snapshots(now);
         if let Some(log) = &self.storage.log {
@@ -325,29 +319,6 @@ impl Engine {
         if let Some((cut, extents)) = snapshots.done() {
             self.task.snapshotted(now, cut, extents);
         }
-    }
-
-    /// Puts the operator's state into the snapshot file when it is time to.
-    async fn snapshot_if_due(&mut self) -> Result<(), End> {
-        let Some(snapshots) = &self.storage.snapshots else {
-            return Ok(());
-        };
-        if snapshots.is_under_way() || !self.task.wants_snapshot(clock::now()) {
-            return Ok(());
-        }
-        let rewrite = snapshots.rewrite();
-        let Some(mut runner) = self.runner.take() else {
-            return Ok(());
-        };
-        let (bytes, ended) = match &mut runner {
-            Runner::Builtin(_) => runner.snapshot(rewrite).await?,
-            Runner::Foreign(_) => self.beside(runner.snapshot(rewrite)).await??,
-        };
-        self.runner = Some(runner);
-        if let Some(snapshots) = &mut self.storage.snapshots {
-            snapshots.append(self.task.now().clone(), bytes, ended);
-        }
-        Ok(())
     }
 
     fn release(&mut self) {
@@ -422,141 +393,6 @@ impl Engine {
         Ok(())
     }
 
-    // --- work -----------------------------------------------------------------------------------------------------
-
-    async fn step(&mut self) -> Result<Step, End> {
-        let Some(work) = self.task.next_work() else {
-            return Ok(Step::Idle);
-        };
-        match work {
-            Work::Source(replay) => return self.read(replay).await,
-            Work::InputEnd { from, at } => {
-                self.task.complete(Done {
-                    order: Order::InputEnd { from, at },
-                    bytes_in: 0,
-                });
-            }
-            Work::Finish => {
-                let born_us = clock::unix_micros();
-                match self.runner.take() {
-                    Some(Runner::Builtin(mut op)) => {
-                        op.finish(&mut self.task.router(born_us))?;
-                        self.runner = Some(Runner::Builtin(op));
-                    }
-                    Some(mut child) => {
-                        let mut collected = Collected::default();
-                        self.beside(child.finish(&mut collected)).await??;
-                        collected.route(&mut self.task.router(born_us));
-                        self.runner = Some(child);
-                    }
-                    None => {}
-                }
-                self.task.complete(Done {
-                    order: Order::Finish,
-                    bytes_in: 0,
-                });
-            }
-            Work::Input {
-                from,
-                start,
-                end,
-                born_us,
-                batch,
-            } => {
-                match self.runner.take() {
-                    Some(Runner::Builtin(mut op)) => {
-                        let done = op.process(&batch, &mut self.task.router(born_us));
-                        done.map_err(|e| self.stumbled(from, start, e))?;
-                        self.runner = Some(Runner::Builtin(op));
-                    }
-                    Some(mut child) => {
-                        let mut collected = Collected::default();
-                        let done = self.beside(child.process(&batch, &mut collected)).await?;
-                        done.map_err(|e| self.stumbled(from, start, e))?;
-                        collected.route(&mut self.task.router(born_us));
-                        self.runner = Some(child);
-                    }
-                    None => {}
-                }
-                let bytes_in = batch.bytes() as u64;
-                self.task.complete(Done {
-                    order: Order::Input { from, start, end },
-                    bytes_in,
-                });
-            }
-        }
-        Ok(Step::Worked)
-    }
-
-    /// The operator cannot digest a tuple of the batch that began at unit `start`.
-    fn stumbled(&self, from: TaskId, start: u64, error: ops::operator::Error) -> End {
-        let unit = error.index.map(|index| self.task.unit(from, start, index as u64));
-        End::Failed(Failure { unit, ..error.into() })
-    }
-
-    /// Awaits something slow while events and appends go on.
-    async fn beside<T>(&mut self, slow: impl Future<Output = T>) -> Result<T, End> {
-        tokio::pin!(slow);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut slow => return Ok(done),
-                event = self.events.recv() => match event {
-                    Some(event) => self.on_event(event)?,
-                    None => return Err(End::LeaderLost("the control task ended".into())),
-                },
-                changed = self.storage.changed() => changed?,
-                () = clock::sleep_until(clock::now() + Duration::from_millis(20)) => {}
-            }
-            self.settle()?;
-        }
-    }
-
-    async fn read(&mut self, replay: Option<common::task_log::SourceRun>) -> Result<Step, End> {
-        let place = self.task.now().source.clone();
-        let Some(source) = &self.source else {
-            return Ok(Step::Idle);
-        };
-        if replay.is_none() && source.is_end(&place) {
-            self.task.complete(Done {
-                order: Order::Finish,
-                bytes_in: 0,
-            });
-            return Ok(Step::Worked);
-        }
-        let most = if replay.is_some() {
-            u64::MAX
-        } else {
-            self.pace.allowed(clock::now())
-        };
-        if most == 0 {
-            return Ok(Step::Idle);
-        }
-        let Some(mut reader) = self.source.take() else {
-            return Ok(Step::Idle);
-        };
-        let block = self.beside(reader.next(&place, most, replay)).await??;
-        let Some(block) = block else {
-            self.source = Some(reader);
-            return Ok(Step::Idle);
-        };
-        if self.first_read_us == 0 {
-            self.first_read_us = clock::unix_micros();
-        }
-        let (file, small) = (reader.file(block.run.slice), reader.is_small(block.run.slice));
-        source::emit(&block, &file, small, &mut self.task.router(clock::unix_micros()));
-        if replay.is_none() {
-            self.pace.took(block.run.lines);
-        }
-        let bytes_in = block.data.len() as u64;
-        self.task.complete(Done {
-            order: Order::Source(block.run),
-            bytes_in,
-        });
-        self.source = Some(reader);
-        Ok(Step::Worked)
-    }
-
     fn report(&mut self, now: Time) -> Report {
         let (cut, is_last) = (self.task.now(), self.plan.dest.is_some());
         Report {
@@ -577,51 +413,5 @@ impl Engine {
             },
             arrived: (self.plan.op.is_none() && !self.plan.exactly_once).then(|| self.task.arrived().clone()),
         }
-    }
-}
-
-impl From<ops::operator::Error> for End {
-    fn from(error: ops::operator::Error) -> Self {
-        End::Failed(error.into())
-    }
-}
-
-impl From<source::Error> for End {
-    fn from(error: source::Error) -> Self {
-        let fatal = !matches!(error, source::Error::Read { .. });
-        End::Failed(Failure {
-            what: error.to_string(),
-            key: None,
-            unit: None,
-            stderr: vec![],
-            fatal,
-        })
-    }
-}
-
-impl From<hydfs::client::Error> for End {
-    fn from(error: hydfs::client::Error) -> Self {
-        match error {
-            hydfs::client::Error::Fenced { .. } => End::Fenced(error.to_string()),
-            other => End::Failed(Failure {
-                what: other.to_string(),
-                key: None,
-                unit: None,
-                stderr: vec![],
-                fatal: false,
-            }),
-        }
-    }
-}
-
-impl From<task::Error> for End {
-    fn from(error: task::Error) -> Self {
-        End::Failed(Failure {
-            what: error.to_string(),
-            key: None,
-            unit: None,
-            stderr: vec![],
-            fatal: true,
-        })
     }
 }

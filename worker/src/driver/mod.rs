@@ -1,12 +1,14 @@
 //! A worker's life: connect to the leader, fence the predecessor out, read the log back, run, end.
 
 pub mod control;
+mod end;
 pub mod engine;
 pub mod links;
 pub mod meter;
 pub mod operator;
 pub mod pace;
 pub mod storage;
+mod work;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -13,6 +13,10 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::wire;
+use flow::Flow;
+
+mod check;
+mod flow;
 
 /// A file of one client in HyDFS: a stream with a fence.
 #[derive(Default)]
@@ -33,36 +37,6 @@ struct Link {
     to_epoch: u64,
     frames: VecDeque<Bytes>,
     acks: VecDeque<u64>,
-}
-
-/// What the two stages do, and what must be in the destination at the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flow {
-    /// Drop or double, then count with snapshots: each `(key, 1..n)` once.
-    Count,
-    /// The same with an operator whose state nobody can save: its log keeps the inputs.
-    Inputs,
-    /// The same, some tuples being poison: they are set aside, each once.
-    Poison,
-    /// A random key for each tuple, then a stage that passes it on: each tuple once, under whatever key.
-    Random,
-    /// A state that grows by chance: for each key what is put out must be one unbroken chain.
-    Chance,
-}
-
-impl Flow {
-    fn keeps(self, stage: u16, mutant: Mutant) -> Keeps {
-        match (self, stage) {
-            _ if mutant == Mutant::Weak => Keeps::Order,
-            (Flow::Inputs, 2) => Keeps::Inputs,
-            (Flow::Random, 1) | (Flow::Chance, 2) => Keeps::Productions,
-            _ => Keeps::Order,
-        }
-    }
-
-    fn is_stateful(self, stage: u16) -> bool {
-        stage == 2 && matches!(self, Flow::Count | Flow::Poison | Flow::Chance)
-    }
 }
 
 struct Process {
@@ -232,120 +206,6 @@ impl World {
             (1, Flow::Poison) => vec![(self.tasks(2).len(), "aside")],
             _ => vec![],
         }
-    }
-
-    fn work(&mut self, p: usize) {
-        let batch_lines = self.rng.random_range(1..6usize);
-        let flow = self.flow;
-        let process = &mut self.processes[p];
-        let Some(work) = process.task.next_work() else {
-            return;
-        };
-        let done = match work {
-            Work::Source(replay) => {
-                let lines = &self.lines[&process.id];
-                let place = process.task.now().source.clone();
-                // Two files when they may grow: each half of the lines. One else.
-                let half = lines.len() as u64 / 2;
-                let (bounds, at): (Vec<_>, Vec<_>) = match self.growing {
-                    true => {
-                        let at = |slice, start| place.growing.get(&slice).map_or(start, |p| p.at);
-                        (vec![half, lines.len() as u64], vec![at(0, 0), at(1, half)])
-                    }
-                    false if place.slice == 1 => (vec![0], vec![0]),
-                    false => (vec![lines.len() as u64], vec![place.at.unwrap_or(0)]),
-                };
-                let ready: Vec<usize> = (0..at.len()).filter(|i| at[*i] < bounds[*i]).collect();
-                if replay.is_none() && ready.is_empty() {
-                    process.task.complete(Done {
-                        order: Order::Finish,
-                        bytes_in: 0,
-                    });
-                    return;
-                }
-                let run = replay.unwrap_or_else(|| {
-                    let slice = ready[self.rng.random_range(0..ready.len())];
-                    let from = at[slice];
-                    let to = bounds[slice].min(from + batch_lines as u64);
-                    SourceRun {
-                        slice: slice as u32,
-                        from,
-                        to,
-                        first_line: from + 1,
-                        lines: to - from,
-                        last: !self.growing && to == bounds[slice],
-                        growing: self.growing,
-                    }
-                });
-                assert_eq!(run.from, at[run.slice as usize]);
-                let file = Bytes::from_static(b"f");
-                let mut router = process.task.router(0);
-                for n in run.from..run.to {
-                    let (key, value) = lines[n as usize];
-                    let value = match flow {
-                        Flow::Random => [b'0' + process.id.index as u8, b'0' + n as u8],
-                        _ => [key, value as u8],
-                    };
-                    router.emit_line(&file, n + 1, &value, n % 3 == 0);
-                }
-                Done {
-                    order: Order::Source(run),
-                    bytes_in: run.lines,
-                }
-            }
-            Work::Input {
-                from,
-                start,
-                end,
-                batch,
-                ..
-            } => {
-                let poison = (0..batch.len()).find(|i| batch.value(*i)[1] == POISON);
-                if let (Flow::Poison, 1, Some(index)) = (flow, process.id.stage, poison) {
-                    let (id, unit) = (process.id, process.task.unit(from, start, index as u64));
-                    let newest = self.newest(id) == Some(p);
-                    self.processes.remove(p);
-                    if newest {
-                        assert!(self.skip.entry(id).or_default().insert(unit), "skipped twice");
-                        self.start(id);
-                    }
-                    return;
-                }
-                let rng = &mut self.rng;
-                let mut router = process.task.router(0);
-                batch.for_each(|key, value| match (process.id.stage, flow) {
-                    (1, Flow::Random) => router.emit(&[b'a' + rng.random_range(0..9u8)], value),
-                    (1, _) => (0..value[1] % 3).for_each(|c| router.emit(&value[..1], &[value[0], c])),
-                    (_, Flow::Random) => router.emit(key, value),
-                    (_, Flow::Chance) => {
-                        let state = process.counts.entry(key[0]).or_default();
-                        let before = *state;
-                        *state += rng.random_range(1..4u64);
-                        process.dirty.insert(key[0], *state);
-                        router.emit(key, format!("{before} {state}").as_bytes());
-                    }
-                    _ => {
-                        let count = process.counts.entry(key[0]).or_default();
-                        *count += 1;
-                        process.dirty.insert(key[0], *count);
-                        router.emit(key, count.to_string().as_bytes());
-                    }
-                });
-                Done {
-                    order: Order::Input { from, start, end },
-                    bytes_in: batch.bytes() as u64,
-                }
-            }
-            Work::InputEnd { from, at } => Done {
-                order: Order::InputEnd { from, at },
-                bytes_in: 0,
-            },
-            Work::Finish => Done {
-                order: Order::Finish,
-                bytes_in: 0,
-            },
-        };
-        process.task.complete(done);
     }
 
     fn snapshot(&mut self, p: usize) {
@@ -591,85 +451,6 @@ impl World {
             .map(|p| format!("{} epoch {}: {:?}", p.id, p.epoch, p.task))
             .collect();
         Err(format!("did not end: {}", stuck.join(", ")))
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let lines = |text: &[u8]| -> Vec<String> {
-            let mut lines: Vec<String> = text
-                .split(|b| *b == b'\n')
-                .map(|l| String::from_utf8_lossy(l).into_owned())
-                .collect();
-            lines.pop();
-            lines.sort();
-            lines
-        };
-        let same = |what: &str, got: Vec<String>, mut expected: Vec<String>| {
-            expected.sort();
-            match got == expected {
-                true => Ok(()),
-                false => Err(format!(
-                    "{what}: got {} lines, expected {}",
-                    got.len(),
-                    expected.len()
-                )),
-            }
-        };
-        let got = lines(&self.dest);
-        if self.flow == Flow::Random {
-            let mut values: Vec<String> = got.iter().map(|l| l[2..].to_owned()).collect();
-            values.sort();
-            let all = self.lines.iter().flat_map(|(id, lines)| {
-                (0..lines.len()).map(|n| format!("{}{}", id.index, (b'0' + n as u8) as char))
-            });
-            return same("values", values, all.collect());
-        }
-        let poison = |value: &u64| self.flow == Flow::Poison && *value == u64::from(POISON);
-        let mut want = BTreeMap::new();
-        for (key, value) in self.lines.values().flatten().filter(|(_, v)| !poison(v)) {
-            *want.entry(*key).or_insert(0u64) += value % 3;
-        }
-        if self.flow == Flow::Chance {
-            return self.check_chains(&got, &want);
-        }
-        let expected = want
-            .iter()
-            .flat_map(|(k, n)| (1..=*n).map(move |i| format!("{}\t{i}", *k as char)));
-        same("counts", got, expected.collect())?;
-        let poisoned = self.lines.values().flatten().filter(|(_, v)| poison(v)).count();
-        match lines(&self.aside).len() {
-            n if n == poisoned => Ok(()),
-            n => Err(format!("{n} tuples set aside, expected {poisoned}")),
-        }
-    }
-
-    /// For each key `0 a`, `a b`, `b c`, ...: as many links as tuples.
-    fn check_chains(&self, got: &[String], want: &BTreeMap<u8, u64>) -> Result<(), String> {
-        let mut links: BTreeMap<u8, BTreeMap<u64, u64>> = BTreeMap::new();
-        for line in got {
-            let mut numbers = line[2..].split(' ').map(|n| n.parse::<u64>().expect("a number"));
-            let link = (numbers.next().expect("before"), numbers.next().expect("after"));
-            let old = links
-                .entry(line.as_bytes()[0])
-                .or_default()
-                .insert(link.0, link.1);
-            if old.is_some() {
-                return Err(format!("two links begin at {line}"));
-            }
-        }
-        for (key, n) in want {
-            let mut at = 0;
-            for _ in 0..*n {
-                at = *links
-                    .get(key)
-                    .and_then(|l| l.get(&at))
-                    .ok_or(format!("the chain breaks at {at}"))?;
-            }
-        }
-        let all: u64 = want.values().sum();
-        match got.len() as u64 == all {
-            true => Ok(()),
-            false => Err(format!("{} links, expected {all}", got.len())),
-        }
     }
 }
 
