@@ -46,6 +46,9 @@ pub struct SourceRun {
     pub lines: u64,
     /// Nothing of the slice is left.
     pub last: bool,
+    /// The slice is one of several that are read in turn, since their files may grow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub growing: bool,
 }
 
 /// One thing that a task consumed. The unit of replay.
@@ -81,8 +84,44 @@ pub struct Cut {
     pub tuples_out: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// Per output: how many units were acknowledged when this was written. Empty: all of `emitted`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acked: Vec<u64>,
     /// The operator's state: extents `(offset, length)` of the task's snapshot file, to be restored in this order.
     pub snapshot: Vec<(u64, u64)>,
+}
+
+impl Cut {
+    /// Notes that `order` was consumed; what was put out is not its business.
+    pub fn consume(&mut self, order: &Order) {
+        match order {
+            Order::Input { from, start, end } => {
+                self.tuples_in += end - start;
+                self.consumed.insert(*from, *end);
+            }
+            Order::InputEnd { from, at } => {
+                self.ended.insert(*from);
+                self.consumed.insert(*from, at + 1);
+            }
+            Order::Source(run) => {
+                self.tuples_in += run.lines;
+                let source = &mut self.source;
+                if run.growing {
+                    let place = Place {
+                        at: run.to,
+                        line: run.first_line + run.lines,
+                    };
+                    source.growing.insert(run.slice, place);
+                } else {
+                    (source.slice, source.at, source.line) = match run.last {
+                        true => (run.slice + 1, None, 0),
+                        false => (run.slice, Some(run.to), run.first_line + run.lines),
+                    };
+                }
+            }
+            Order::Finish => self.done = true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,6 +266,7 @@ mod tests {
                         first_line,
                         lines,
                         last,
+                        growing: last,
                     })
                 }
             ),
