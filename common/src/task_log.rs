@@ -175,9 +175,28 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
 
 /// All records of a log. HyDFS keeps appends whole, so a torn record is damage, not an expected end.
 pub fn decode_all(log: &[u8]) -> Result<Vec<Record>, Error> {
-    let mut records = Vec::new();
-    let mut at = 0;
-    while at < log.len() {
+    records(log).map(|r| r.map(|(_, record)| record)).collect()
+}
+
+/// A log's records one by one, each with the byte where it begins. After the first that cannot be read nothing comes.
+pub fn records(log: &[u8]) -> Records<'_> {
+    Records { log, at: 0 }
+}
+
+#[derive(Debug, Clone)]
+pub struct Records<'a> {
+    log: &'a [u8],
+    at: usize,
+}
+
+impl Records<'_> {
+    /// Where the next record begins: behind all that was read.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    fn read(&self) -> Result<(Record, usize), Error> {
+        let (log, at) = (self.log, self.at);
         let damaged = |why| Error::Damaged { at, why };
         let head: [u8; 12] = log
             .get(at..at + 12)
@@ -196,10 +215,29 @@ pub fn decode_all(log: &[u8]) -> Result<Vec<Record>, Error> {
         {
             return Err(Error::Version(cut.version));
         }
-        records.push(record);
-        at += 12 + len;
+        Ok((record, at + 12 + len))
     }
-    Ok(records)
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<(usize, Record), Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.log.len() {
+            return None;
+        }
+        let at = self.at;
+        Some(match self.read() {
+            Ok((record, next)) => {
+                self.at = next;
+                Ok((at, record))
+            }
+            Err(error) => {
+                self.log = &[];
+                Err(error)
+            }
+        })
+    }
 }
 
 #[cfg(test)]
@@ -285,7 +323,14 @@ mod tests {
         fn records_round_trip(records in prop::collection::vec(any_record(), 0..6)) {
             let mut log = vec![];
             records.iter().for_each(|r| encode(r, &mut log));
-            prop_assert_eq!(decode_all(&log).unwrap(), records);
+            prop_assert_eq!(decode_all(&log).unwrap(), records.clone());
+            // What stands before the damage is read, and nothing behind it.
+            log.push(0);
+            let read: Vec<_> = super::records(&log).collect();
+            prop_assert_eq!(read.len(), records.len() + 1);
+            let whole = read.iter().flatten().map(|(_, r)| r.clone()).collect::<Vec<_>>();
+            prop_assert_eq!(whole, records);
+            prop_assert!(read.last().is_some_and(|r| r.is_err()));
         }
 
         #[test]
