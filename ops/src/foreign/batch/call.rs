@@ -40,9 +40,9 @@ impl Call {
         Self::new(Asked::Snapshot, &Request::Snapshot { rewrite })
     }
 
-    /// A piece that fits a frame.
-    pub fn restore(piece: &[u8]) -> Self {
-        Self::new(Asked::Restore, &Request::Restore(piece))
+    /// A piece of what is to be restored, not larger than a frame; `more` follows.
+    pub fn restore(bytes: &[u8], more: bool) -> Self {
+        Self::new(Asked::Restore, &Request::Restore { more, bytes })
     }
 
     fn new(asked: Asked, request: &Request<'_>) -> Self {

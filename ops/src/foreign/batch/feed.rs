@@ -200,7 +200,7 @@ impl Feed<'_> {
                 match (origins, keys) {
                     (None, Some(keys)) => keys.iter().zip(values.iter()).for_each(|(k, v)| out.emit(k, v)),
                     (None, None) => {
-                        if self.outputs + values.len() > frame.len {
+                        if !values.is_empty() && self.outputs + values.len() > frame.len {
                             return Err(wrong("it has more outputs without keys than there are tuples"));
                         }
                         for (i, value) in values.iter().enumerate() {

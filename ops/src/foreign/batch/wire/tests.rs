@@ -53,7 +53,7 @@ proptest! {
         request(Request::Batch { keys: None, values: values.column() })?;
         request(Request::Finish)?;
         request(Request::Snapshot { rewrite: n })?;
-        request(Request::Restore(&bytes))?;
+        request(Request::Restore { more: yes, bytes: &bytes })?;
 
         let (values, keys) = (values.column(), keys.column());
         answer(Answer::Outputs { more: yes, origins: None, keys: None, values })?;
