@@ -16,13 +16,19 @@ impl World {
     /// Durable a little later, in order.
     pub(super) fn write(&mut self, entry: Entry, ticket: Option<Ticket>) {
         self.under_way.push_back((entry, ticket));
-        let most = if self.rng.chance(10) { 2_000 } else { 20 };
-        let delay = self.rng.below(most);
+        let delay = self.rng.below(20);
         self.at(delay, Ev::Durable(self.leaders));
+        if self.rng.chance(5) && self.now >= self.stalled_until {
+            // A take-over in the storage.
+            self.stalled_until = self.now + Duration::from_millis(self.rng.below(4_000));
+        }
     }
 
     /// Some of what is under way; all that was written before it is durable as well.
     pub(super) fn durable(&mut self) {
+        if self.now < self.stalled_until {
+            return self.at(100, Ev::Durable(self.leaders));
+        }
         let some = 1 + self.rng.below(3);
         for _ in 0..some {
             let Some((entry, ticket)) = self.under_way.pop_front() else {

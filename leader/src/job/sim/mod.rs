@@ -90,6 +90,7 @@ struct World {
     /// The journal, and what is on its way to it.
     durable: Vec<Record>,
     under_way: VecDeque<(Entry, Option<Ticket>)>,
+    stalled_until: Time,
     leaders: u64,
     crashes: u32,
     base: Epoch,
@@ -154,6 +155,7 @@ impl World {
             trace: String::new(),
             launches: 0,
             under_way: VecDeque::new(),
+            stalled_until: Time::ZERO,
             leaders: 1,
             crashes: 0,
             base: Epoch(0),
