@@ -123,6 +123,7 @@ async fn run(o: &Options) -> Result<(), String> {
             .map_err(|e| format!("{e} {:?}", e.stderr))?;
     }
     let (begin, mut tuples) = (clock::now(), 0);
+    let cpu_before = cpu(&process);
     out.tuples = 0;
     'time: loop {
         for batch in &batches {
@@ -136,6 +137,7 @@ async fn run(o: &Options) -> Result<(), String> {
             }
         }
     }
+    let cpu_after = cpu(&process);
     let protocol = match spec.protocol {
         Protocol::Text => "text",
         Protocol::Batch => "batch",
@@ -146,6 +148,11 @@ async fn run(o: &Options) -> Result<(), String> {
         out.tuples,
         begin,
     );
+    if let ((Some(a), Some(b)), (Some(c), Some(d))) = (cpu_before, cpu_after) {
+        let per_tuple = |before, after| (after - before) as f64 / tuples as f64;
+        let (here, there) = (per_tuple(a, c), per_tuple(b, d));
+        println!("           CPU: {here:.0} ns a tuple here, {there:.0} in the program");
+    }
     process.finish().await.map_err(|e| e.to_string())?;
 
     let like = o.like.clone().unwrap_or_else(|| match spec.kind {
@@ -157,19 +164,39 @@ async fn run(o: &Options) -> Result<(), String> {
     Ok(())
 }
 
+/// Processor time used so far: here, and by the program.
+fn cpu(process: &Process) -> (Option<u64>, Option<u64>) {
+    let pid = process.pid().map(|pid| pid.to_string());
+    (cpu_ns("self"), pid.and_then(|pid| cpu_ns(&pid)))
+}
+
+/// Of a process's main thread; both here have no other.
+fn cpu_ns(pid: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    text.split_ascii_whitespace().next()?.parse().ok()
+}
+
 fn in_process(like: &str, batches: &[Batch], duration: Duration) -> Result<f64, String> {
     let mut words = like.split_ascii_whitespace().map(str::to_owned);
     let name = words.next().unwrap_or_default();
     let mut operator: Box<dyn Operator> =
         ops::builtin(&name, &words.collect::<Vec<_>>()).map_err(|e| e.to_string())?;
     let (begin, mut tuples, mut out) = (clock::now(), 0, Columns::default());
+    let cpu = cpu_ns("self");
     loop {
         for batch in batches {
             operator.process(batch, &mut out).map_err(|e| e.to_string())?;
             tuples += batch.len();
         }
         if clock::now().since(begin) > duration {
-            return Ok(say(&format!("{like} (in process)"), tuples, out.tuples, begin));
+            let per_s = say(&format!("{like} (in process)"), tuples, out.tuples, begin);
+            if let (Some(before), Some(after)) = (cpu, cpu_ns("self")) {
+                println!(
+                    "           CPU: {:.0} ns a tuple",
+                    (after - before) as f64 / tuples as f64
+                );
+            }
+            return Ok(per_s);
         }
     }
 }

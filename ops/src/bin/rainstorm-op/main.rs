@@ -55,7 +55,13 @@ fn main() -> ExitCode {
     if let Some(kind) = ops::kind_of(&name)
         && asked.iter().any(|name| std::env::var_os(name).is_some())
     {
-        return ops::sdk::run(ops::sdk::builtin(operator, kind));
+        let program = ops::sdk::builtin(operator, kind);
+        // As a process it is given other batches than the task has.
+        let by_batch = args.windows(2).any(|w| w == ["--emit", "batch"]);
+        return ops::sdk::run(match by_batch || args.iter().any(|a| a == "--emit=batch") {
+            true => program.not_deterministic(),
+            false => program,
+        });
     }
     match ops::lines::run(&mut *operator) {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,7 @@ use crate::foreign::dialogue::Dialogue;
 use crate::operator::Emit;
 
 /// More state than this cannot change between two snapshots.
-const LONGEST_SNAPSHOT: usize = 1 << 30;
+const LONGEST_SNAPSHOT: usize = 256 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {

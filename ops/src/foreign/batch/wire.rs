@@ -64,6 +64,12 @@ impl<'a> Column<'a> {
         }
     }
 
+    /// A column of which the caller knows that [`Self::new`] would take it.
+    pub(super) fn known(ends: &'a [u8], data: &'a [u8]) -> Self {
+        debug_assert!(Self::new(ends, data).is_ok());
+        Self { ends, data }
+    }
+
     pub fn len(&self) -> usize {
         self.ends.len() / 4
     }
