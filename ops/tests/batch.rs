@@ -234,7 +234,14 @@ async fn careful_names_the_tuple_of_a_crash_and_of_a_hang() {
         assert!(e.what.contains(says), "{e}");
         assert_eq!((e.index, e.key.as_deref()), (Some(77), Some("k77")));
     }
-    // One that reads ahead in the text protocol.
+    // Those that read ahead.
+    let reads = "while True:\n    frames = os.read(0, 1 << 20)\n    if b'v77' in frames: os.kill(0, 9)\n    \
+                 while frames:\n        end = 4 + int.from_bytes(frames[:4], 'big')\n        \
+                 passed(count(wire.unpack(frames[4:end])))\n        frames = frames[end:]";
+    let mut f = raw(reads).start().await;
+    f.process.set_careful(true);
+    let e = f.fails(&numbered(100)).await;
+    assert_eq!((e.index, e.key.as_deref()), (Some(77), Some("k77")));
     let reads = "while True:\n    text = os.read(0, 1 << 20)\n    if b'v77\\n' in text: os.kill(0, 9)\n    \
                  for _ in range(text.count(b'\\nvalue: ')): print('filter', flush=True)";
     let mut f = text(reads).start().await;
