@@ -42,11 +42,8 @@ pub async fn run(client: &Client, job: &JobName) -> Result<Done, Error> {
         );
     }
     let dest = files::streams(client, &plan.dest).await?;
-    let poison = plan
-        .tasks()
-        .find_map(|t| plan.task_plan(t, common::ids::Epoch(0)).poison);
-    let poison = match poison {
-        Some(file) => files::streams(client, &file).await?,
+    let poison = match checker.poison() {
+        Some(file) => files::streams(client, file).await?,
         None => None,
     };
     let after = JobFacts::of(&files::journal(client, job).await?).ok_or_else(no_plan)?;

@@ -2,16 +2,22 @@
 //! forbids. Pure: [`crate::ctl`] fetches the files. `docs/exactly-once.md` says what is proved by it and what is not.
 //!
 //! ```text
-//!   journal --> JobFacts --+                      state.rs  what replaying order records comes to
+//!   journal --> JobFacts --+
 //!   logs, streams ---------+--> Checker --> Verdict
-//!   destination -----------+     log.rs   one task: its log against itself, its streams, its snapshot file
-//!                                job.rs   across tasks: channels, slices, the destination, the end
+//!   destination -----------+    log.rs    one task: its log against itself, its streams, its snapshot file
+//!                                 state.rs  what replaying order records comes to
+//!                                 cut.rs    checkpoints
+//!                                 kept.rs   inputs and productions in the log; shape.rs: whether they must be there
+//!                               job.rs    across tasks: channels, slices, the destination, the end
 //! ```
 //! While a job runs its files grow. What is read must be read downstream: a task's log before the logs of the tasks that
 //! it sends to, the destination last. Then what a sender knows to be acknowledged is in what its receiver says later.
 
+mod cut;
 mod job;
+mod kept;
 mod log;
+mod shape;
 mod state;
 
 #[cfg(test)]
@@ -24,6 +30,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use common::control::TaskPlan;
 use common::ids::{Epoch, TaskId};
 use hydfs::client::{StreamInfo, Streams};
 
@@ -183,6 +190,7 @@ pub struct Verdict {
 #[derive(Debug)]
 pub struct Checker {
     facts: JobFacts,
+    plans: BTreeMap<TaskId, TaskPlan>,
     findings: Vec<Finding>,
     unchecked: Vec<String>,
     logs: BTreeMap<TaskId, TaskLog>,
@@ -192,7 +200,9 @@ pub struct Checker {
 impl Checker {
     /// `facts`: from before any log was read.
     pub fn new(facts: JobFacts) -> Self {
+        let plan = &facts.plan;
         Self {
+            plans: plan.tasks().map(|t| (t, plan.task_plan(t, Epoch(0)))).collect(),
             facts,
             findings: vec![],
             unchecked: vec![],
@@ -201,15 +211,18 @@ impl Checker {
         }
     }
 
-    pub fn facts(&self) -> &JobFacts {
-        &self.facts
+    /// The HyDFS file of tuples set aside, if the job has one.
+    pub fn poison(&self) -> Option<&str> {
+        self.plans.values().find_map(|p| p.poison.as_deref())
     }
 
     /// One task's log. A task without one is not handed in: it never ran, or its log is gone.
     pub fn task(&mut self, task: TaskId, files: TaskFiles<'_>) {
-        let plan = self.facts.plan.task_plan(task, Epoch(0));
+        let Some(plan) = self.plans.get(&task) else {
+            return;
+        };
         let ended = self.facts.outcome == Outcome::Ended;
-        let (log, findings) = log::check(&plan, ended, files);
+        let (log, findings) = log::check(plan, ended, files);
         if files.log_streams.missing {
             self.unchecked
                 .push(format!("{task}: a part of who wrote its log is being repaired"));
