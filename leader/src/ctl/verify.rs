@@ -61,6 +61,7 @@ fn report(job: &JobName, verdict: &Verdict) -> Done {
     };
     let (word, code) = match (verdict.findings.len(), verdict.unchecked.len()) {
         (0, 0) => ("proved".to_owned(), 0),
+        (0, 1) => ("not proved, 1 thing could not be checked".into(), UNCHECKED),
         (0, n) => (format!("not proved, {n} things could not be checked"), UNCHECKED),
         (1, _) => ("refuted, 1 finding".into(), REFUTED),
         (n, _) => (format!("refuted, {n} findings"), REFUTED),

@@ -149,6 +149,17 @@ fn what_is_not_there_is_not_proved() {
     job.facts.done.clear();
     assert!(job.check().unchecked.is_empty());
 
+    // Without its destination a job is not proved; one that has just begun has none.
+    let checker = Checker::new(job.facts.clone());
+    assert!(checker.finish(&job.facts, None, None).unchecked.is_empty());
+    job.facts.outcome = Outcome::Ended;
+    let checker = Checker::new(job.facts.clone());
+    let unchecked = checker.finish(&job.facts, None, None).unchecked;
+    assert!(
+        unchecked.iter().any(|u| u.contains("the destination")),
+        "{unchecked:?}"
+    );
+
     let mut job = ended(2);
     job.dest.missing = true;
     assert_eq!((job.check().findings.len(), job.check().unchecked.len()), (0, 1));
