@@ -11,6 +11,13 @@ pub trait Emit {
     fn emit(&mut self, key: &[u8], value: &[u8]);
 }
 
+/// Where no outputs can come.
+pub(crate) struct Nowhere;
+
+impl Emit for Nowhere {
+    fn emit(&mut self, _: &[u8], _: &[u8]) {}
+}
+
 /// An operator that runs inside the worker.
 ///
 /// Its outputs must depend on nothing but its arguments, its state and the batches given (their ends included): a

@@ -121,9 +121,15 @@ impl Client {
     /// Makes an empty file. [`Error::Exists`] when there is one already; a retry of the same call is not fooled by its
     /// own first try.
     pub async fn create(&self, file: &str) -> Result<(), Error> {
+        self.create_as(file, nodes::random()).await
+    }
+
+    /// The same under a number of the caller's, drawn at random once: also another process that knows it is not fooled by
+    /// an earlier try.
+    pub async fn create_as(&self, file: &str, nonce: u64) -> Result<(), Error> {
         let request = Request::Create {
             file: file.into(),
-            nonce: nodes::random(),
+            nonce,
         };
         self.ask(file, request).await.map(drop)
     }

@@ -14,7 +14,7 @@
 pub mod batch;
 mod child;
 mod describe;
-mod dialogue;
+pub(crate) mod dialogue;
 mod pipes;
 mod process;
 mod stderr;

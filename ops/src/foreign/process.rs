@@ -10,7 +10,7 @@ use common::control::{OpKind, Protocol};
 use super::batch::{Call, Frames};
 use super::pipes::Pipes;
 use super::text::Text;
-use crate::operator::{Emit, Error};
+use crate::operator::{Emit, Error, Nowhere};
 
 /// Environment variable that tells the program which protocol it is spoken to in: `text` or `batch`.
 pub const PROTOCOL: &str = "RAINSTORM_PROTOCOL";
@@ -121,7 +121,7 @@ impl Process {
     pub async fn snapshot(&mut self, rewrite: usize) -> Result<(Vec<u8>, bool), Error> {
         self.no_snapshots_in_text()?;
         let mut call = Call::snapshot(rewrite);
-        self.pipes.exchange(&mut call, &mut Nothing).await?;
+        self.pipes.exchange(&mut call, &mut Nowhere).await?;
         Ok((call.snapshot, call.round_ended))
     }
 
@@ -130,10 +130,11 @@ impl Process {
         if !snapshot.is_empty() {
             self.no_snapshots_in_text()?;
         }
+        let mut left = snapshot.len();
         for piece in snapshot.chunks(RESTORE_BYTES) {
-            self.pipes
-                .exchange(&mut Call::restore(piece), &mut Nothing)
-                .await?;
+            left -= piece.len();
+            let mut call = Call::restore(piece, left > 0);
+            self.pipes.exchange(&mut call, &mut Nowhere).await?;
         }
         Ok(())
     }
@@ -152,13 +153,6 @@ impl Process {
     pub async fn finish(self) -> Result<(), Error> {
         self.pipes.finish().await
     }
-}
-
-/// Where no outputs can come.
-struct Nothing;
-
-impl Emit for Nothing {
-    fn emit(&mut self, _: &[u8], _: &[u8]) {}
 }
 
 #[cfg(test)]

@@ -20,8 +20,10 @@ pub struct Dest {
     pub appender: Appender,
 }
 
-/// The least that a snapshot rewrites of the state that has not changed.
+/// The least that a snapshot rewrites of the state that has not changed, once rewriting is worth it.
 const REWRITE: usize = 32 * 1024;
+/// The file's live part may be this much larger than twice the state before it is.
+const SLACK: u64 = 1024 * 1024;
 
 /// The snapshot file, append-only. Each snapshot holds what has changed, and goes on rewriting the rest in rounds: when a
 /// round ends, all that was appended before it began is of no use any more. So no snapshot is ever as large as the state.
@@ -31,7 +33,9 @@ pub struct Snapshots {
     extents: Vec<(u64, u64)>,
     /// Where in the file the round under way began.
     round: u64,
-    last: usize,
+    /// What made the state when the last round ended: at least as much as the state.
+    base: u64,
+    rewrite: usize,
     under_way: Option<(Cut, u64)>,
 }
 
@@ -41,8 +45,9 @@ impl Snapshots {
         Self {
             round: appender.queued(),
             appender,
+            base: live(&extents),
             extents,
-            last: 0,
+            rewrite: 0,
             under_way: None,
         }
     }
@@ -51,15 +56,16 @@ impl Snapshots {
         self.under_way.is_some()
     }
 
-    /// How many bytes of unchanged state the next snapshot is to rewrite: as many as change, so that the file's live part
-    /// stays within a few times the state.
+    /// How many bytes of unchanged state the next snapshot is to rewrite: none while the file's live part is about twice the
+    /// state, then as many as change, so that it stays within a few times the state.
     pub fn rewrite(&self) -> usize {
-        self.last.max(REWRITE)
+        self.rewrite
     }
 
     /// `cut`: the place that the state belongs to. `ended`: a round ends with this.
     pub fn append(&mut self, cut: Cut, bytes: Vec<u8>, ended: bool) {
-        self.last = bytes.len();
+        // What is more than was asked to be rewritten had changed.
+        let changed = bytes.len().saturating_sub(self.rewrite);
         let at = self.appender.queued();
         if !bytes.is_empty() {
             match self.extents.last_mut() {
@@ -71,7 +77,12 @@ impl Snapshots {
         if ended {
             self.extents = since(&self.extents, self.round);
             self.round = self.appender.queued();
+            self.base = live(&self.extents);
         }
+        self.rewrite = match live(&self.extents) > 2 * self.base + SLACK {
+            true => changed.max(REWRITE),
+            false => 0,
+        };
         self.under_way = Some((cut, self.appender.queued()));
     }
 
@@ -81,6 +92,10 @@ impl Snapshots {
         let (cut, _) = self.under_way.take_if(|(_, end)| *end <= acked)?;
         Some((cut, self.extents.clone()))
     }
+}
+
+fn live(extents: &[(u64, u64)]) -> u64 {
+    extents.iter().map(|e| e.1).sum()
 }
 
 /// The parts of the extents from `from` on.

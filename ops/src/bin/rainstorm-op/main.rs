@@ -1,18 +1,16 @@
 //! `rainstorm-op`: runs an operator that comes with RainStorm on its own, from standard input to standard output.
 //!
 //! Lines are the tuples `<stdin:1, line>`, `<stdin:2, line>`, ...; output is `key<TAB>value`. Started under an
-//! operator's name (a link `grep -> rainstorm-op`), it is that operator.
+//! operator's name (a link `grep -> rainstorm-op`), it is that operator. Started by RainStorm as a foreign executable it
+//! speaks the batch protocol: a way to see what that costs.
 
-use std::io::{self, BufRead, BufWriter, ErrorKind, Write};
+mod bench;
+
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use bytes::Bytes;
-use common::batch::Builder;
-use ops::{Emit, Operator};
-
-/// A line longer than this is split no further, but refused.
-const LONGEST_LINE: usize = 1 << 30;
+use ops::foreign;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().map(|a| a.to_string_lossy().into_owned());
@@ -43,6 +41,9 @@ fn main() -> ExitCode {
             "{name}: {about}\nusage:   {usage}\nexample: {example}\n{KEYS}"
         ));
     }
+    if linked.is_none() && name == "bench-foreign" {
+        return bench::main(&args);
+    }
     let mut operator = match ops::builtin(&name, &args) {
         Ok(operator) => operator,
         Err(e) => {
@@ -50,7 +51,19 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(&mut *operator) {
+    let asked = [foreign::DESCRIBE, foreign::PROTOCOL];
+    if let Some(kind) = ops::kind_of(&name)
+        && asked.iter().any(|name| std::env::var_os(name).is_some())
+    {
+        let program = ops::sdk::builtin(operator, kind);
+        // As a process it is given other batches than the task has.
+        let by_batch = args.windows(2).any(|w| w == ["--emit", "batch"]);
+        return ops::sdk::run(match by_batch || args.iter().any(|a| a == "--emit=batch") {
+            true => program.not_deterministic(),
+            false => program,
+        });
+    }
+    match ops::lines::run(&mut *operator) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("rainstorm-op: {name}: {e}");
@@ -73,100 +86,12 @@ fn help() -> String {
             text.push_str(&format!("{usage}\n    {about}\n    example: {example}\n"));
         }
     }
-    text + KEYS
+    text + KEYS + "\n" + bench::USAGE
 }
 
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::from(1),
-    }
-}
-
-/// Writes tuples; keeps the first error, after which nothing is written.
-struct Tsv<W> {
-    out: W,
-    failed: Option<io::Error>,
-}
-
-impl<W: Write> Emit for Tsv<W> {
-    fn emit(&mut self, key: &[u8], value: &[u8]) {
-        if self.failed.is_none() {
-            let parts = [key, b"\t", value, b"\n"];
-            self.failed = parts.iter().try_for_each(|p| self.out.write_all(p)).err();
-        }
-    }
-}
-
-impl<W: Write> Tsv<W> {
-    /// False: nobody reads on, as behind `| head`.
-    fn flush(&mut self) -> Result<bool, String> {
-        let done = match self.failed.take() {
-            Some(e) => Err(e),
-            None => self.out.flush(),
-        };
-        match done {
-            Ok(()) => Ok(true),
-            Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
-            Err(e) => Err(format!("standard output cannot be written: {e}")),
-        }
-    }
-}
-
-fn run(operator: &mut dyn Operator) -> Result<(), String> {
-    let mut out = Tsv {
-        out: BufWriter::with_capacity(256 << 10, io::stdout().lock()),
-        failed: None,
-    };
-    let mut input = io::BufReader::with_capacity(256 << 10, io::stdin().lock());
-    let (name, mut batch, mut number) = (Bytes::from_static(b"stdin"), Builder::new(), 0);
-    let mut partial = vec![];
-    loop {
-        let chunk = match input.fill_buf() {
-            Ok(chunk) => chunk,
-            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-            Err(e) => return Err(format!("standard input cannot be read: {e}")),
-        };
-        let at_end = chunk.is_empty();
-        let mut push = |line: &[u8]| {
-            number += 1;
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            // The numbers follow on: a batch never has to be closed for them.
-            let _continues = batch.push_line(&name, number, line);
-        };
-        let mut rest = chunk;
-        while let Some(newline) = memchr::memchr(b'\n', rest) {
-            match partial.is_empty() {
-                true => push(&rest[..newline]),
-                false => {
-                    partial.extend_from_slice(&rest[..newline]);
-                    push(&partial);
-                    partial.clear();
-                }
-            }
-            rest = &rest[newline + 1..];
-        }
-        partial.extend_from_slice(rest);
-        if at_end && !partial.is_empty() {
-            push(&partial);
-        }
-        if partial.len() > LONGEST_LINE {
-            return Err(format!(
-                "line {} is longer than {} MiB",
-                number + 1,
-                LONGEST_LINE >> 20
-            ));
-        }
-        let read = chunk.len();
-        input.consume(read);
-        operator
-            .process(&batch.take(), &mut out)
-            .map_err(|e| e.to_string())?;
-        if at_end {
-            operator.finish(&mut out).map_err(|e| e.to_string())?;
-        }
-        if !out.flush()? || at_end {
-            return Ok(());
-        }
     }
 }

@@ -8,7 +8,7 @@ use crate::foreign::dialogue::Dialogue;
 use crate::operator::Emit;
 
 /// More state than this cannot change between two snapshots.
-const LONGEST_SNAPSHOT: usize = 1 << 30;
+const LONGEST_SNAPSHOT: usize = 256 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
@@ -40,9 +40,9 @@ impl Call {
         Self::new(Asked::Snapshot, &Request::Snapshot { rewrite })
     }
 
-    /// A piece that fits a frame.
-    pub fn restore(piece: &[u8]) -> Self {
-        Self::new(Asked::Restore, &Request::Restore(piece))
+    /// A piece of what is to be restored, not larger than a frame; `more` follows.
+    pub fn restore(bytes: &[u8], more: bool) -> Self {
+        Self::new(Asked::Restore, &Request::Restore { more, bytes })
     }
 
     fn new(asked: Asked, request: &Request<'_>) -> Self {

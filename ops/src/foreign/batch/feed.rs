@@ -37,7 +37,7 @@ pub struct Frames {
     tuples: usize,
     out: Vec<u8>,
     key_column: wire::Builder,
-    value_column: wire::Builder,
+    value_ends: Vec<u8>,
     key: Vec<u8>,
 }
 
@@ -50,7 +50,7 @@ impl Frames {
             tuples: 1,
             out: vec![],
             key_column: wire::Builder::default(),
-            value_column: wire::Builder::default(),
+            value_ends: vec![],
             key: vec![],
         }
     }
@@ -104,14 +104,17 @@ impl Frames {
             });
             count = self.key_column.len();
         }
-        self.value_column.clear();
+        // The values are written from where they lie; only where they end is counted anew.
+        self.value_ends.clear();
         for i in 0..count {
-            self.value_column.push(rest.value(i));
+            self.value_ends
+                .extend_from_slice(&(rest.value_end(i) as u32).to_le_bytes());
         }
+        let bytes = if count == 0 { 0 } else { rest.value_end(count - 1) };
         self.out.clear();
         let request = Request::Batch {
             keys: self.keys.then(|| self.key_column.column()),
-            values: self.value_column.column(),
+            values: wire::Column::known(&self.value_ends, &rest.values_joined()[..bytes]),
         };
         request.write(&mut self.out);
         count
@@ -200,7 +203,7 @@ impl Feed<'_> {
                 match (origins, keys) {
                     (None, Some(keys)) => keys.iter().zip(values.iter()).for_each(|(k, v)| out.emit(k, v)),
                     (None, None) => {
-                        if self.outputs + values.len() > frame.len {
+                        if !values.is_empty() && self.outputs + values.len() > frame.len {
                             return Err(wrong("it has more outputs without keys than there are tuples"));
                         }
                         for (i, value) in values.iter().enumerate() {

@@ -10,7 +10,7 @@
 //!                                              [1, passes: bin]                     one byte for each tuple
 //! [1]                         finish           [0, ...]
 //! [2, rewrite]                snapshot         [2, more, round_ended, bytes]
-//! [3, bytes]                  restore          [3]
+//! [3, more, bytes]            restore          [3]
 //!                             to any of them   [4, index | nil, what: str]
 //! ```
 //! Lengths are bounded before anything is allocated for them; what is decoded borrows the frame.
@@ -62,6 +62,12 @@ impl<'a> Column<'a> {
                 "a column's last value does not end with its data",
             )),
         }
+    }
+
+    /// A column of which the caller knows that [`Self::new`] would take it.
+    pub(super) fn known(ends: &'a [u8], data: &'a [u8]) -> Self {
+        debug_assert!(Self::new(ends, data).is_ok());
+        Self { ends, data }
     }
 
     pub fn len(&self) -> usize {
@@ -170,8 +176,8 @@ pub enum Request<'a> {
     Finish,
     /// Save what changed, and this many bytes of what did not.
     Snapshot { rewrite: u64 },
-    /// The next bytes of the snapshots to be taken in, cut anywhere.
-    Restore(&'a [u8]),
+    /// The next bytes of the snapshots to be taken in, cut anywhere; the last of them if not `more`.
+    Restore { more: bool, bytes: &'a [u8] },
 }
 
 /// What a program answers.
@@ -333,7 +339,7 @@ impl<'a> Request<'a> {
                     .column(values),
                 Self::Finish => w.array(1).uint(1),
                 Self::Snapshot { rewrite } => w.array(2).uint(2).uint(*rewrite),
-                Self::Restore(bytes) => w.array(2).uint(3).bin(bytes),
+                Self::Restore { more, bytes } => w.array(3).uint(3).bool(*more).bin(bytes),
             };
         });
     }
@@ -351,7 +357,10 @@ impl<'a> Request<'a> {
             }
             (1, 1) => Self::Finish,
             (2, 2) => Self::Snapshot { rewrite: r.uint()? },
-            (2, 3) => Self::Restore(r.bin()?),
+            (3, 3) => Self::Restore {
+                more: r.bool()?,
+                bytes: r.bin()?,
+            },
             _ => return Err(UNKNOWN),
         };
         r.end(request)

@@ -53,7 +53,7 @@ proptest! {
         request(Request::Batch { keys: None, values: values.column() })?;
         request(Request::Finish)?;
         request(Request::Snapshot { rewrite: n })?;
-        request(Request::Restore(&bytes))?;
+        request(Request::Restore { more: yes, bytes: &bytes })?;
 
         let (values, keys) = (values.column(), keys.column());
         answer(Answer::Outputs { more: yes, origins: None, keys: None, values })?;
@@ -119,4 +119,32 @@ fn columns_must_fit_together() {
     ] {
         assert!(Column::new(&ends, data).is_err(), "{ends:?}");
     }
+}
+
+/// The session in `docs/operators.md`.
+#[test]
+fn the_documented_bytes_are_these() {
+    let hex = |text: &str| -> Vec<u8> {
+        text.split_ascii_whitespace()
+            .map(|b| u8::from_str_radix(b, 16).unwrap())
+            .collect()
+    };
+    let doc = include_str!("../../../../../docs/operators.md");
+    let line = |begin: &str| {
+        let line = doc
+            .lines()
+            .find_map(|l| l.strip_prefix(begin).filter(|l| l.starts_with("00")));
+        hex(line.expect("the session is in the page"))
+    };
+    let mut request = vec![];
+    let values = builder(&vec![b"ab".to_vec(), vec![]]);
+    Request::Batch {
+        keys: None,
+        values: values.column(),
+    }
+    .write(&mut request);
+    assert_eq!(request, line("to the program     "));
+    let mut answer = vec![];
+    Answer::Passed(&[1, 0]).write(&mut answer);
+    assert_eq!(answer, line("from the program   "));
 }
