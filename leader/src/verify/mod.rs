@@ -65,25 +65,33 @@ pub struct JobFacts {
 impl JobFacts {
     /// `None`: the journal holds no plan.
     pub fn of(journal: &[Record]) -> Option<Self> {
-        let mut plan = None;
+        let mut plan: Option<Plan> = None;
         let mut outcome = Outcome::Open;
         let mut launched: BTreeMap<TaskId, Epoch> = BTreeMap::new();
         let mut done = BTreeSet::new();
         for record in journal {
-            // Other entries say nothing about what may be in the logs.
-            #[allow(unreachable_patterns)]
             match &record.entry {
                 Entry::Plan(p) => plan = Some(p.as_ref().clone()),
                 Entry::Launch { task, epoch, .. } => {
                     let newest = launched.entry(*task).or_default();
                     *newest = (*newest).max(*epoch);
-                    // A job that was taken up again after its end has not ended.
-                    outcome = Outcome::Open;
                 }
                 Entry::Done { task, .. } => drop(done.insert(*task)),
+                Entry::Change(change) => {
+                    if let Some(plan) = &mut plan {
+                        plan.apply(change);
+                    }
+                }
+                Entry::Resumed { settings, .. } => {
+                    outcome = Outcome::Open;
+                    if let Some(plan) = &mut plan {
+                        settings.apply(plan);
+                    }
+                }
                 Entry::End { ok: true, .. } => outcome = Outcome::Ended,
                 Entry::End { ok: false, why } => outcome = Outcome::Failed(why.clone()),
-                _ => {}
+                // Without exactly-once only.
+                Entry::Arrived { .. } => {}
             }
         }
         Some(Self {

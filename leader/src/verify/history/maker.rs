@@ -1,131 +1,18 @@
-//! Made-up jobs: consistent histories of all tasks, from a seed, with restarts. Made without the checker's code: lines
-//! have real places in a file, units are counted as they are emitted.
+//! How a job that has ended is made up: input first, then task by task what it consumes and puts out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::control::{OpCode, OpKind, OpSpec, Protocol, Slice};
 use common::ids::{Epoch, NodeName, TaskId};
-use common::task_log::{CUT_VERSION, Cut, Order, Place, Record, SourcePos, SourceRun, encode};
-use hydfs::client::{ClientId, Span, StreamInfo, Streams};
+use common::task_log::{CUT_VERSION, Cut, Order, Place, Record, SourcePos, SourceRun};
+use hydfs::client::{Span, StreamInfo};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Checker, JobFacts, Outcome, TaskFiles, Verdict};
+use super::{History, Written, cut_off, file, stream};
 use crate::plan::Plan;
 use crate::plan::tests::sample;
-
-/// A record and the process that appended it.
-pub type Written = (Epoch, Record);
-
-/// Everything that is stored of a job.
-#[derive(Debug, Clone)]
-pub struct History {
-    pub facts: JobFacts,
-    pub logs: BTreeMap<TaskId, Vec<Written>>,
-    /// Length of each snapshot file.
-    pub snapshots: BTreeMap<TaskId, u64>,
-    pub dest: Streams,
-    /// The file of tuples set aside, of a job that has one.
-    pub poison: Option<Streams>,
-    /// Its files grow.
-    pub follow: bool,
-}
-
-/// One task's files, as bytes.
-#[derive(Debug, Clone)]
-pub struct Stored {
-    pub log: Vec<u8>,
-    pub streams: Streams,
-    pub snapshots: Option<Streams>,
-}
-
-pub fn stream(name: &str, spans: Vec<Span>) -> StreamInfo {
-    StreamInfo {
-        client: ClientId::of(name),
-        epoch: spans.last().map_or(Epoch(1), |s| s.epoch),
-        length: spans.last().map_or(0, |s| s.end),
-        spans,
-    }
-}
-
-pub fn file(streams: Vec<StreamInfo>) -> Streams {
-    Streams {
-        len: streams.iter().map(|s| s.length).sum(),
-        missing: false,
-        clients: streams.into_iter().map(|s| (s.client, s)).collect(),
-    }
-}
-
-impl History {
-    pub fn stored(&self, task: TaskId) -> Stored {
-        let (mut log, mut spans): (Vec<u8>, Vec<Span>) = Default::default();
-        for (epoch, record) in self.logs.get(&task).into_iter().flatten() {
-            let start = log.len() as u64;
-            encode(record, &mut log);
-            let end = log.len() as u64;
-            match spans.last_mut().filter(|s| s.epoch == *epoch) {
-                Some(last) => last.end = end,
-                None => spans.push(Span {
-                    epoch: *epoch,
-                    start,
-                    end,
-                }),
-            }
-        }
-        let name = task.to_string();
-        let snapshots = self.snapshots.get(&task).map(|len| {
-            let span = Span {
-                epoch: Epoch(1),
-                start: 0,
-                end: *len,
-            };
-            file(vec![stream(&name, vec![span])])
-        });
-        Stored {
-            log,
-            streams: file(vec![stream(&name, spans)]),
-            snapshots,
-        }
-    }
-
-    pub fn check(&self) -> Verdict {
-        self.check_with(|_, _| {})
-    }
-
-    /// After `tamper` had its way with the stored bytes.
-    pub fn check_with(&self, mut tamper: impl FnMut(TaskId, &mut Stored)) -> Verdict {
-        let mut checker = Checker::new(self.facts.clone());
-        for plan in checker.plans.values_mut() {
-            plan.follow = self.follow && plan.task.stage == 0;
-            plan.poison = self.poison.as_ref().map(|_| "out.poison".into());
-        }
-        for task in self.logs.keys() {
-            let mut stored = self.stored(*task);
-            tamper(*task, &mut stored);
-            let files = TaskFiles {
-                log: &stored.log,
-                log_streams: &stored.streams,
-                snapshots: stored.snapshots.as_ref(),
-            };
-            checker.task(*task, files);
-        }
-        checker.finish(&self.facts, Some(&self.dest), self.poison.as_ref())
-    }
-
-    pub fn dest_stream(&mut self, task: TaskId) -> &mut StreamInfo {
-        let id = ClientId::of(&format!("j/{task}"));
-        self.dest.clients.get_mut(&id).expect("the task has a stream")
-    }
-
-    /// Did a process of the task declare void what another had done?
-    pub fn has_voids(&self, task: TaskId) -> bool {
-        let orders = self.logs[&task].iter().filter_map(|(_, r)| match r {
-            Record::Order { pos, .. } => Some(*pos),
-            _ => None,
-        });
-        !orders.is_sorted()
-    }
-}
+use crate::verify::{JobFacts, Outcome};
 
 /// A job that has ended.
 pub fn ended(seed: u64) -> History {
@@ -142,13 +29,12 @@ pub fn ended(seed: u64) -> History {
     for op in plan.stages.iter_mut().filter_map(|s| s.op.as_mut()) {
         operator(&mut rng, op);
     }
-    let (follow, poison) = (rng.random_bool(0.2), rng.random_bool(0.3));
+    plan.follow = rng.random_bool(0.2);
+    plan.poison = rng.random_bool(0.3).then(|| "out.poison".into());
     let mut job = Maker {
         rng,
         plan,
         files,
-        follow,
-        poison,
         logs: BTreeMap::new(),
         sent: BTreeMap::new(),
         snapshots: BTreeMap::new(),
@@ -159,6 +45,7 @@ pub fn ended(seed: u64) -> History {
     for task in job.plan.tasks().collect::<Vec<_>>() {
         job.task(task);
     }
+    let poison = job.plan.poison.as_ref().map(|_| file(job.aside));
     let facts = JobFacts {
         done: job.plan.tasks().collect(),
         outcome: Outcome::Ended,
@@ -170,8 +57,7 @@ pub fn ended(seed: u64) -> History {
         logs: job.logs,
         snapshots: job.snapshots,
         dest: file(job.dest),
-        poison: poison.then(|| file(job.aside)),
-        follow,
+        poison,
     }
 }
 
@@ -192,71 +78,6 @@ fn operator(rng: &mut StdRng, op: &mut OpSpec) {
             keys: true,
             snapshot: false,
         };
-    }
-}
-
-/// The same job, cut off in its middle: each log ends somewhere, where what it counts as acknowledged is covered.
-pub fn running(seed: u64) -> History {
-    let mut job = ended(seed);
-    let mut rng = StdRng::seed_from_u64(!seed);
-    job.facts.outcome = Outcome::Open;
-    let tasks: Vec<TaskId> = job.logs.keys().rev().copied().collect();
-    let mut covered: BTreeMap<(TaskId, TaskId), u64> = BTreeMap::new();
-    for task in tasks {
-        let outputs = job.facts.plan.downstream(task);
-        let log = job.logs.get_mut(&task).unwrap();
-        let most = rng.random_range(0..=log.len());
-        let acknowledged = |record: &Record| match record {
-            Record::Checkpoint(cut) => outputs
-                .iter()
-                .zip(if cut.acked.is_empty() {
-                    &cut.emitted
-                } else {
-                    &cut.acked
-                })
-                .all(|(to, n)| *n <= covered.get(&(*to, task)).copied().unwrap_or(0)),
-            _ => true,
-        };
-        let keep = log.iter().take(most).take_while(|(_, r)| acknowledged(r)).count();
-        log.truncate(keep);
-        // What an order record put out, or consumed, comes in one append with it.
-        while matches!(
-            log.last(),
-            Some((_, Record::Production { .. } | Record::Tuples { .. }))
-        ) {
-            log.pop();
-        }
-        let newest = log.iter().rev().find_map(|(_, r)| match r {
-            Record::Checkpoint(cut) => Some(cut.as_ref().clone()),
-            _ => None,
-        });
-        let newest = newest.unwrap_or_default();
-        for (from, n) in &newest.consumed {
-            covered.insert((task, *from), *n);
-        }
-        if !newest.done {
-            job.facts.done.remove(&task);
-        }
-        if outputs.is_empty() {
-            let acked = match newest.acked.is_empty() {
-                true => newest.emitted.first().copied().unwrap_or(0),
-                false => newest.acked[0],
-            };
-            let stream = job.dest_stream(task);
-            let end = rng.random_range(acked..=stream.length);
-            cut_off(&mut stream.spans, end);
-            stream.length = end;
-        }
-    }
-    // Some of it may be under way still.
-    job.dest.len = job.dest.total() - rng.random_range(0..=job.dest.total().min(5));
-    job
-}
-
-fn cut_off(spans: &mut Vec<Span>, end: u64) {
-    spans.retain(|s| s.start < end);
-    if let Some(last) = spans.last_mut() {
-        last.end = last.end.min(end);
     }
 }
 
@@ -313,8 +134,6 @@ struct Maker {
     rng: StdRng,
     plan: Plan,
     files: Files,
-    follow: bool,
-    poison: bool,
     logs: BTreeMap<TaskId, Vec<Written>>,
     /// Units emitted by (sender, receiver), the end mark included.
     sent: BTreeMap<(TaskId, TaskId), u64>,
@@ -355,7 +174,7 @@ impl Maker {
         let outputs = self.plan.downstream(task);
         let sort = Sort::of(self.plan.stages[usize::from(task.stage)].op.as_ref());
         let channels = outputs.len().max(1);
-        let aside = self.poison && sort.kind.is_some();
+        let aside = self.plan.poison.is_some() && sort.kind.is_some();
         let mut now = Cut {
             version: CUT_VERSION,
             emitted: vec![0; channels + usize::from(aside)],
@@ -473,7 +292,7 @@ impl Maker {
                 .filter(|n| (slice.start..slice.end).contains(&starts[*n]))
                 .collect();
             let ends = |line: usize| starts.get(line + 1).copied().unwrap_or(*len);
-            if mine.is_empty() && !self.follow {
+            if mine.is_empty() && !self.plan.follow {
                 // One line reaches over all of it; what comes next is behind it.
                 let next = starts.partition_point(|s| *s < slice.end);
                 let at = starts.get(next).copied().unwrap_or(*len);
@@ -496,13 +315,13 @@ impl Maker {
                     to: ends(some[some.len() - 1]),
                     first_line: some[0] as u64 + 1,
                     lines: some.len() as u64,
-                    last: more.is_empty() && !self.follow,
-                    growing: self.follow,
+                    last: more.is_empty() && !self.plan.follow,
+                    growing: self.plan.follow,
                 }));
                 rest = more;
             }
         }
-        if self.follow {
+        if self.plan.follow {
             // Now of this file, now of that one; each file's in their order.
             let slice = |o: &Order| match o {
                 Order::Source(run) => run.slice,
