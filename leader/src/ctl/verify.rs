@@ -42,11 +42,8 @@ pub async fn run(client: &Client, job: &JobName) -> Result<Done, Error> {
         );
     }
     let dest = files::streams(client, &plan.dest).await?;
-    let poison = plan
-        .tasks()
-        .find_map(|t| plan.task_plan(t, common::ids::Epoch(0)).poison);
-    let poison = match poison {
-        Some(file) => files::streams(client, &file).await?,
+    let poison = match checker.poison() {
+        Some(file) => files::streams(client, file).await?,
         None => None,
     };
     let after = JobFacts::of(&files::journal(client, job).await?).ok_or_else(no_plan)?;
@@ -64,6 +61,7 @@ fn report(job: &JobName, verdict: &Verdict) -> Done {
     };
     let (word, code) = match (verdict.findings.len(), verdict.unchecked.len()) {
         (0, 0) => ("proved".to_owned(), 0),
+        (0, 1) => ("not proved, 1 thing could not be checked".into(), UNCHECKED),
         (0, n) => (format!("not proved, {n} things could not be checked"), UNCHECKED),
         (1, _) => ("refuted, 1 finding".into(), REFUTED),
         (n, _) => (format!("refuted, {n} findings"), REFUTED),
