@@ -309,19 +309,31 @@ mod tests {
         assert_eq!(resolved.content.unwrap().0, format!("ops/{hash}"));
         let plain = locate(2, &stage(name, &[])).unwrap();
         let plain = resolve(2, plain, true, Productions::Strong).await.unwrap();
-        assert_eq!((plain.spec.kind, plain.spec.deterministic), (OpKind::Transform, false));
+        assert_eq!(
+            (plain.spec.kind, plain.spec.deterministic),
+            (OpKind::Transform, false)
+        );
         let aggregate = || locate(2, &stage(&format!("aggregate:{name}"), &[])).unwrap();
         let kept = resolve(2, aggregate(), true, auto).await.unwrap();
-        assert!(kept.notes[0].contains("all its input is kept"), "{:?}", kept.notes);
-        assert!(resolve(2, aggregate(), false, auto).await.unwrap().notes.is_empty());
+        assert!(
+            kept.notes[0].contains("all its input is kept"),
+            "{:?}",
+            kept.notes
+        );
+        assert!(
+            resolve(2, aggregate(), false, auto)
+                .await
+                .unwrap()
+                .notes
+                .is_empty()
+        );
     }
 
     #[tokio::test]
     async fn what_an_executable_says_of_itself_decides_what_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("op.sh");
-        let line =
-            "rainstorm-operator/1 kind=transform protocol=text deterministic=no";
+        let line = "rainstorm-operator/1 kind=transform protocol=text deterministic=no";
         std::fs::write(&file, format!("#!/bin/sh\necho {line}\n")).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
         let located = || locate(1, &stage(file.to_str().unwrap(), &[])).unwrap();

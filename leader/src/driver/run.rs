@@ -163,8 +163,7 @@ impl Run {
                 // Nodes come from the cluster file.
                 if let Ok(node) = cluster.node(node.as_str()) {
                     let job = &self.job.plan().job;
-                    let order =
-                        launcher::order(cluster, node, job, task, epoch, self.addr, &self.own_folder);
+                    let order = launcher::order(cluster, node, job, task, epoch, self.addr, &self.own_folder);
                     self.launcher.launch(order);
                 }
             }
@@ -220,9 +219,7 @@ impl Run {
             }
             _ => {
                 tracing::error!(job = %job, error = %error, "JOURNAL_FAILED");
-                format!(
-                    "its journal cannot be written: {error}; when storage is back: leader --resume {job}"
-                )
+                format!("its journal cannot be written: {error}; when storage is back: leader --resume {job}")
             }
         };
         self.give(Input::Stop { why });

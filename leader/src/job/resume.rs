@@ -251,7 +251,10 @@ mod tests {
         assert_eq!(base(vec![plan(), launch(TASK, 3), taken_up(1000)], 3), 2000);
         assert_eq!(base(vec![plan(), launch(TASK, 3)], 3), 2000);
         assert_eq!(
-            base(vec![plan(), launch(TASK, 999), taken_up(2000), launch(TASK, 2001)], 3),
+            base(
+                vec![plan(), launch(TASK, 999), taken_up(2000), launch(TASK, 2001)],
+                3
+            ),
             3000
         );
     }
@@ -289,7 +292,10 @@ mod tests {
         ]);
         let resumed = resume(&all, Epoch(3)).unwrap();
         assert_eq!(resumed.plan.sources[1].last(), Some(&slice));
-        assert_eq!((resumed.plan.skips[&TASK].clone(), resumed.poisoned), (vec![unit], 1));
+        assert_eq!(
+            (resumed.plan.skips[&TASK].clone(), resumed.poisoned),
+            (vec![unit], 1)
+        );
         assert!(resumed.plan.drain && resumed.failed.is_none() && resumed.plan.max_restarts == 9);
         assert_eq!(resumed.done[&SOURCE].tuples_in, 7);
     }
@@ -302,8 +308,13 @@ mod tests {
             task: SOURCE,
             place: SourcePos::default(),
         };
-        let entries =
-            |plan: &Plan| records(vec![Entry::Plan(Box::new(plan.clone())), done(SOURCE), arrived.clone()]);
+        let entries = |plan: &Plan| {
+            records(vec![
+                Entry::Plan(Box::new(plan.clone())),
+                done(SOURCE),
+                arrived.clone(),
+            ])
+        };
         let resumed = resume(&entries(&loose), Epoch(2)).unwrap();
         assert!(resumed.done.is_empty() && resumed.arrived.contains_key(&SOURCE));
         // What a lost state had counted must come again.

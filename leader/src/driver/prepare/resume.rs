@@ -100,7 +100,10 @@ fn unreadable(job: &JobName, error: OpenError) -> Error {
 fn refuse(job: &JobName, error: ResumeError) -> Error {
     let more = match error {
         ResumeError::NeverBegan => {
-            format!("; start it anew under another name, or under this one after: hydfs rm {}", journal::name(job))
+            format!(
+                "; start it anew under another name, or under this one after: hydfs rm {}",
+                journal::name(job)
+            )
         }
         ResumeError::Ended => String::new(),
     };
