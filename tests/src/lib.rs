@@ -152,7 +152,10 @@ impl Cluster {
         );
         let summary = self.path(&format!("{files}.json"));
         let mut command = self.command("leader");
-        command.args(["--progress", "never", "--summary"]).arg(&summary).args(args);
+        command
+            .args(["--progress", "never", "--summary"])
+            .arg(&summary)
+            .args(args);
         let child = command
             .stdout(File::create(&stdout)?)
             .stderr(File::create(&stderr)?)
@@ -381,7 +384,10 @@ impl Job<'_> {
 
     /// `kill -9` of the leader.
     pub fn kill_leader(&mut self) -> Result<()> {
-        ensure!(self.is_running()?, "the job was over when its leader was killed: the fault hit nothing");
+        ensure!(
+            self.is_running()?,
+            "the job was over when its leader was killed: the fault hit nothing"
+        );
         let Some(mut child) = self.child.take() else {
             bail!("no leader")
         };
@@ -429,7 +435,10 @@ impl Job<'_> {
     pub fn fail(mut self, most: Duration) -> Result<String> {
         let status = self.wait_for_end(most)?;
         let said = self.said();
-        ensure!(status.code() == Some(1), "the job ended with {status}, should have failed: {said}");
+        ensure!(
+            status.code() == Some(1),
+            "the job ended with {status}, should have failed: {said}"
+        );
         ensure!(!said.contains("panicked"), "{said}");
         self.cluster.wait_until_gone(&self.name, Duration::from_secs(5))?;
         Ok(said)

@@ -89,7 +89,12 @@ pub fn is_alive(pid: i32) -> bool {
 pub fn resident(pid: i32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+    line.trim()
+        .strip_suffix(" kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kb| kb * 1024)
 }
 
 pub fn signal(pid: i32, signal: Signal) -> Result<()> {
@@ -140,7 +145,8 @@ impl Cluster {
         let config = config.to_string_lossy();
         let mut left = vec![];
         for p in all()? {
-            let ours = p.option("--cluster") == Some(&config) && p.option("--job") == Some(job) && !p.is("leader");
+            let ours =
+                p.option("--cluster") == Some(&config) && p.option("--job") == Some(job) && !p.is("leader");
             if ours || p.variable("RAINSTORM_JOB").as_deref() == Some(job) {
                 left.push(format!("{} {}", p.pid, p.args.join(" ")));
             }
@@ -164,7 +170,9 @@ impl Cluster {
         let of_node = |p: &Process| {
             nodes.iter().any(|node| {
                 let sshd = format!(" -f {} ", self.path(&format!("run/{node}/sshd_config")).display());
-                let by_option = p.option("--cluster") == Some(&config) && p.option("--node") == Some(node) && !p.is("leader");
+                let by_option = p.option("--cluster") == Some(&config)
+                    && p.option("--node") == Some(node)
+                    && !p.is("leader");
                 by_option || format!(" {} ", p.args.join(" ")).contains(&sshd)
             })
         };

@@ -37,6 +37,12 @@ struct Args {
     /// Ask `rainstormctl verify` too
     #[arg(long)]
     verify: bool,
+    /// Keep evidence of runs that went well, too
+    #[arg(long)]
+    keep: bool,
+    /// Only print what the seeds stand for
+    #[arg(long)]
+    dry_run: bool,
     /// Stop at the first run that goes wrong
     #[arg(long)]
     stop: bool,
@@ -69,12 +75,19 @@ fn chaos(args: &Args) -> Result<bool> {
     let options = Options {
         evidence: std::path::absolute(&args.evidence)?,
         verify: args.verify,
+        keep: args.keep,
     };
     let given = std::env::args().any(|a| a.starts_with("--runs"));
     let seeds: Vec<u64> = match args.seed {
         Some(seed) => vec![seed; if given { args.runs as usize } else { 1 }],
         None => (args.first..args.first + args.runs).collect(),
     };
+    if args.dry_run {
+        seeds
+            .into_iter()
+            .for_each(|seed| println!("{:?}", Scenario::new(seed, limits)));
+        return Ok(true);
+    }
     let mut cluster = Cluster::up(&args.subnet, limits.nodes)?;
     let mut report = Report::default();
     for seed in seeds {
@@ -97,7 +110,10 @@ fn chaos(args: &Args) -> Result<bool> {
             println!("    {}", wrong.replace('\n', "\n    "));
         }
         if let Some(kept) = &outcome.kept {
-            println!("    evidence: {}    again: demo/chaos.sh --seed {seed}", kept.display());
+            println!(
+                "    evidence: {}    again: demo/chaos.sh --seed {seed}",
+                kept.display()
+            );
         }
         report.add(&scenario, &outcome);
         if args.stop && !outcome.wrong.is_empty() {

@@ -20,7 +20,10 @@ pub fn keep(
 ) -> Result<PathBuf> {
     let folder = unused(into, scenario.seed);
     std::fs::create_dir_all(&folder)?;
-    let mut told = format!("{outcome:#?}\n\n{scenario:#?}\n\nleader {:?}\n", scenario.args("operator.sh"));
+    let mut told = format!(
+        "{outcome:#?}\n\n{scenario:#?}\n\nleader {:?}\n",
+        scenario.args("operator.sh")
+    );
     for program in [&["list_tasks"][..], &["status"]] {
         let said = cluster.command("rainstormctl").args(program).output()?;
         told += &format!(

@@ -43,7 +43,10 @@ pub fn expected(scenario: &Scenario, folder: &Path) -> Result<Vec<u8>> {
         "the oracle failed: {}",
         String::from_utf8_lossy(&out.stderr)
     );
-    ensure!(!out.stdout.is_empty(), "the oracle says nothing: the run would prove nothing");
+    ensure!(
+        !out.stdout.is_empty(),
+        "the oracle says nothing: the run would prove nothing"
+    );
     Ok(out.stdout)
 }
 
@@ -69,7 +72,9 @@ pub fn compare(want: &[u8], got: &[u8]) -> Verdict {
         *kind += by;
         if verdict.shown.len() < 10 {
             let short = String::from_utf8_lossy(&line[..line.len().min(120)]).into_owned();
-            verdict.shown.push(format!("expected {want} times, there {got} times: {short}"));
+            verdict
+                .shown
+                .push(format!("expected {want} times, there {got} times: {short}"));
         }
     }
     verdict

@@ -106,7 +106,10 @@ fn parse(line: &str, leader: bool) -> Option<Event> {
     let mut words = line.splitn(4, ' ');
     let (time, _level, word) = (words.next()?, words.next()?, words.next()?);
     let mut clock = time.split_once('T')?.1.strip_suffix('Z')?.split(':');
-    let (hours, minutes) = (clock.next()?.parse::<u64>().ok()?, clock.next()?.parse::<u64>().ok()?);
+    let (hours, minutes) = (
+        clock.next()?.parse::<u64>().ok()?,
+        clock.next()?.parse::<u64>().ok()?,
+    );
     let seconds: f64 = clock.next()?.parse().ok()?;
     let at = (hours * 3600 + minutes * 60) * 1_000_000 + (seconds * 1e6).round() as u64;
     let mut fields = BTreeMap::new();
@@ -136,21 +139,26 @@ impl Event {
 
 /// Whether the leader saw this very process fail: it was at work, then, and not done already.
 pub fn was_at_work(hit: &Hit, events: &[Event]) -> bool {
-    events.iter().any(|e| {
-        e.leader && e.word == "TASK_FAIL" && e.field("task") == hit.task && e.epoch() == hit.epoch
-    })
+    events
+        .iter()
+        .any(|e| e.leader && e.word == "TASK_FAIL" && e.field("task") == hit.task && e.epoch() == hit.epoch)
 }
 
 /// How long after each hit the task's replacement gave output. Hits whose replacement was hit too, or had nothing more to
 /// give, have no figure.
 pub fn recoveries(hits: &[Hit], events: &[Event]) -> Vec<Duration> {
     let of = |hit: &Hit| {
-        if hits.iter().any(|other| other.task == hit.task && other.epoch > hit.epoch) {
+        if hits
+            .iter()
+            .any(|other| other.task == hit.task && other.epoch > hit.epoch)
+        {
             return None;
         }
         let first = events
             .iter()
-            .filter(|e| !e.leader && e.word == "FIRST_OUTPUT" && e.field("task") == hit.task && e.epoch() > hit.epoch)
+            .filter(|e| {
+                !e.leader && e.word == "FIRST_OUTPUT" && e.field("task") == hit.task && e.epoch() > hit.epoch
+            })
             .map(|e| between(hit.at, e.at))
             .min();
         first.filter(|d| *d < Duration::from_secs(600))
@@ -164,9 +172,18 @@ mod tests {
 
     #[test]
     fn lines_are_parsed_and_recovery_is_measured_to_the_newest_process() {
-        let line = |t: &str, rest: &str| parse(&format!("2026-01-31T08:00:{t}Z INFO {rest}"), rest.starts_with("TASK")).unwrap();
+        let line = |t: &str, rest: &str| {
+            parse(
+                &format!("2026-01-31T08:00:{t}Z INFO {rest}"),
+                rest.starts_with("TASK"),
+            )
+            .unwrap()
+        };
         let events = vec![
-            line("01.000000", "TASK_FAIL job=a task=s1t0 epoch=1 node=n1 pid=7 why=\"its process closed\""),
+            line(
+                "01.000000",
+                "TASK_FAIL job=a task=s1t0 epoch=1 node=n1 pid=7 why=\"its process closed\"",
+            ),
             line("01.020000", "FIRST_OUTPUT job=a task=s1t0 epoch=2 pid=8 tuples=3"),
             line("01.120500", "FIRST_OUTPUT job=a task=s1t0 epoch=3 pid=9 tuples=3"),
         ];

@@ -64,17 +64,35 @@ impl Report {
         self.missed += u64::from(outcome.missed);
         self.restarts += outcome.restarts;
         self.lost += outcome.verdict.lost;
-        self.doubled += if scenario.exactly_once { outcome.verdict.doubled } else { 0 };
+        self.doubled += if scenario.exactly_once {
+            outcome.verdict.doubled
+        } else {
+            0
+        };
         self.wrong += outcome.verdict.wrong;
         // A stopped process costs a lease.
         let slow = scenario.has_wide_faults()
-            || scenario.faults.iter().any(|f| matches!(f.fault, Fault::Stop { .. }));
-        let list = if slow { &mut self.wide_recoveries } else { &mut self.narrow_recoveries };
+            || scenario
+                .faults
+                .iter()
+                .any(|f| matches!(f.fault, Fault::Stop { .. }));
+        let list = if slow {
+            &mut self.wide_recoveries
+        } else {
+            &mut self.narrow_recoveries
+        };
         list.extend(&outcome.recoveries);
         self.took += outcome.took;
         if let Some(first) = outcome.wrong.first() {
-            let kept = outcome.kept.as_ref().map_or(String::new(), |k| format!("; evidence in {}", k.display()));
-            self.failed.push(format!("seed {}: {}{kept}", outcome.seed, first.lines().next().unwrap_or_default()));
+            let kept = outcome
+                .kept
+                .as_ref()
+                .map_or(String::new(), |k| format!("; evidence in {}", k.display()));
+            self.failed.push(format!(
+                "seed {}: {}{kept}",
+                outcome.seed,
+                first.lines().next().unwrap_or_default()
+            ));
         }
     }
 
@@ -110,16 +128,32 @@ fn quantiles(list: &[Duration]) -> String {
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let each = self.took.as_secs_f64() / self.runs.max(1) as f64;
-        writeln!(f, "runs            {} ({} with a fault that hit), {each:.1} s each", self.runs, self.valid)?;
+        writeln!(
+            f,
+            "runs            {} ({} with a fault that hit), {each:.1} s each",
+            self.runs, self.valid
+        )?;
         writeln!(
             f,
             "hits            {} task processes at work, {} times nodes, daemons or leaders; {} hit nothing",
             self.kills, self.wide, self.missed
         )?;
         writeln!(f, "restarts        {}", self.restarts)?;
-        writeln!(f, "recovery        task killed: {}", quantiles(&self.narrow_recoveries))?;
-        writeln!(f, "                node lost or task stopped: {}", quantiles(&self.wide_recoveries))?;
-        writeln!(f, "tuples          lost {}, doubled {}, wrong {}", self.lost, self.doubled, self.wrong)?;
+        writeln!(
+            f,
+            "recovery        task killed: {}",
+            quantiles(&self.narrow_recoveries)
+        )?;
+        writeln!(
+            f,
+            "                node lost or task stopped: {}",
+            quantiles(&self.wide_recoveries)
+        )?;
+        writeln!(
+            f,
+            "tuples          lost {}, doubled {}, wrong {}",
+            self.lost, self.doubled, self.wrong
+        )?;
         writeln!(f, "failed runs     {}", self.failed.len())?;
         self.failed.iter().try_for_each(|line| writeln!(f, "    {line}"))
     }

@@ -25,6 +25,8 @@ pub struct Options {
     pub evidence: PathBuf,
     /// Run `rainstormctl verify JOB` as well.
     pub verify: bool,
+    /// Keep the evidence of good runs too.
+    pub keep: bool,
 }
 
 /// What a run came to.
@@ -70,8 +72,15 @@ pub fn run(cluster: &Cluster, scenario: &Scenario, options: &Options) -> Result<
     if let Err(error) = done {
         outcome.wrong.push(format!("{error:#}"));
     }
-    if !outcome.wrong.is_empty() {
-        outcome.kept = Some(evidence::keep(&options.evidence, cluster, scenario, &work, &logs, &outcome)?);
+    if options.keep || !outcome.wrong.is_empty() {
+        outcome.kept = Some(evidence::keep(
+            &options.evidence,
+            cluster,
+            scenario,
+            &work,
+            &logs,
+            &outcome,
+        )?);
     }
     clean(cluster, scenario, &work)?;
     outcome.took = now() - began;
@@ -95,7 +104,10 @@ fn attempt(
     let op = operator(scenario, work)?;
     let args = scenario.args(&op);
     let job_began = now();
-    let mut job = cluster.start(&scenario.job(), &args.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let mut job = cluster.start(
+        &scenario.job(),
+        &args.iter().map(String::as_str).collect::<Vec<_>>(),
+    )?;
     if scenario.kind.is_final() {
         wait_for_tuples(&mut job, logs)?;
     } else {
@@ -114,18 +126,24 @@ fn attempt(
     outcome.wide = struck.wide;
     outcome.wrong.append(&mut struck.wrong);
     let events = logs.events(&scenario.job())?;
-    let (at_work, idle): (Vec<_>, Vec<_>) = struck.hits.iter().cloned().partition(|h| was_at_work(h, &events));
+    let (at_work, idle): (Vec<_>, Vec<_>) =
+        struck.hits.iter().cloned().partition(|h| was_at_work(h, &events));
     outcome.kills = at_work.len() as u32;
     outcome.missed = struck.missed + idle.len() as u32;
     outcome.recoveries = recoveries(&at_work, &events);
-    outcome.restarts = events.iter().filter(|e| e.leader && e.word == "TASK_RESTART").count() as u64;
+    outcome.restarts = events
+        .iter()
+        .filter(|e| e.leader && e.word == "TASK_RESTART")
+        .count() as u64;
     ended?;
     if let Err(error) = cluster.wait_until_gone(&scenario.job(), GONE) {
         outcome.wrong.push(format!("processes are left: {error:#}"));
     }
     if !scenario.has_wide_faults() && outcome.restarts > outcome.kills.into() {
         let (restarts, kills) = (outcome.restarts, outcome.kills);
-        outcome.wrong.push(format!("{kills} processes were hit, but {restarts} restarts"));
+        outcome
+            .wrong
+            .push(format!("{kills} processes were hit, but {restarts} restarts"));
     }
     let broken = logs.lines(&BROKEN)?;
     if !broken.is_empty() {
@@ -134,7 +152,10 @@ fn attempt(
     }
     judged(cluster, scenario, work, struck.resume.is_some(), outcome)?;
     if options.verify {
-        let said = cluster.command("rainstormctl").args(["verify", &scenario.job()]).output()?;
+        let said = cluster
+            .command("rainstormctl")
+            .args(["verify", &scenario.job()])
+            .output()?;
         if !said.status.success() {
             let said = format!(
                 "rainstormctl verify: {} {}{}",
@@ -168,7 +189,11 @@ fn wait_for_tuples(job: &mut Job<'_>, logs: &LogTail) -> Result<()> {
         let moving = events
             .iter()
             .any(|e| e.word == "FIRST_OUTPUT" && e.field("task").starts_with("s1"));
-        ensure!(moving || job.is_running()?, "the job ended before any tuple moved: {}", job.said());
+        ensure!(
+            moving || job.is_running()?,
+            "the job ended before any tuple moved: {}",
+            job.said()
+        );
         Ok(moving.then_some(()))
     })
 }
@@ -185,7 +210,9 @@ fn end<'c>(cluster: &'c Cluster, scenario: &Scenario, job: &mut Job<'c>, struck:
         Ok((!job.is_running()?).then_some(()))
     });
     if running.is_err() {
-        struck.wrong.push(format!("the job hangs: {:?}", cluster.tasks(&scenario.job())?));
+        struck
+            .wrong
+            .push(format!("the job hangs: {:?}", cluster.tasks(&scenario.job())?));
     }
     let status = job.wait_for_end(deadline.saturating_duration_since(now()) + Duration::from_millis(10))?;
     ensure!(status.success(), "the job failed with {status}: {}", job.said());
@@ -193,7 +220,13 @@ fn end<'c>(cluster: &'c Cluster, scenario: &Scenario, job: &mut Job<'c>, struck:
 }
 
 /// Compares what is stored, and what was printed, with the oracle.
-fn judged(cluster: &Cluster, scenario: &Scenario, work: &Path, resumed: bool, outcome: &mut Outcome) -> Result<()> {
+fn judged(
+    cluster: &Cluster,
+    scenario: &Scenario,
+    work: &Path,
+    resumed: bool,
+    outcome: &mut Outcome,
+) -> Result<()> {
     let want = judge::expected(scenario, work)?;
     let got = work.join("got");
     cluster.hydfs(&["get", &scenario.dest(), &got.to_string_lossy()])?;
@@ -201,13 +234,17 @@ fn judged(cluster: &Cluster, scenario: &Scenario, work: &Path, resumed: bool, ou
     outcome.verdict = judge::compare(&want, &got);
     if !outcome.verdict.holds(scenario.exactly_once) {
         std::fs::write(work.join("expected"), &want)?;
-        outcome.wrong.push(format!("the output is wrong: {:?}", outcome.verdict));
+        outcome
+            .wrong
+            .push(format!("the output is wrong: {:?}", outcome.verdict));
     }
     // What a killed leader printed, and its successor did not, nobody promised.
     let printed = std::fs::read(cluster.path(&format!("{}.out", scenario.job())))?;
     let same = judge::compare(&got, &printed);
     if !resumed && !same.holds(true) {
-        outcome.wrong.push(format!("what was printed is not what is stored: {same:?}"));
+        outcome
+            .wrong
+            .push(format!("what was printed is not what is stored: {same:?}"));
     }
     Ok(())
 }
@@ -215,11 +252,20 @@ fn judged(cluster: &Cluster, scenario: &Scenario, work: &Path, resumed: bool, ou
 /// Leaves nothing of the run, so that the next finds what this one found.
 fn clean(cluster: &Cluster, scenario: &Scenario, work: &Path) -> Result<()> {
     let mut names = BTreeSet::new();
-    for prefix in [format!("chaos/{}/", scenario.seed), format!("jobs/{}/", scenario.job())] {
+    for prefix in [
+        format!("chaos/{}/", scenario.seed),
+        format!("jobs/{}/", scenario.job()),
+    ] {
         let list = cluster.hydfs(&["find", &prefix]).context("cleaning up")?;
-        names.extend(list.lines().filter_map(|l| l.split('\t').next()).map(str::to_owned));
+        names.extend(
+            list.lines()
+                .filter_map(|l| l.split('\t').next())
+                .map(str::to_owned),
+        );
     }
-    names.iter().try_for_each(|name| cluster.hydfs(&["rm", name]).map(drop))?;
+    names
+        .iter()
+        .try_for_each(|name| cluster.hydfs(&["rm", name]).map(drop))?;
     std::fs::remove_dir_all(work)?;
     for end in ["out", "err", "json", "resumed.out", "resumed.err", "resumed.json"] {
         let _ = std::fs::remove_file(cluster.path(&format!("{}.{end}", scenario.job())));

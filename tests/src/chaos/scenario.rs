@@ -119,10 +119,10 @@ impl Kind {
             Kind::Replace => r#"/static/ { gsub(/static/, "STATIC"); print key() "\t" $0 }"#,
             Kind::Count | Kind::ThreeCount => r#"/static/ { print $1 "\t" ++n[$1] }"#,
             Kind::CountFinal => r#"/static/ { ++n[$1] } END { for (k in n) print k "\t" n[k] }"#,
-            Kind::Three => r#"/static/ { gsub(/static/, "S"); if ($1 != "S") print key() "\t" $0 }"#,
-            Kind::ForeignFilter => {
-                r#"length($0) % 3 { gsub(/static/, "STATIC"); print key() "\t" $0 }"#
+            Kind::Three => {
+                r#"/static/ { gsub(/static/, "S"); split($0, c, "[ ]"); if (c[1] != "S") print key() "\t" $0 }"#
             }
+            Kind::ForeignFilter => r#"length($0) % 3 { gsub(/static/, "STATIC"); print key() "\t" $0 }"#,
             Kind::ForeignTwice => {
                 r#"/static/ { even = length($0) % 2 == 0; gsub(/static/, "STATIC"); print key() "\tA " $0; if (even) print "even\tB " $0 }"#
             }
@@ -225,7 +225,11 @@ impl Scenario {
         // The first always hits: the job is young.
         at[0] = at[0].min(millis * 40 / 100);
         let mut left = Left {
-            nodes: if limits.node_faults { limits.nodes.saturating_sub(1) / 2 } else { 0 },
+            nodes: if limits.node_faults {
+                limits.nodes.saturating_sub(1) / 2
+            } else {
+                0
+            },
             down: vec![],
             stops: 1,
             operators: 2,
@@ -268,12 +272,19 @@ impl Scenario {
             (40, Choice::One),
             (10, Choice::Several),
             (14, Choice::Again),
-            (if foreign.is_some() && left.operators > 0 { 30 } else { 0 }, Choice::Operator),
-            (if left.stops > 0 { 4 } else { 0 }, Choice::Stop),
-            (if one { 4 } else { 0 }, Choice::Node),
-            (if left.nodes > 1 { 5 } else { 0 }, Choice::Two),
-            (if one { 3 } else { 0 }, Choice::Storage),
-            (if one { 2 } else { 0 }, Choice::Membership),
+            (
+                if foreign.is_some() && left.operators > 0 {
+                    30
+                } else {
+                    0
+                },
+                Choice::Operator,
+            ),
+            (if left.stops > 0 { 3 } else { 0 }, Choice::Stop),
+            (if one { 3 } else { 0 }, Choice::Node),
+            (if left.nodes > 1 { 3 } else { 0 }, Choice::Two),
+            (if one { 2 } else { 0 }, Choice::Storage),
+            (if one { 1 } else { 0 }, Choice::Membership),
             (if left.leader { 12 } else { 0 }, Choice::Leader),
         ]);
         match choice {
@@ -353,7 +364,11 @@ impl Scenario {
             args.push((*of).into());
         }
         args.extend([self.source(), self.dest()]);
-        args.extend([self.exactly_once.to_string(), "false".into(), self.rate.to_string()]);
+        args.extend([
+            self.exactly_once.to_string(),
+            "false".into(),
+            self.rate.to_string(),
+        ]);
         args
     }
 
@@ -407,7 +422,11 @@ fn inputs(r: &mut Random, kind: Kind, lines: u64) -> Vec<Input> {
     let mut left = lines;
     let mut inputs: Vec<Input> = (0..files)
         .map(|n| {
-            let share = if n + 1 == files { left } else { r.between(0, left / 2) };
+            let share = if n + 1 == files {
+                left
+            } else {
+                r.between(0, left / 2)
+            };
             left -= share;
             Input {
                 name: format!("f{n}"),
@@ -428,8 +447,8 @@ impl Input {
     /// Writes the file. Every line ends with a number of its own, so that none equals another.
     pub fn write(&self, path: &Path) -> Result<()> {
         const WORDS: [&str; 16] = [
-            "let", "static", "fn", "use", "impl", "pub", "match", "self", "return", "struct", "for", "mod", "static",
-            "x", "statics", "the",
+            "let", "static", "fn", "use", "impl", "pub", "match", "self", "return", "struct", "for", "mod",
+            "static", "x", "statics", "the",
         ];
         let mut r = Random::new(self.seed);
         // One hot key in some files.
@@ -447,7 +466,11 @@ impl Input {
             } else if self.odd && what % 500 == 3 {
                 // Nothing at all: the key tells it apart.
             } else {
-                let first = if hot && what % 10 != 0 { WORDS[1] } else { *r.pick(&WORDS) };
+                let first = if hot && what % 10 != 0 {
+                    WORDS[1]
+                } else {
+                    *r.pick(&WORDS)
+                };
                 write!(out, "{first}")?;
                 for _ in 0..what % 6 {
                     write!(out, " {}", r.pick(&WORDS))?;
@@ -472,7 +495,12 @@ impl fmt::Display for Fault {
                 write!(f, "{task}:stop{}", if wake_ms.is_some() { "+cont" } else { "" })
             }
             Fault::KillNodes { nodes, back_ms } => {
-                write!(f, "{}{}", nodes.join("+"), if back_ms.is_some() { ":back" } else { "" })
+                write!(
+                    f,
+                    "{}{}",
+                    nodes.join("+"),
+                    if back_ms.is_some() { ":back" } else { "" }
+                )
             }
             Fault::KillDaemon { node, program, .. } => write!(f, "{node}/{program}"),
             Fault::KillLeader { .. } => f.write_str("leader"),

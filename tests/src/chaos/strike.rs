@@ -73,7 +73,8 @@ impl Strikes<'_, '_> {
         match fault {
             Fault::Kill { tasks } => {
                 let workers = self.cluster.workers(&self.job.name)?;
-                let newest = |task: &String| workers.iter().filter(|w| w.task == *task).max_by_key(|w| w.epoch);
+                let newest =
+                    |task: &String| workers.iter().filter(|w| w.task == *task).max_by_key(|w| w.epoch);
                 let victims: Vec<Worker> = tasks.iter().filter_map(newest).cloned().collect();
                 self.struck.missed += (tasks.len() - victims.len()) as u32;
                 victims.into_iter().for_each(|w| self.kill(w));
@@ -87,7 +88,9 @@ impl Strikes<'_, '_> {
                 self.kill(first);
                 for later in later_us {
                     // None: it was done, and nobody needs it again.
-                    let Some(next) = self.appears(task, epoch + 1)? else { break };
+                    let Some(next) = self.appears(task, epoch + 1)? else {
+                        break;
+                    };
                     std::thread::sleep(Duration::from_micros(*later));
                     epoch = next.epoch;
                     self.kill(next);
@@ -105,7 +108,11 @@ impl Strikes<'_, '_> {
                 self.struck.hits.extend(hit.map(|w| hit_at(w, at)));
                 self.struck.back(nodes, *back_ms);
             }
-            Fault::KillDaemon { node, program, back_ms } => {
+            Fault::KillDaemon {
+                node,
+                program,
+                back_ms,
+            } => {
                 signal(self.cluster.daemon(node, program)?, Signal::SIGKILL)?;
                 self.struck.wide += 1;
                 self.struck.back(std::slice::from_ref(node), Some(*back_ms));
@@ -130,7 +137,12 @@ impl Strikes<'_, '_> {
 
     /// The newest process of a task, of this epoch or a higher one; None when the job ends first, or none comes.
     fn appears(&mut self, task: &str, epoch: u64) -> Result<Option<Worker>> {
-        let until = now() + if epoch == 0 { Duration::from_millis(500) } else { APPEARS };
+        let until = now()
+            + if epoch == 0 {
+                Duration::from_millis(500)
+            } else {
+                APPEARS
+            };
         loop {
             if let Some(worker) = self.cluster.worker(&self.job.name, task)?
                 && worker.epoch >= epoch
@@ -151,7 +163,9 @@ impl Strikes<'_, '_> {
             return Ok(());
         };
         let children = self.cluster.operators(&self.job.name)?;
-        let child = children.into_iter().find(|o| o.parent == worker.pid && o.task == task);
+        let child = children
+            .into_iter()
+            .find(|o| o.parent == worker.pid && o.task == task);
         match child {
             Some(child) if signal(child.pid, Signal::SIGKILL).is_ok() => {
                 self.struck.hits.push(hit_at(worker, time_of_day()));
@@ -183,9 +197,13 @@ impl Strikes<'_, '_> {
         if signal(pid, Signal::SIGCONT).is_err() {
             return Ok(());
         }
-        let gone = wait_for("the zombie to exit", ZOMBIE_GONE, || Ok((!is_alive(pid)).then_some(())));
+        let gone = wait_for("the zombie to exit", ZOMBIE_GONE, || {
+            Ok((!is_alive(pid)).then_some(()))
+        });
         if gone.is_err() {
-            let why = format!("{task} (pid {pid}) was stopped, replaced and woken, and still lives {ZOMBIE_GONE:?} later");
+            let why = format!(
+                "{task} (pid {pid}) was stopped, replaced and woken, and still lives {ZOMBIE_GONE:?} later"
+            );
             self.struck.wrong.push(why);
         }
         Ok(())
@@ -250,7 +268,9 @@ impl Struck {
                         cluster.script(&["start-node", &node])?;
                     }
                 }
-                Start::At { node, .. } | Start::AfterTheRun { node } => drop(cluster.script(&["start-node", &node])?),
+                Start::At { node, .. } | Start::AfterTheRun { node } => {
+                    drop(cluster.script(&["start-node", &node])?)
+                }
             }
         }
         Ok(())
