@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 pub mod chaos;
 pub mod procs;
+pub mod proxy;
 
 /// A local cluster under a folder of its own, on addresses of its own. Taken down when dropped.
 pub struct Cluster {
@@ -83,6 +84,44 @@ impl Cluster {
         std::fs::write(cluster.path("subnet"), subnet)?;
         cluster.script(&["up", &nodes.to_string()])?;
         Ok(cluster)
+    }
+
+    /// The same with `in/data.txt`, lines of [`write_text`]; a copy is `data.txt` in the cluster's folder.
+    pub fn with_text(subnet: &str, nodes: usize, lines: u64) -> Result<Self> {
+        let cluster = Self::up(subnet, nodes)?;
+        write_text(&cluster.path("data.txt"), lines, 7)?;
+        cluster.hydfs(&["create", "data.txt", "in/data.txt"])?;
+        Ok(cluster)
+    }
+
+    /// An executable in the cluster's folder; `./NAME` for jobs started there.
+    pub fn write_operator(&self, name: &str, text: &str) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::write(self.path(name), text)?;
+        Ok(std::fs::set_permissions(
+            self.path(name),
+            std::fs::Permissions::from_mode(0o755),
+        )?)
+    }
+
+    /// On that node workers are started through a shell script, which does this first: a fault between a worker and the rest.
+    pub fn wrap_worker(&self, node: &str, first: &str) -> Result<()> {
+        let folder = self.path(&format!("bin-{node}"));
+        std::fs::create_dir(&folder)?;
+        let bin = std::path::absolute(&self.bin)?;
+        for program in ["memberd", "hydfsd", "hydfs", "leader", "rainstormctl"] {
+            std::os::unix::fs::symlink(bin.join(program), folder.join(program))?;
+        }
+        let script = format!(
+            "#!/bin/sh\n{first}\nexec {} \"$@\"\n",
+            bin.join("worker").display()
+        );
+        self.write_operator(&format!("bin-{node}/worker"), &script)?;
+        let config = std::fs::read_to_string(self.config())?;
+        let name = format!("name = \"{node}\"\n");
+        let with_bin = config.replace(&name, &format!("{name}bin = \"{}\"\n", folder.display()));
+        ensure!(with_bin != config, "no node {node} in the cluster file");
+        Ok(std::fs::write(self.config(), with_bin)?)
     }
 
     pub fn nodes(&self) -> usize {

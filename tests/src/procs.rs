@@ -154,6 +154,13 @@ impl Cluster {
         Ok(left)
     }
 
+    /// SSH clients that hold connections to this cluster's nodes: a leader's.
+    pub fn ssh_connections(&self) -> Result<Vec<i32>> {
+        let key = self.path("run/id_ed25519").to_string_lossy().into_owned();
+        let ours = |p: &Process| p.is("ssh") && p.args.iter().any(|a| a.contains(&key));
+        Ok(all()?.into_iter().filter(ours).map(|p| p.pid).collect())
+    }
+
     /// Waits until no process of a job is left but its leader.
     pub fn wait_until_gone(&self, job: &str, most: Duration) -> Result<()> {
         let gone = wait_for(&format!("the processes of {job} to be gone"), most, || {
