@@ -22,7 +22,7 @@ fn with_end<'a>(stages: &[&'a str], dest: &'a str, exactly_once: &'a str, rate: 
 
 #[test]
 fn t31_a_stopped_task_is_replaced_and_fenced_when_it_wakes() -> Result<()> {
-    let cluster = Cluster::with_text("127.0.51", 3, 360_000)?;
+    let cluster = Cluster::with_text("127.0.51", 3, 300_000)?;
     let mut job = cluster.start("stopped", &with_end(&GREP_COUNT, "out/stopped", "true", "60000"))?;
     job.wait_for_output()?;
     // A source, a filter, and the last stage, which holds state and appends.
@@ -67,7 +67,7 @@ fn t31_a_stopped_task_is_replaced_and_fenced_when_it_wakes() -> Result<()> {
 /// the lease and go on working all the same. So they really try to write, beside their replacements.
 #[test]
 fn t38_a_task_that_the_leader_cannot_hear_goes_on_working_and_is_fenced() -> Result<()> {
-    let cluster = Cluster::with_text("127.0.52.21", 3, 420_000)?;
+    let cluster = Cluster::with_text("127.0.52.21", 3, 330_000)?;
     let proxy = Proxy::start("127.0.52.99:0".parse()?, "127.0.52.21:15000".parse()?)?;
     cluster.wrap_worker(
         "n2",
