@@ -84,7 +84,7 @@ fn send(addr: SocketAddr, bytes: &[u8]) -> Result<TcpStream> {
 
 /// Random bytes; the right beginning and then a huge length, or rubbish as long as it says; HTTP with endless headers.
 fn attack(addr: SocketAddr, random: &mut Random) -> Result<()> {
-    let mut noise = |len: usize| (0..len).map(|_| random.next() as u8).collect::<Vec<u8>>();
+    let mut noise = |len: usize| (0..len).map(|_| random.draw() as u8).collect::<Vec<u8>>();
     let magic = b"RNSTR\x01";
     let pieces: Vec<Vec<u8>> = vec![
         noise(1),
@@ -131,7 +131,7 @@ fn t51_strangers_at_every_port_while_a_job_runs() -> Result<()> {
     for n in 0..3 {
         let to = format!("{SUBNET}.{}:5000", FIRST + n);
         for len in [0, 1, 20, 60, 1000, 1400, 9000] {
-            let mut bytes: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+            let mut bytes: Vec<u8> = (0..len).map(|_| random.draw() as u8).collect();
             socket.send_to(&bytes, &to)?;
             // The right beginning.
             bytes.splice(0..len.min(3), *b"RS\x01");

@@ -8,7 +8,7 @@ impl Random {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,21 +18,21 @@ impl Random {
 
     /// From `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high - low + 1)
+        low + self.draw() % (high - low + 1)
     }
 
     /// True in `percent` of the cases.
     pub fn percent(&mut self, percent: u64) -> bool {
-        self.next() % 100 < percent
+        self.draw() % 100 < percent
     }
 
     pub fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
-        &list[(self.next() % list.len() as u64) as usize]
+        &list[(self.draw() % list.len() as u64) as usize]
     }
 
     /// One of these, as often as its weight says.
     pub fn weighted<T: Copy>(&mut self, list: &[(u64, T)]) -> T {
-        let mut at = self.next() % list.iter().map(|(w, _)| w).sum::<u64>();
+        let mut at = self.draw() % list.iter().map(|(w, _)| w).sum::<u64>();
         for (weight, item) in list {
             if at < *weight {
                 return *item;

@@ -431,7 +431,7 @@ fn inputs(r: &mut Random, kind: Kind, lines: u64) -> Vec<Input> {
             Input {
                 name: format!("f{n}"),
                 lines: share,
-                seed: r.next(),
+                seed: r.draw(),
                 odd,
                 final_newline: true,
             }
@@ -455,7 +455,7 @@ impl Input {
         let hot = r.percent(25);
         let mut out = BufWriter::new(File::create(path)?);
         for line in 0..self.lines {
-            let what = r.next();
+            let what = r.draw();
             if self.odd && what % 500 < 3 {
                 match what % 500 {
                     0 => out.write_all(b"\xff\xfe static \x01\x80 ")?,
@@ -466,7 +466,7 @@ impl Input {
             } else if self.odd && what % 500 == 3 {
                 // Nothing at all: the key tells it apart.
             } else {
-                let first = if hot && what % 10 != 0 {
+                let first = if hot && !what.is_multiple_of(10) {
                     WORDS[1]
                 } else {
                     *r.pick(&WORDS)
