@@ -46,6 +46,9 @@ pub struct SourceRun {
     pub lines: u64,
     /// Nothing of the slice is left.
     pub last: bool,
+    /// The slice is one of several that are read in turn, since their files may grow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub growing: bool,
 }
 
 /// One thing that a task consumed. The unit of replay.
@@ -81,8 +84,44 @@ pub struct Cut {
     pub tuples_out: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// Per output: how many units were acknowledged when this was written. Empty: all of `emitted`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acked: Vec<u64>,
     /// The operator's state: extents `(offset, length)` of the task's snapshot file, to be restored in this order.
     pub snapshot: Vec<(u64, u64)>,
+}
+
+impl Cut {
+    /// Notes that `order` was consumed; what was put out is not its business.
+    pub fn consume(&mut self, order: &Order) {
+        match order {
+            Order::Input { from, start, end } => {
+                self.tuples_in += end - start;
+                self.consumed.insert(*from, *end);
+            }
+            Order::InputEnd { from, at } => {
+                self.ended.insert(*from);
+                self.consumed.insert(*from, at + 1);
+            }
+            Order::Source(run) => {
+                self.tuples_in += run.lines;
+                let source = &mut self.source;
+                if run.growing {
+                    let place = Place {
+                        at: run.to,
+                        line: run.first_line + run.lines,
+                    };
+                    source.growing.insert(run.slice, place);
+                } else {
+                    (source.slice, source.at, source.line) = match run.last {
+                        true => (run.slice + 1, None, 0),
+                        false => (run.slice, Some(run.to), run.first_line + run.lines),
+                    };
+                }
+            }
+            Order::Finish => self.done = true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,9 +175,28 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
 
 /// All records of a log. HyDFS keeps appends whole, so a torn record is damage, not an expected end.
 pub fn decode_all(log: &[u8]) -> Result<Vec<Record>, Error> {
-    let mut records = Vec::new();
-    let mut at = 0;
-    while at < log.len() {
+    records(log).map(|r| r.map(|(_, record)| record)).collect()
+}
+
+/// A log's records one by one, each with the byte where it begins. After the first that cannot be read nothing comes.
+pub fn records(log: &[u8]) -> Records<'_> {
+    Records { log, at: 0 }
+}
+
+#[derive(Debug, Clone)]
+pub struct Records<'a> {
+    log: &'a [u8],
+    at: usize,
+}
+
+impl Records<'_> {
+    /// Where the next record begins: behind all that was read.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    fn read(&self) -> Result<(Record, usize), Error> {
+        let (log, at) = (self.log, self.at);
         let damaged = |why| Error::Damaged { at, why };
         let head: [u8; 12] = log
             .get(at..at + 12)
@@ -157,10 +215,29 @@ pub fn decode_all(log: &[u8]) -> Result<Vec<Record>, Error> {
         {
             return Err(Error::Version(cut.version));
         }
-        records.push(record);
-        at += 12 + len;
+        Ok((record, at + 12 + len))
     }
-    Ok(records)
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<(usize, Record), Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.log.len() {
+            return None;
+        }
+        let at = self.at;
+        Some(match self.read() {
+            Ok((record, next)) => {
+                self.at = next;
+                Ok((at, record))
+            }
+            Err(error) => {
+                self.log = &[];
+                Err(error)
+            }
+        })
+    }
 }
 
 #[cfg(test)]
@@ -189,6 +266,7 @@ mod tests {
                         first_line,
                         lines,
                         last,
+                        growing: last,
                     })
                 }
             ),
@@ -245,7 +323,14 @@ mod tests {
         fn records_round_trip(records in prop::collection::vec(any_record(), 0..6)) {
             let mut log = vec![];
             records.iter().for_each(|r| encode(r, &mut log));
-            prop_assert_eq!(decode_all(&log).unwrap(), records);
+            prop_assert_eq!(decode_all(&log).unwrap(), records.clone());
+            // What stands before the damage is read, and nothing behind it.
+            log.push(0);
+            let read: Vec<_> = super::records(&log).collect();
+            prop_assert_eq!(read.len(), records.len() + 1);
+            let whole = read.iter().flatten().map(|(_, r)| r.clone()).collect::<Vec<_>>();
+            prop_assert_eq!(whole, records);
+            prop_assert!(read.last().is_some_and(|r| r.is_err()));
         }
 
         #[test]

@@ -1,12 +1,15 @@
 //! What a node holds of a file: pure metadata, the same for every store. A file is a list of sealed segments and, last, at most one
 //! open segment; a segment is an ordered list of entries whose payloads lie one behind the other.
 
+mod spans;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 pub use common::ids::Epoch;
 use serde::{Deserialize, Serialize};
+pub use spans::Span;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::view::View;

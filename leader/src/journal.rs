@@ -4,13 +4,19 @@
 //! Each record is `length (4 bytes, big-endian) | checksum (XXH3-64 of what follows, 8 bytes, big-endian) | MessagePack
 //! with named fields`. A torn last record is no record.
 
+use std::collections::VecDeque;
+use std::time::Duration;
+
 use common::batch::key_hash;
+use common::clock;
 use common::ids::{Epoch, JobName, NodeName, TaskId};
 use common::net::frame;
+use common::task_log::SourcePos;
 use hydfs::client::{Appender, Client, Error};
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Plan;
+use crate::job::{Counts, Ticket};
+use crate::plan::{Change, Plan};
 
 pub const VERSION: u8 = 1;
 const HEAD: usize = 12;
@@ -36,11 +42,44 @@ pub enum Entry {
     Done {
         task: TaskId,
         epoch: Epoch,
+        /// In the task's whole life.
+        #[serde(default)]
+        counts: Counts,
+    },
+    /// Durable before anybody acts on it.
+    Change(Change),
+    /// Without exactly-once: all that this source read before `place` has arrived at the destination.
+    Arrived {
+        task: TaskId,
+        place: SourcePos,
+    },
+    /// Another leader goes on from here; its processes have epochs above `base`.
+    Resumed {
+        base: Epoch,
+        node: NodeName,
+        pid: u32,
+        settings: Settings,
     },
     End {
         ok: bool,
         why: String,
     },
+}
+
+/// What of a plan may be said anew when a job is taken up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    pub max_restarts: u32,
+    pub op_timeout_ms: u64,
+    pub poison: Option<String>,
+}
+
+impl Settings {
+    pub fn apply(&self, plan: &mut Plan) {
+        plan.max_restarts = self.max_restarts;
+        plan.op_timeout_ms = self.op_timeout_ms;
+        plan.poison.clone_from(&self.poison);
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +88,8 @@ pub enum Damage {
     Checksum { at: usize },
     #[error("the journal's record at byte {at} cannot be read: {why}")]
     Record { at: usize, why: String },
+    #[error("the journal ends in the middle of the record at byte {at}")]
+    Torn { at: usize },
 }
 
 impl Record {
@@ -64,6 +105,11 @@ impl Record {
 
 /// All whole records of a journal.
 pub fn decode(journal: &[u8]) -> Result<Vec<Record>, Damage> {
+    decode_some(journal).map(|(records, _)| records)
+}
+
+/// The whole records, and where they end.
+fn decode_some(journal: &[u8]) -> Result<(Vec<Record>, usize), Damage> {
     let mut records = vec![];
     let mut at = 0;
     while let Some(head) = journal.get(at..at + HEAD) {
@@ -97,16 +143,64 @@ pub fn decode(journal: &[u8]) -> Result<Vec<Record>, Damage> {
         records.push(record);
         at += HEAD + len;
     }
-    Ok(records)
+    Ok((records, at))
 }
 
 pub fn name(job: &JobName) -> String {
     format!("jobs/{job}/journal")
 }
 
+const WRITER: &str = "leader";
+/// While storage is away the job goes on as well as it can, for so long.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Bytes that are known to be stored are there at once, except in the middle of a take-over.
+const READ_WITHIN: Duration = Duration::from_secs(30);
+/// Each try meets another leader that takes the job up at this moment, or met one that has died since.
+const MOST_TRIES: u32 = 20;
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Storage(#[from] Error),
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    #[error("{0} cannot be read in full")]
+    Short(String),
+    #[error("other leaders take the job up again and again")]
+    Contended,
+}
+
+/// All records of a job's journal as it is now, whoever may be writing it.
+pub async fn read(client: &Client, job: &JobName) -> Result<Vec<Record>, OpenError> {
+    let name = name(job);
+    let len = client.stat(&name).await?.len;
+    read_to(client, &name, len).await
+}
+
+async fn read_to(client: &Client, name: &str, len: u64) -> Result<Vec<Record>, OpenError> {
+    let mut all = vec![];
+    let began = clock::now();
+    while (all.len() as u64) < len {
+        if clock::now().since(began) > READ_WITHIN {
+            return Err(OpenError::Short(name.into()));
+        }
+        let most = (len - all.len() as u64).min(1 << 20) as usize;
+        let wait = Duration::from_secs(1);
+        all.extend_from_slice(&client.tail(name, all.len() as u64, most, wait).await?);
+    }
+    // HyDFS keeps appends whole. Behind a torn record nothing could be written that is ever read again.
+    match decode_some(&all)? {
+        (records, at) if at == all.len() => Ok(records),
+        (_, at) => Err(Damage::Torn { at }.into()),
+    }
+}
+
 /// Writes the journal. Records are stored in order; nobody waits for each.
 pub struct Journal {
     appender: Appender,
+    /// Changes that are being stored: where each ends.
+    tickets: VecDeque<(u64, Ticket)>,
 }
 
 impl Journal {
@@ -114,20 +208,73 @@ impl Journal {
     pub async fn create(client: &Client, job: &JobName) -> Result<Self, Error> {
         let name = name(job);
         client.create(&name).await?;
-        let appender = client.open_append(&name, "leader", Epoch(1), false).await?;
-        Ok(Self { appender })
+        let appender = client.with_patience(PATIENCE);
+        let appender = appender.open_append(&name, WRITER, Epoch(1), false).await?;
+        Ok(Self::new(appender))
+    }
+
+    /// Takes the journal over: whoever wrote it before can do so no more. Returns what is in it, and the epoch under which
+    /// it is open now.
+    pub async fn take_over(client: &Client, job: &JobName) -> Result<(Self, Vec<Record>, Epoch), OpenError> {
+        let name = name(job);
+        let patient = client.with_patience(PATIENCE);
+        let mut epoch = Epoch(2);
+        for _ in 0..MOST_TRIES {
+            match patient.open_append(&name, WRITER, epoch, false).await {
+                Ok(appender) => {
+                    // All of the journal is this one stream.
+                    let records = read_to(client, &name, appender.length()).await?;
+                    return Ok((Self::new(appender), records, epoch));
+                }
+                Err(Error::Fenced { epoch: newest, .. }) => epoch = Epoch(newest.0.max(epoch.0) + 1),
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Err(OpenError::Contended)
+    }
+
+    fn new(appender: Appender) -> Self {
+        Self {
+            appender,
+            tickets: VecDeque::new(),
+        }
     }
 
     pub fn write(&mut self, entry: Entry) {
         let record = Record {
             v: VERSION,
-            at_us: common::clock::unix_micros(),
+            at_us: clock::unix_micros(),
             entry,
         };
         match record.encode() {
             Ok(bytes) => self.appender.append(bytes),
             Err(error) => tracing::error!(error = %error, "JOURNAL_FAILED"),
         }
+    }
+
+    /// Writes a change; [`Journal::settled`] tells when it is durable.
+    pub fn change(&mut self, ticket: Ticket, change: Change) {
+        self.write(Entry::Change(change));
+        self.tickets.push_back((self.appender.queued(), ticket));
+    }
+
+    /// Waits while something is being stored, and for ever when nothing is; returns the changes that have become durable,
+    /// in their order. [`Error::Fenced`]: another leader has taken the job up. Cancel-safe.
+    pub async fn settled(&mut self) -> Result<Vec<Ticket>, Error> {
+        if self.appender.acked() >= self.appender.queued() && self.tickets.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        let due = self.tickets.front().map(|(end, _)| *end);
+        let acked = match due {
+            Some(end) if end <= self.appender.acked() => self.appender.acked(),
+            _ => self.appender.changed().await?,
+        };
+        let mut settled = vec![];
+        while let Some((_, ticket)) = self.tickets.front().filter(|(end, _)| *end <= acked) {
+            settled.push(*ticket);
+            self.tickets.pop_front();
+        }
+        Ok(settled)
     }
 
     /// Until all that was written is durable.
@@ -156,6 +303,25 @@ mod tests {
             Entry::Done {
                 task: TaskId::new(1, 2),
                 epoch: Epoch(3),
+                counts: Counts {
+                    tuples_in: 1,
+                    ..Counts::default()
+                },
+            },
+            Entry::Change(Change::Drain),
+            Entry::Arrived {
+                task: TaskId::new(0, 0),
+                place: SourcePos::default(),
+            },
+            Entry::Resumed {
+                base: Epoch(1000),
+                node: NodeName::new("n2").unwrap(),
+                pid: 7,
+                settings: Settings {
+                    max_restarts: 1,
+                    op_timeout_ms: 2,
+                    poison: Some("out.poison".into()),
+                },
             },
             Entry::End {
                 ok: false,
@@ -180,10 +346,10 @@ mod tests {
             prop_assert_eq!(decode(&all).unwrap(), records());
             let cut = cut.index(all.len());
             let some = decode(&all[..cut]).unwrap();
-            prop_assert!(some.len() < 4 && records().starts_with(&some));
+            prop_assert!(some.len() < 7 && records().starts_with(&some));
             let mut flipped = all;
             flipped[cut] ^= 1 << bit;
-            prop_assert!(decode(&flipped).map_or(true, |r| r.len() < 4));
+            prop_assert!(decode(&flipped).map_or(true, |r| r.len() < 7));
         }
 
         #[test]
@@ -194,7 +360,7 @@ mod tests {
 
     #[test]
     fn other_versions_are_refused() {
-        let mut record = records().remove(3);
+        let mut record = records().remove(6);
         record.v = 2;
         assert!(matches!(
             decode(&record.encode().unwrap()),

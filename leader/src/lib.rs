@@ -4,6 +4,7 @@
 //!   cli --> operators, plan (pure) --> driver --+-- job        state machine: who runs, who is replaced
 //!                                               +-- launcher   starts worker processes, over SSH or here
 //!                                               +-- console, progress, summary, journal
+//!   verify: the log checker
 //!   ctl: rainstormctl, and what it says to a running leader (ctl/wire.rs)
 //! ```
 
@@ -18,3 +19,4 @@ pub mod operators;
 pub mod plan;
 pub mod progress;
 pub mod summary;
+pub mod verify;

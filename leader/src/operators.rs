@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use common::control::{OpCode, OpKind, OpSpec, Protocol};
-use ops::foreign::describe;
+use ops::foreign::{Description, describe};
 
-use crate::cli::{self, Stage, refuse};
+use crate::cli::{self, Productions, Stage, refuse};
 
 /// An operator that is there; what it is may still have to be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +22,18 @@ pub enum Located {
     },
 }
 
-/// An operator with all that is known of it. `content`: what must be in HyDFS before a worker starts.
+/// An operator with all that is known of it. `content`: what must be in HyDFS before a worker starts; `notes`: what its
+/// user should know before the job starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
     pub spec: OpSpec,
     pub content: Option<(String, PathBuf)>,
+    pub notes: Vec<String>,
+}
+
+/// Whether an executable wants the tuples' keys. All do as long as a [`Description`] does not speak of it.
+fn wants_keys(_said: &Description) -> bool {
+    true
 }
 
 /// Finds stage `k`'s operator (counted from 1) and checks all that can be checked without running it.
@@ -76,9 +83,20 @@ pub fn locate(k: usize, stage: &Stage) -> Result<Located, cli::Error> {
 }
 
 /// Asks a foreign executable what it is, and reads its content. `k` counts from 1.
-pub async fn resolve(k: usize, located: Located, exactly_once: bool) -> Result<Resolved, cli::Error> {
+pub async fn resolve(
+    k: usize,
+    located: Located,
+    exactly_once: bool,
+    productions: Productions,
+) -> Result<Resolved, cli::Error> {
     let (stage, path, prefix) = match located {
-        Located::Builtin { spec } => return Ok(Resolved { spec, content: None }),
+        Located::Builtin { spec } => {
+            return Ok(Resolved {
+                spec,
+                content: None,
+                notes: vec![],
+            });
+        }
         Located::File { stage, path, kind } => (stage, path, kind),
     };
     let no = |what: String| refuse(stage.number, format!("op{k}_exe"), &stage.exe, what);
@@ -91,12 +109,6 @@ pub async fn resolve(k: usize, located: Located, exactly_once: bool) -> Result<R
         no(format!("it could not be asked what it is: {e}{stderr}"))
     })?;
     let kind = match (&said, prefix) {
-        (Some(d), _) if d.protocol == Protocol::Batch => {
-            return Err(no(
-                "it speaks the batch protocol, which is not built yet in this version; use the text protocol"
-                    .into(),
-            ));
-        }
         (Some(d), Some(kind)) if d.kind != kind => {
             return Err(no(format!(
                 "the prefix says {kind}, the program itself says {}; leave the prefix out",
@@ -106,13 +118,6 @@ pub async fn resolve(k: usize, located: Located, exactly_once: bool) -> Result<R
         (Some(d), _) => d.kind,
         (None, kind) => kind.unwrap_or(OpKind::Transform),
     };
-    if kind == OpKind::Aggregate && exactly_once {
-        return Err(no(
-            "a foreign aggregate's state can't be saved in this version, so it would not survive a restart; \
-             say false for exactly_once, or use count, sum, avg, min or max"
-                .into(),
-        ));
-    }
     let content = path.clone();
     let hash = tokio::task::spawn_blocking(move || {
         std::fs::read(&content).map(|bytes| blake3::hash(&bytes).to_hex())
@@ -121,24 +126,62 @@ pub async fn resolve(k: usize, located: Located, exactly_once: bool) -> Result<R
     .map_err(|e| no(e.to_string()))?
     .map_err(|e| no(format!("{} cannot be read: {e}", path.display())))?;
     let hydfs_name = format!("ops/{hash}");
-    let code = OpCode::Foreign {
-        hydfs_name: hydfs_name.clone(),
-        hash: hash.to_string(),
-        protocol: said.as_ref().map_or(Protocol::Text, |d| d.protocol),
-        keys: true,
-        snapshot: said.as_ref().is_some_and(|d| d.snapshot),
-    };
-    let deterministic = said.as_ref().is_none_or(|d| d.deterministic);
-    Ok(Resolved {
-        spec: OpSpec {
-            exe: stage.exe,
-            args: stage.args,
-            kind,
-            code,
-            deterministic,
+    let says_yes = said.as_ref().is_none_or(|d| d.deterministic);
+    let spec = OpSpec {
+        exe: stage.exe,
+        args: stage.args,
+        kind,
+        code: OpCode::Foreign {
+            hydfs_name: hydfs_name.clone(),
+            hash: hash.to_string(),
+            protocol: said.as_ref().map_or(Protocol::Text, |d| d.protocol),
+            keys: said.as_ref().is_none_or(wants_keys),
+            snapshot: said.as_ref().is_some_and(|d| d.snapshot),
         },
+        deterministic: match productions {
+            Productions::Auto => says_yes,
+            Productions::Strong => false,
+            Productions::Weak => true,
+        },
+    };
+    let notes = match exactly_once {
+        true => notes(k, &spec, says_yes),
+        false => vec![],
+    };
+    Ok(Resolved {
+        spec,
         content: Some((hydfs_name, path)),
+        notes,
     })
+}
+
+/// What exactly-once costs with this operator, or where it ends.
+fn notes(k: usize, spec: &OpSpec, says_deterministic: bool) -> Vec<String> {
+    let mut notes = vec![];
+    let saves = matches!(
+        spec.code,
+        OpCode::Builtin
+            | OpCode::Foreign {
+                protocol: Protocol::Batch,
+                snapshot: true,
+                ..
+            }
+    );
+    if spec.kind == OpKind::Aggregate && !saves {
+        notes.push(format!(
+            "note: stage {k} ({}) cannot save its state: all its input is kept in its tasks' logs, and given to it again \
+             when it is restarted",
+            spec.exe
+        ));
+    }
+    if spec.deterministic && !says_deterministic {
+        notes.push(format!(
+            "warning: stage {k} ({}) says that its output depends on more than its input; with --productions weak a restart \
+             may mix what it puts out the second time with the first, and exactly-once does not hold for it",
+            spec.exe
+        ));
+    }
+    notes
 }
 
 fn split_kind(exe: &str) -> (Option<OpKind>, &str) {
@@ -258,25 +301,35 @@ mod tests {
         assert!(refused(dir.path().to_str().unwrap(), &[]).contains("not a file"));
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
         let located = locate(2, &stage(&format!("filter:{name}"), &["a"])).unwrap();
-        let resolved = resolve(2, located, true).await.unwrap();
+        let auto = Productions::Auto;
+        let resolved = resolve(2, located, true, auto).await.unwrap();
         assert_eq!(resolved.spec.kind, OpKind::Filter);
+        assert!(resolved.spec.deterministic && resolved.notes.is_empty());
         let hash = blake3::hash(b"#!/bin/sh\nexit 0\n").to_hex();
         assert_eq!(resolved.content.unwrap().0, format!("ops/{hash}"));
-        let plain = resolve(2, locate(2, &stage(name, &[])).unwrap(), true)
-            .await
-            .unwrap();
-        assert_eq!(plain.spec.kind, OpKind::Transform);
+        let plain = locate(2, &stage(name, &[])).unwrap();
+        let plain = resolve(2, plain, true, Productions::Strong).await.unwrap();
+        assert_eq!((plain.spec.kind, plain.spec.deterministic), (OpKind::Transform, false));
         let aggregate = || locate(2, &stage(&format!("aggregate:{name}"), &[])).unwrap();
-        assert!(
-            resolve(2, aggregate(), true)
-                .await
-                .unwrap_err()
-                .to_string()
-                .contains("exactly_once")
-        );
-        assert_eq!(
-            resolve(2, aggregate(), false).await.unwrap().spec.kind,
-            OpKind::Aggregate
-        );
+        let kept = resolve(2, aggregate(), true, auto).await.unwrap();
+        assert!(kept.notes[0].contains("all its input is kept"), "{:?}", kept.notes);
+        assert!(resolve(2, aggregate(), false, auto).await.unwrap().notes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_an_executable_says_of_itself_decides_what_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("op.sh");
+        let line =
+            "rainstorm-operator/1 kind=transform protocol=text deterministic=no";
+        std::fs::write(&file, format!("#!/bin/sh\necho {line}\n")).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let located = || locate(1, &stage(file.to_str().unwrap(), &[])).unwrap();
+        let auto = resolve(1, located(), true, Productions::Auto).await.unwrap();
+        assert!(!auto.spec.deterministic && auto.notes.is_empty(), "{auto:?}");
+        let weak = resolve(1, located(), true, Productions::Weak).await.unwrap();
+        assert!(weak.spec.deterministic && weak.notes[0].contains("exactly-once does not hold"));
+        let loose = resolve(1, located(), false, Productions::Weak).await.unwrap();
+        assert!(loose.notes.is_empty());
     }
 }

@@ -44,6 +44,12 @@ impl Screen {
         if self.live { self.multi.suspend(f) } else { f() }
     }
 
+    /// One line for people, whatever the display shows.
+    pub fn say(&self, line: &str) {
+        // A closed standard error is nobody's failure.
+        self.aside(|| drop(writeln!(io::stderr(), "{line}")));
+    }
+
     /// For the log.
     pub fn writer(&self) -> impl Fn() -> Line + Send + Sync + 'static {
         let screen = self.clone();
@@ -95,7 +101,8 @@ impl Display {
                 "{prefix:>24} {msg}",
             );
             for (k, stage) in job.plan().stages.iter().enumerate() {
-                let template = if k == 0 { bar } else { line };
+                // Nobody knows how much there will be to follow.
+                let template = if k == 0 && !job.plan().follow { bar } else { line };
                 let style =
                     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
                 let bar = screen
@@ -137,13 +144,14 @@ impl Display {
     }
 
     fn plain(&self, job: &Job) -> String {
-        let read = Look::at(job, 0).bytes_in;
-        let percent = if self.input_bytes == 0 {
-            100.0
-        } else {
-            100.0 * read as f64 / self.input_bytes as f64
+        let look = Look::at(job, 0);
+        let read = match self.input_bytes {
+            _ if job.plan().follow => format!("{} lines read", thousands(look.tuples_in)),
+            0 => "100% read".into(),
+            all => format!("{:.0}% read", 100.0 * look.bytes_in as f64 / all as f64),
         };
-        let mut line = format!("{}: {percent:.0}% read", job.plan().job);
+        let state = if job.is_draining() { ", draining" } else { "" };
+        let mut line = format!("{}: {read}{state}", job.plan().job);
         for (k, stage) in job.plan().stages.iter().enumerate() {
             line.push_str(&format!(
                 "; {k} {}: {}",
@@ -243,6 +251,18 @@ mod tests {
         assert!(
             line.starts_with("j: 0% read; 0 source: 0/s in, 0/1 up; 1 identity"),
             "{line}"
+        );
+        let mut plan = job.plan().clone();
+        plan.follow = true;
+        let config = Config {
+            lease: Duration::from_secs(3),
+            max_restarts: 5,
+        };
+        let job = Job::new(plan, config, vec![NodeName::new("n1").unwrap()], Default::default());
+        assert!(
+            display.plain(&job).starts_with("j: 0 lines read; 0 source"),
+            "{}",
+            display.plain(&job)
         );
         assert_eq!(shorten("abcdef", 4), "abc…");
     }

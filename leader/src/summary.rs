@@ -26,6 +26,10 @@ pub struct Summary {
     pub out_per_s: f64,
     pub restarts: u32,
     pub scale_events: u32,
+    /// Tuples set aside in `<dest>.poison`.
+    pub poisoned: u64,
+    /// Without exactly-once: tuples that were sent again after a restart, and may have counted twice.
+    pub possible_duplicates: u64,
     pub stages: Vec<Stage>,
     pub latency_ms: Option<Latency>,
 }
@@ -106,6 +110,11 @@ impl Summary {
             out_per_s: per_s(lines_out),
             restarts: job.restarts(),
             scale_events: 0,
+            poisoned: job.poisoned(),
+            possible_duplicates: match plan.exactly_once {
+                true => 0,
+                false => job.tasks().map(|t| t.totals.resent()).sum(),
+            },
             stages,
             latency_ms: Latency::of(&histogram),
         }
@@ -240,6 +249,8 @@ mod tests {
             "out_per_s",
             "restarts",
             "scale_events",
+            "poisoned",
+            "possible_duplicates",
             "stages",
             "latency_ms",
         ];

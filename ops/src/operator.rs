@@ -1,4 +1,4 @@
-//! What an operator is to the worker: fed with whole batches, single-threaded, its state in deltas.
+//! What an operator is to the worker: fed with whole batches, single-threaded, its state in rolling snapshots.
 
 use common::batch::Batch;
 use common::control::Failure;
@@ -9,6 +9,13 @@ const QUOTED: usize = 200;
 /// Receives an operator's output tuples, in order.
 pub trait Emit {
     fn emit(&mut self, key: &[u8], value: &[u8]);
+}
+
+/// Where no outputs can come.
+pub(crate) struct Nowhere;
+
+impl Emit for Nowhere {
+    fn emit(&mut self, _: &[u8], _: &[u8]) {}
 }
 
 /// An operator that runs inside the worker.
@@ -24,12 +31,16 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// Appends the state of every key that changed since the last snapshot. Deltas are self-delimiting: restored in
-    /// order, one by one or end to end, they give the state. Nothing changed, or no state: appends nothing.
-    fn snapshot_delta(&mut self, _out: &mut Vec<u8>) {}
-
-    /// Appends the whole state, in the deltas' format. What changed so far is in no later delta.
-    fn snapshot_full(&mut self, _out: &mut Vec<u8>) {}
+    /// Appends the state of every key that changed since the last snapshot and, in turn, of other keys: at least
+    /// `rewrite` bytes of them, or all that are left of this round. Snapshots are self-delimiting: restored in order,
+    /// one by one or end to end, they give the state. Appends nothing when there is nothing to say.
+    ///
+    /// True: a round ends with this snapshot. Since the last one that said so (else since the start or the restoring)
+    /// every key that exists has been appended, so whatever was appended before that round began may be forgotten.
+    /// Thus no snapshot holds the whole state unless all of it changed, and what is needed is always a suffix.
+    fn snapshot(&mut self, _rewrite: usize, _out: &mut Vec<u8>) -> bool {
+        true
+    }
 
     /// Takes in one or several snapshots.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Error> {
@@ -54,6 +65,8 @@ pub struct Error {
     pub what: String,
     /// The key of the tuple at which it stumbled: lossy UTF-8, shortened.
     pub key: Option<String>,
+    /// Which tuple of the batch that was, counted from 0; set wherever `key` is.
+    pub index: Option<usize>,
     /// A foreign operator's last lines on standard error.
     pub stderr: Vec<String>,
     /// False: it would only happen again (a missing file, a snapshot of something else).
@@ -67,11 +80,12 @@ fn at_key(key: &Option<String>) -> String {
 }
 
 impl Error {
-    /// A tuple that the operator cannot digest.
-    pub fn poison(what: impl Into<String>, key: &[u8]) -> Self {
+    /// A tuple that the operator cannot digest: its number in the batch and its key.
+    pub fn poison(what: impl Into<String>, index: usize, key: &[u8]) -> Self {
         Self {
             what: what.into(),
             key: Some(quoted(key)),
+            index: Some(index),
             stderr: vec![],
             restart_helps: true,
         }
@@ -82,6 +96,7 @@ impl Error {
         Self {
             what: what.into(),
             key: None,
+            index: None,
             stderr: vec![],
             restart_helps: true,
         }
@@ -92,6 +107,7 @@ impl Error {
         Self {
             what: what.into(),
             key: None,
+            index: None,
             stderr: vec![],
             restart_helps: false,
         }

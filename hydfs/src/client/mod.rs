@@ -29,7 +29,8 @@ use common::net::Identity;
 use crate::ring::RangeIx;
 use crate::wire::client::{Reply, Request};
 
-pub use crate::wire::client::{NodeInfo, NodeState};
+pub use crate::content::{ClientId, Span};
+pub use crate::wire::client::{NodeInfo, NodeState, StreamInfo};
 pub use appender::Appender;
 pub(crate) use conn::Answer;
 pub use error::{Error, MAX_NAME, check_name};
@@ -71,6 +72,28 @@ pub struct LineMark {
     pub newlines_before: u64,
 }
 
+/// Who appended what to a file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Streams {
+    /// Committed bytes of the file.
+    pub len: u64,
+    /// A part of the spans is not known now: the coordinator's copy is being repaired.
+    pub missing: bool,
+    /// By client. May hold appends that are under way, and so come to more than `len`.
+    pub clients: BTreeMap<ClientId, StreamInfo>,
+}
+
+impl Streams {
+    pub fn of(&self, client: &str) -> Option<&StreamInfo> {
+        self.clients.get(&ClientId::of(client))
+    }
+
+    /// Bytes of all streams.
+    pub fn total(&self) -> u64 {
+        self.clients.values().map(|s| s.length).sum()
+    }
+}
+
 /// A client of the cluster's HyDFS. Cheap to clone; clones share their connections. Needs a tokio runtime.
 #[derive(Clone)]
 pub struct Client {
@@ -98,9 +121,15 @@ impl Client {
     /// Makes an empty file. [`Error::Exists`] when there is one already; a retry of the same call is not fooled by its
     /// own first try.
     pub async fn create(&self, file: &str) -> Result<(), Error> {
+        self.create_as(file, nodes::random()).await
+    }
+
+    /// The same under a number of the caller's, drawn at random once: also another process that knows it is not fooled by
+    /// an earlier try.
+    pub async fn create_as(&self, file: &str, nonce: u64) -> Result<(), Error> {
         let request = Request::Create {
             file: file.into(),
-            nonce: nodes::random(),
+            nonce,
         };
         self.ask(file, request).await.map(drop)
     }
@@ -213,6 +242,34 @@ impl Client {
                     }));
                     if done {
                         return Ok(marks);
+                    }
+                }
+                other => return Err(self.nodes.unexpected(file, &other)),
+            }
+        }
+    }
+
+    /// Each client's stream in the file, with the processes (epochs) that wrote it. Fences nobody.
+    pub async fn streams(&self, file: &str) -> Result<Streams, Error> {
+        let mut all = Streams::default();
+        loop {
+            let after = all.clients.last_key_value().map(|(id, _)| *id);
+            let request = Request::Streams {
+                file: file.into(),
+                after,
+            };
+            match self.ask(file, request).await? {
+                Reply::Streams {
+                    len,
+                    missing,
+                    streams,
+                    more,
+                } => {
+                    let done = !more || streams.is_empty();
+                    (all.len, all.missing) = (len, all.missing || missing);
+                    all.clients.extend(streams.into_iter().map(|s| (s.client, s)));
+                    if done {
+                        return Ok(all);
                     }
                 }
                 other => return Err(self.nodes.unexpected(file, &other)),

@@ -7,13 +7,13 @@ use bytes::{Bytes, BytesMut};
 use common::clock::{self, Time};
 
 use super::core::Core;
-use crate::content::{EntryMeta, FileName, Segment, SegmentId};
+use crate::content::{ClientId, EntryMeta, FileName, Segment, SegmentId};
 use crate::replica::{self, Answer, FileInfo, Input, RangeState, Refused};
 use crate::ring::RangeIx;
 use crate::store::{self, Store};
 use crate::view::{Incarnation, NodeIx};
 use crate::wire::client::{
-    FileStat, Frame, MAX_LIST, MAX_READ, NodeInfo, NodeState, Refusal, Reply, Request,
+    FileStat, Frame, MAX_LIST, MAX_READ, NodeInfo, NodeState, Refusal, Reply, Request, StreamInfo,
 };
 
 /// Append boundaries closer than this are not told apart: enough to split a file evenly.
@@ -175,6 +175,13 @@ impl Core {
                 self.reply(conn, call, reply);
                 return Ok(());
             }
+            Request::Streams { file, after } => {
+                let file = name(&file)?;
+                let length = self.coordinated(&file)?;
+                let reply = self.streams(&file, length, after);
+                self.reply(conn, call, reply);
+                return Ok(());
+            }
             Request::Locate { range } => {
                 self.reply(
                     conn,
@@ -281,6 +288,38 @@ impl Core {
         Reply::Marks {
             marks: some,
             more: marks.next().is_some(),
+        }
+    }
+
+    fn streams(&self, file: &FileName, length: u64, after: Option<ClientId>) -> Reply {
+        let Some(held) = self.replica.store().file(self.replica.range_of(file), file) else {
+            return Reply::Refused(Refusal::NoSuchFile);
+        };
+        let mut spans = held.spans();
+        let mut behind = held
+            .streams
+            .iter()
+            .filter(|(id, _)| after.is_none_or(|a| **id > a));
+        // An answer is bounded by what it lists: streams, and spans of them.
+        let mut listed = 0;
+        let mut streams = Vec::new();
+        while listed < MAX_LIST
+            && let Some((client, stream)) = behind.next()
+        {
+            let spans = spans.remove(client).unwrap_or_default();
+            listed += 1 + spans.len();
+            streams.push(StreamInfo {
+                client: *client,
+                epoch: stream.epoch,
+                length: stream.length,
+                spans,
+            });
+        }
+        Reply::Streams {
+            len: length,
+            missing: held.misses(),
+            streams,
+            more: behind.next().is_some(),
         }
     }
 

@@ -321,6 +321,12 @@ async fn a_replaced_process_can_append_no_more() {
     new.append(&b"after"[..]);
     assert_eq!(new.wait_acked(12).await.unwrap(), 12);
     assert_eq!(read(&client, "out").await, b"before after");
+    let streams = client.streams("out").await.unwrap();
+    let mine = streams.of("s1t0").unwrap();
+    assert_eq!((streams.len, streams.total(), mine.epoch), (12, 12, Epoch(2)));
+    let spans: Vec<_> = mine.spans.iter().map(|s| (s.epoch.0, s.start, s.end)).collect();
+    assert_eq!(spans, [(1, 0, 7), (2, 7, 12)], "the zombie's is not among them");
+    assert!(streams.of("s1t1").is_none() && !streams.missing);
     // An equal epoch from another process, and a lower one.
     for epoch in [2, 1] {
         let refused = client.open_append("out", "s1t0", Epoch(epoch), true).await;

@@ -18,7 +18,7 @@ use common::ids::{Epoch, NodeName};
 use common::net::Error;
 use serde::{Deserialize, Serialize};
 
-use crate::content::{EntryMeta, Segment};
+use crate::content::{ClientId, EntryMeta, Segment, Span};
 use crate::ring::RangeIx;
 use crate::view::NodeIx;
 
@@ -93,6 +93,11 @@ pub enum Request {
         file: String,
         from: u64,
     },
+    /// Who appended what: the clients' streams behind `after`, by id.
+    Streams {
+        file: String,
+        after: Option<ClientId>,
+    },
     Read {
         file: String,
         offset: u64,
@@ -144,6 +149,14 @@ pub enum Reply {
         marks: Vec<(u64, u64)>,
         more: bool,
     },
+    Streams {
+        /// Committed bytes of the file.
+        len: u64,
+        /// The coordinator has no copy of some segments: spans of what is in them are left out.
+        missing: bool,
+        streams: Vec<StreamInfo>,
+        more: bool,
+    },
     Fenced {
         length: u64,
     },
@@ -163,6 +176,17 @@ pub struct FileStat {
     pub coordinator: Option<NodeIx>,
     pub replicas: Vec<NodeIx>,
     pub under_replicated: bool,
+}
+
+/// One client's stream in a file, as the coordinator has it: appends under way included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamInfo {
+    pub client: ClientId,
+    /// The newest fence.
+    pub epoch: Epoch,
+    pub length: u64,
+    /// Which epochs appended it, in the file's order; one process's appends that follow on are one span.
+    pub spans: Vec<Span>,
 }
 
 /// Why not, and so what to do.

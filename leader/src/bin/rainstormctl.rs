@@ -18,15 +18,19 @@ fn main() -> ExitCode {
     // A read of standard input that waits is not waited for.
     runtime.shutdown_background();
     match done {
-        Ok(text) if text.is_empty() => ExitCode::SUCCESS,
-        // A reader that has gone has seen what it wanted.
-        Ok(text) => {
-            let _ = writeln!(std::io::stdout(), "{text}");
-            ExitCode::SUCCESS
+        Ok(done) => {
+            if !done.text.is_empty() {
+                // A reader that has gone has seen what it wanted.
+                let _ = writeln!(std::io::stdout(), "{}", done.text);
+            }
+            if let Some(complaint) = done.complaint {
+                eprintln!("rainstormctl: {complaint}");
+            }
+            ExitCode::from(done.code)
         }
         Err(error) => {
             eprintln!("rainstormctl: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(error.code())
         }
     }
 }

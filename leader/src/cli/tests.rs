@@ -11,13 +11,21 @@ fn run(line: &str) -> Result<Request, Error> {
     }
 }
 
+fn start(line: &str) -> Result<(Request, Start), Error> {
+    let request = run(line)?;
+    match request.what.clone() {
+        What::Start(start) => Ok((request, start)),
+        What::Resume(_) => panic!("{line} resumes"),
+    }
+}
+
 fn refused(line: &str) -> String {
     run(line).expect_err(line).to_string()
 }
 
 #[test]
 fn the_example_works() {
-    let r = run(EXAMPLE.strip_prefix("leader ").unwrap()).unwrap();
+    let (_, r) = start(EXAMPLE.strip_prefix("leader ").unwrap()).unwrap();
     assert_eq!(
         (r.stages.len(), r.tasks_per_stage, r.exactly_once, r.rate),
         (2, 3, true, 0)
@@ -28,17 +36,49 @@ fn the_example_works() {
 
 #[test]
 fn options_come_first_and_hyphens_stay_in_operator_arguments() {
-    let r = run("--console none --job j1 --append 1 1 filter '-c 3 -eq -7' dir/ out true false 500").unwrap();
+    let (all, r) =
+        start("--console none --job j1 --append 1 1 filter '-c 3 -eq -7' dir/ out true false 500").unwrap();
     assert_eq!(r.stages[0].args, ["-c", "3", "-eq", "-7"]);
     assert_eq!(
-        (r.console, r.if_exists, r.rate),
+        (all.console, r.if_exists, r.rate),
         (Console::None, IfExists::Append, 500)
     );
     assert_eq!(r.src, "dir");
-    let r = run("1 1 grep -v d out true false").unwrap();
+    let (_, r) = start("1 1 grep -v d out true false").unwrap();
     assert_eq!(r.stages[0].args, ["-v"]);
-    let r = run("1 1 identity '' d out true false 5 1 9").unwrap();
+    let (_, r) = start("1 1 identity '' d out true false 5 1 9").unwrap();
     assert!(r.stages[0].args.is_empty());
+}
+
+#[test]
+fn a_job_is_resumed_by_its_name_with_what_still_applies() {
+    let r = run("--resume j --console none --max-restarts 9 --poison skip --launcher local").unwrap();
+    assert_eq!((r.console, r.launcher), (Console::None, LauncherKind::Local));
+    let What::Resume(resume) = r.what else { panic!() };
+    assert_eq!(
+        resume,
+        Resume {
+            job: JobName::new("j").unwrap(),
+            op_timeout: None,
+            max_restarts: Some(9),
+            poison: Some(Poison::Skip),
+        }
+    );
+}
+
+#[test]
+fn following_and_the_care_for_operators_have_their_defaults() {
+    let (_, r) = start("1 1 identity '' d out true false").unwrap();
+    assert_eq!(
+        (r.follow, r.poison, r.productions, r.max_restarts),
+        (false, Poison::Fail, Productions::Auto, 5)
+    );
+    let (_, r) =
+        start("--follow --poison skip --productions strong 1 1 identity '' d out false false").unwrap();
+    assert_eq!(
+        (r.follow, r.poison, r.productions),
+        (true, Poison::Skip, Productions::Strong)
+    );
 }
 
 #[test]
@@ -73,11 +113,20 @@ fn mistakes_name_the_argument() {
         ("1 1 identity '' d ../out true false", "argument 6 (hydfs_dest)"),
         ("1 1 '' '' d out true false", "argument 3 (op1_exe)"),
         ("1 1 grep \"it's\" d out true false", "argument 4 (op1_args)"),
+        ("--resume a/b", "--resume: job name `a/b`"),
         (
-            "--follow 1 1 identity '' d out true false",
-            "--follow: not built yet",
+            "--resume j 1 1 identity '' d out true false",
+            "takes no arguments, the job's plan is in its journal; leave out: 1 1 identity",
         ),
-        ("--resume j", "--resume: not built yet"),
+        ("--resume j --follow", "--follow: --resume takes the job up as it was planned"),
+        ("--resume j --job k", "--job: "),
+        ("--resume j --format tsv", "--format: "),
+        ("--resume j --dry-run", "--dry-run: "),
+        ("--resume j --op-timeout 0", "--op-timeout"),
+        (
+            "--poison skip 1 1 identity '' a.poison a true false",
+            "argument 6 (hydfs_dest) is `a`: tuples set aside would go to `a.poison`, which is the source",
+        ),
         ("--op-timeout 0 1 1 identity '' d out true false", "--op-timeout"),
         (
             "--op-timeout NaN 1 1 identity '' d out true false",
@@ -105,7 +154,8 @@ proptest! {
     fn operator_arguments_round_trip(args in prop::collection::vec("[^\0]{0,10}", 0..5)) {
         let word = shell_words::join(&args);
         let line = ["leader", "1", "2", "op", &word, "d", "out", "true", "false"];
-        let Ok(Parsed::Request(r)) = parse(line) else { return Err(TestCaseError::fail("refused")) };
+        let Ok(Parsed::Request(request)) = parse(line) else { return Err(TestCaseError::fail("refused")) };
+        let What::Start(r) = request.what else { return Err(TestCaseError::fail("resumes")) };
         prop_assert_eq!(&r.stages[0].args, &args);
     }
 }

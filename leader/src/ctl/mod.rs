@@ -1,20 +1,31 @@
 //! `rainstormctl`: the operator's console.
 
+mod files;
 pub mod find;
+mod jobs;
 mod kill;
+mod log;
+mod members;
 mod show;
+mod verify;
 pub mod wire;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use common::cluster::Cluster;
-use common::ids::{JobName, NodeName};
+use common::ids::{JobName, NodeName, TaskId};
 use common::net::Identity;
+use hydfs::client::Client;
+use serde::Serialize;
 
+use crate::journal;
 use crate::launcher::host;
-use find::{Asked, ask_all};
-use wire::{JobRow, Reply, Request, TaskRow};
+
+/// How long a file that is unavailable is waited for.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 const MORE_HELP: &str = "\
 Examples:
@@ -23,8 +34,11 @@ Examples:
   rainstormctl kill_task n2 4711         kill -9 of that worker on node n2: its task is restarted
   rainstormctl status                    what each stage of each job is doing
   rainstormctl list_mem                  which nodes are alive
+  rainstormctl log myjob s1t0            what a task consumed in which order, and its checkpoints
+  rainstormctl verify myjob              do the job's logs prove that everything counted exactly once?
 
-Exit code: 0 done, 1 it could not be done (why is on standard error), 2 bad usage.";
+Exit code: 0 done, 1 it could not be done (why is on standard error), 2 bad usage.
+Of verify: 0 proved, 1 refuted, 2 it could not be checked.";
 
 /// Looks at running jobs and at the cluster, and kills tasks to see them come back.
 #[derive(Debug, Parser)]
@@ -61,6 +75,17 @@ enum Word {
         #[arg(long)]
         json: bool,
     },
+    /// Prints a task's log in HyDFS, one record a line: what it consumed in which order, and its checkpoints
+    Log {
+        job: JobName,
+        /// Such as s1t0: stage 1, task 0; the source is stage 0
+        task: TaskId,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Replays the logs of an exactly-once job, running or ended, and proves or refutes that everything counted once
+    Verify { job: JobName },
     /// Starts a job's workers on this node, for its leader, which speaks on standard input
     #[command(hide = true)]
     Host {
@@ -90,7 +115,7 @@ enum Word {
     },
 }
 
-/// Why a word was not carried out; all are exit code 1.
+/// Why a word was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -107,158 +132,95 @@ pub enum Error {
     Host(#[from] host::Error),
     #[error("cannot write JSON: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("HyDFS: {0}")]
+    Store(#[from] hydfs::client::Error),
+    #[error("HyDFS has no journal of a job `{job}`{have}")]
+    UnknownJob { job: String, have: String },
+    #[error("{name}: {damage}")]
+    Journal { name: String, damage: journal::Damage },
+    #[error("the journal of job {job} holds no plan: the job never started")]
+    NoPlan { job: String },
+    #[error("{task} of job {job} has no log: {why}")]
+    NoLog { job: String, task: TaskId, why: String },
+    /// Neither proved nor refuted.
+    #[error("not verified: {0}")]
+    Unverified(#[source] Box<Error>),
 }
 
-/// Carries out one word; what it prints is returned.
-pub async fn run(args: Args) -> Result<String, Error> {
+impl Error {
+    fn unverified(self) -> Self {
+        Self::Unverified(Box::new(self))
+    }
+
+    /// The exit code.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Unverified(_) => verify::UNCHECKED,
+            _ => 1,
+        }
+    }
+}
+
+/// What a word came to.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// For standard output, without the last newline.
+    pub text: String,
+    /// The exit code.
+    pub code: u8,
+    /// For standard error.
+    pub complaint: Option<String>,
+}
+
+impl From<String> for Done {
+    fn from(text: String) -> Self {
+        Self {
+            text,
+            ..Self::default()
+        }
+    }
+}
+
+/// Carries out one word.
+pub async fn run(args: Args) -> Result<Done, Error> {
     if let Word::Host { node, .. } = args.word {
         // It needs nothing of the cluster file: its orders say all.
         host::serve(node, tokio::io::stdin(), tokio::io::stdout()).await?;
-        return Ok(String::new());
+        return Ok(Done::default());
     }
-    let cluster = Cluster::find(args.cluster.as_deref())?;
+    let cluster = Arc::new(Cluster::find(args.cluster.as_deref())?);
     let me = Identity {
         who: format!("rainstormctl {}", std::process::id()),
         node: cluster.local_node().map(|n| n.name.clone()),
         secret: cluster.secret()?,
         security: cluster.security,
     };
-    match args.word {
-        Word::ListTasks { job, json } => {
-            let asked = ask_all(&cluster, &me, Request::List).await;
-            let trouble = trouble(&asked);
-            let mut rows: Vec<TaskRow> = asked
-                .replies
-                .into_iter()
-                .flat_map(|r| if let Reply::Tasks(t) = r { t } else { vec![] })
-                .collect();
-            rows.sort_by(|a, b| (&a.job, a.task).cmp(&(&b.job, b.task)));
-            if let Some(job) = &job {
-                let names = rows.iter().map(|r| r.job.to_string()).collect();
-                rows.retain(|r| r.job.as_str() == job);
-                must_have(rows.is_empty(), job, names, trouble)?;
-            }
-            Ok(if json {
-                serde_json::to_string_pretty(&rows)?
-            } else {
-                show::tasks(&rows)
-            })
-        }
-        Word::Jobs { json } => {
-            let (rows, _) = jobs(&cluster, &me).await;
-            Ok(if json {
-                serde_json::to_string_pretty(&rows)?
-            } else {
-                show::jobs(&rows)
-            })
-        }
-        Word::Status { job, json } => {
-            let (mut rows, trouble) = jobs(&cluster, &me).await;
-            if let Some(job) = &job {
-                let names = rows.iter().map(|r| r.job.to_string()).collect();
-                rows.retain(|r| r.job.as_str() == job);
-                must_have(rows.is_empty(), job, names, trouble)?;
-            }
-            Ok(if json {
-                serde_json::to_string_pretty(&rows)?
-            } else {
-                show::status(&rows)
-            })
-        }
+    let store = || Client::new(cluster.clone(), me.clone()).with_patience(STORE_PATIENCE);
+    let text = match args.word {
         // Above.
-        Word::Host { .. } => Ok(String::new()),
-        Word::KillTask { node, pid } => kill::kill_task(&cluster, &node, pid).await,
-        Word::ListMem { node, json } => {
-            let members = ask_member(&cluster, &me, node, false).await?;
-            Ok(if json {
-                members_json(&members)?
-            } else {
-                show::members(&members)
-            })
-        }
-        Word::ListSelf { node, json } => {
-            let members = ask_member(&cluster, &me, node, true).await?;
-            Ok(if json {
-                members_json(&members)?
-            } else {
-                show::members(&members)
-            })
-        }
-    }
-}
-
-async fn jobs(cluster: &Cluster, me: &Identity) -> (Vec<JobRow>, String) {
-    let asked = ask_all(cluster, me, Request::Status).await;
-    let trouble = trouble(&asked);
-    let rows = asked
-        .replies
-        .into_iter()
-        .filter_map(|r| if let Reply::Status(s) = r { Some(*s) } else { None });
-    let mut rows: Vec<JobRow> = rows.collect();
-    rows.sort_by(|a, b| a.job.cmp(&b.job));
-    (rows, trouble)
-}
-
-fn trouble(asked: &Asked) -> String {
-    asked
-        .troubles
-        .iter()
-        .map(|(addr, why)| format!("; {addr}: {why}"))
-        .collect()
-}
-
-fn must_have(empty: bool, job: &str, mut names: Vec<String>, trouble: String) -> Result<(), Error> {
-    names.dedup();
-    match (empty, names.is_empty()) {
-        (false, _) => Ok(()),
-        (true, true) => Err(Error::NoJob(trouble)),
-        (true, false) => Err(Error::NoSuchJob {
-            job: job.into(),
-            have: format!("runs: {}", names.join(", ")),
-        }),
-    }
-}
-
-/// Asks the named node, or else this machine's, or else any that answers.
-async fn ask_member(
-    cluster: &Cluster,
-    me: &Identity,
-    node: Option<String>,
-    itself: bool,
-) -> Result<Vec<memberd::Member>, memberd::client::Error> {
-    let mut nodes = match node {
-        Some(name) => vec![cluster.node(&name)?.name.clone()],
-        None => cluster.nodes.iter().map(|n| n.name.clone()).collect(),
+        Word::Host { .. } => String::new(),
+        Word::ListTasks { job, json } => jobs::list_tasks(&cluster, &me, job, json).await?,
+        Word::Jobs { json } => jobs::jobs(&cluster, &me, json).await?,
+        Word::Status { job, json } => jobs::status(&cluster, &me, job, json).await?,
+        Word::KillTask { node, pid } => kill::kill_task(&cluster, &node, pid).await?,
+        Word::ListMem { node, json } => members::list_mem(&cluster, &me, node, json).await?,
+        Word::ListSelf { node, json } => members::list_self(&cluster, &me, node, json).await?,
+        Word::Log { job, task, json } => return log::run(&store(), &job, task, json).await,
+        Word::Verify { job } => return verify::run(&store(), &job).await.map_err(Error::unverified),
     };
-    // This machine's first.
-    nodes.sort_by_key(|n| Some(n) != me.node.as_ref());
-    let mut last = None;
-    for node in nodes {
-        let answer = if itself {
-            memberd::client::list_self(cluster, me, &node)
-                .await
-                .map(|m| vec![m])
-        } else {
-            memberd::client::list(cluster, me, &node).await
-        };
-        match answer {
-            Ok(members) => return Ok(members),
-            Err(error) => last = last.or(Some(error)),
-        }
-    }
-    Err(last.unwrap_or_else(|| unreachable!("a cluster file has at least one node")))
+    Ok(text.into())
 }
 
-/// As `GET /list_mem` has it: `name, id, addr, incarnation, state`.
-fn members_json(members: &[memberd::Member]) -> Result<String, serde_json::Error> {
-    let rows: Vec<serde_json::Value> = members
-        .iter()
-        .map(|m| {
-            serde_json::json!({"name": m.name, "id": m.id(), "addr": m.addr, "incarnation": m.incarnation,
-                "state": m.state.to_string()})
-        })
-        .collect();
-    serde_json::to_string_pretty(&rows)
+/// JSON for scripts, or else a table for people.
+fn json_or<T: Serialize>(
+    json: bool,
+    rows: impl FnOnce() -> T,
+    table: impl FnOnce() -> String,
+) -> Result<String, Error> {
+    Ok(match json {
+        true => serde_json::to_string_pretty(&rows())?,
+        false => table(),
+    })
 }
 
 #[cfg(test)]
@@ -277,11 +239,16 @@ mod tests {
             "status j",
             "list_mem",
             "list_self --node n1",
+            "log j s1t0 --json",
+            "verify j",
             "--cluster c.toml host --node n1 --job j",
         ] {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_ok(), "{line}");
         }
-        assert!(Args::try_parse_from(["rainstormctl", "kill_task", "n1", "x"]).is_err());
+        for line in ["kill_task n1 x", "log j 1t0", "verify a/b"] {
+            let words = std::iter::once("rainstormctl").chain(line.split(' '));
+            assert!(Args::try_parse_from(words).is_err(), "{line}");
+        }
     }
 }

@@ -1,14 +1,19 @@
 //! Carries out a job: everything that touches the world around [`crate::job`].
 //!
 //! ```text
-//!   prepare.rs   checks against HyDFS and memberd, plan, connections ahead of need
+//!   prepare/     checks against HyDFS and memberd, plan or journal, connections ahead of need
 //!   control.rs   accepts workers and consoles
 //!   run.rs       the loop: inputs to the state machine, its effects to the world
-//!   report.rs    events to the log and the journal, rows for the console
+//!   follow.rs    looks out for new files
+//!   finish.rs    the end: workers go, the rest is printed, figures are written
+//!   report.rs    events to the log, rows for the console
 //! ```
 
 mod control;
+mod finish;
+mod follow;
 mod prepare;
+mod printing;
 mod report;
 mod run;
 mod signals;
@@ -36,6 +41,9 @@ pub enum Error {
     /// The job ran and failed.
     #[error("job {job} failed: {why}")]
     Job { job: common::ids::JobName, why: String },
+    /// This leader was taken for gone, or was told to go.
+    #[error("job {job} was taken up by another leader, this one has stopped: {why}")]
+    Replaced { job: common::ids::JobName, why: String },
     #[error(
         "job {job} is done, but its output could not be printed in full: {why}; read it with: hydfs cat {dest}"
     )]

@@ -27,7 +27,7 @@ pub fn run_start(plan: &Plan, node: &NodeName, addr: std::net::SocketAddr) {
     tracing::info!(
         job = %plan.job, node = %node, pid = std::process::id(), control = %addr, exactly_once = plan.exactly_once,
         stages = stages.join(" -> "), tasks = plan.nodes.len(), placed = placed.join(","), slices = files,
-        bytes = plan.input_bytes(), rate = plan.rate, dest = plan.dest, "RUN_START"
+        bytes = plan.input_bytes(), rate = plan.rate, dest = plan.dest, follow = plan.follow, "RUN_START"
     );
 }
 
@@ -36,7 +36,8 @@ pub fn run_end(job: &Job, summary: &Summary, outcome: &Result<(), String>) {
     tracing::info!(
         job = %job.plan().job, ok, why, seconds = summary.seconds, lines_in = summary.lines_in, lines_out = summary.lines_out,
         bytes_in = summary.bytes_in, bytes_out = summary.bytes_out, in_per_s = summary.in_per_s,
-        restarts = summary.restarts, "RUN_END"
+        restarts = summary.restarts, poisoned = summary.poisoned, possible_duplicates = summary.possible_duplicates,
+        "RUN_END"
     );
 }
 
@@ -102,6 +103,23 @@ pub fn event(plan: &Plan, event: &Event) {
         }
         Event::NodeFail { node, tasks } => tracing::warn!(job = %job, node = %node, tasks, "NODE_FAIL"),
         Event::NodeBack { node } => tracing::info!(job = %job, node = %node, "NODE_BACK"),
+        Event::Files { task, files, first } => {
+            tracing::info!(job = %job, task = %task, files, first, "FILES");
+        }
+        Event::Drain => tracing::info!(job = %job, "DRAIN"),
+        Event::Poison {
+            task,
+            epoch,
+            unit,
+            key,
+            why,
+        } => {
+            let key = key.as_deref().unwrap_or("-");
+            tracing::warn!(
+                job = %job, task = %task, epoch = %epoch, op = op(task), key, from = %unit.from, number = unit.number,
+                reason = why, file = plan.poison.as_deref().unwrap_or(""), "POISON"
+            );
+        }
     }
 }
 

@@ -1,68 +1,92 @@
 //! The loop: what happens goes into the state machine, what it wants is carried out.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use common::clock::{self, Time};
 use common::control::ToWorker;
-use common::ids::NodeName;
-use common::spawn;
-use tokio::sync::{mpsc, oneshot, watch};
+use common::ids::TaskId;
+use common::task_log::SourcePos;
+use hydfs::client::Error as StoreError;
+use tokio::sync::mpsc;
 
 use super::control::{self, Heard};
-use super::prepare::Ready;
+use super::follow::{Found, Lookout};
+use super::prepare::{Base, Ready};
+use super::printing::Printing;
 use super::signals::Signals;
 use super::{Error, report};
-use crate::cli;
-use crate::console::{self, First};
-use crate::job::{Config, ConnId, Effect, Event, Input, Job};
-use crate::journal::Entry;
-use crate::launcher;
+use crate::job::{ConnId, Effect, Event, Input, Job, Ticket};
+use crate::journal::{Entry, Journal};
+use crate::launcher::{self, Launcher};
 use crate::progress::Display;
-use crate::summary::{Summary, Times};
 
-const TICK: Duration = Duration::from_millis(50);
+pub(super) const TICK: Duration = Duration::from_millis(50);
 const RATE_EVERY: Duration = Duration::from_secs(5);
-/// How long workers have to exit when they are told to, and again when they are killed.
-const EXIT_WITHIN: Duration = Duration::from_secs(2);
-/// How long the output may still be printed when the job has failed.
-const LAST_OUTPUT: Duration = Duration::from_secs(5);
 
-struct Run {
-    ready: Ready,
-    job: Job,
+pub(super) struct Run {
+    pub base: Base,
+    pub started_us: u64,
+    pub job: Job,
+    pub journal: Journal,
+    pub launcher: Box<dyn Launcher>,
+    addr: SocketAddr,
+    own_folder: PathBuf,
     conns: BTreeMap<ConnId, mpsc::UnboundedSender<ToWorker>>,
+    lookout: Option<Lookout>,
+    /// It was told to look for the last time.
+    ending: bool,
+    /// Where sources have arrived, as the journal has it.
+    arrived: BTreeMap<TaskId, SourcePos>,
     began: Time,
     /// When the last stage first reported output: for runs that print nothing.
-    first_report_us: Option<u64>,
+    pub first_report_us: Option<u64>,
+    /// Another leader has the job: why this one knows.
+    pub replaced: Option<String>,
+    /// Nothing can be written any more.
+    journal_lost: bool,
     outcome: Option<Result<(), String>>,
 }
 
-pub async fn run(mut ready: Ready, mut signals: Signals) -> Result<(), Error> {
-    let config = Config {
-        lease: ready.cluster.job_lease(),
-        max_restarts: ready.request.max_restarts,
-    };
-    let nodes: Vec<NodeName> = ready.cluster.nodes.iter().map(|n| n.name.clone()).collect();
-    let job = Job::new(ready.plan.clone(), config, nodes, ready.failed.clone());
-    report::run_start(&ready.plan, &ready.node, ready.addr);
-
-    let (tell, mut heard) = mpsc::unbounded_channel();
-    let listener = take_listener(&mut ready)?;
-    let _control = control::listen(listener, ready.me.clone(), ready.plan.job.clone(), tell);
-    let (_none, launched) = mpsc::unbounded_channel();
-    let mut launched = std::mem::replace(&mut ready.launched, launched);
-    let mut membership = ready.follower.watch();
+pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
     let mut printing = Printing::start(&ready);
-    let now = clock::now();
-    let mut display = Display::new(ready.screen.clone(), ready.request.progress, &job, now);
-    let mut run = Run {
-        ready,
+    let Ready {
+        base,
+        started_us,
         job,
+        journal,
+        listener,
+        addr,
+        launcher,
+        mut launched,
+        own_folder,
+    } = ready;
+    let plan = job.plan();
+    report::run_start(plan, &base.node.name, addr);
+    let (tell, mut heard) = mpsc::unbounded_channel();
+    let _control = control::listen(listener, base.me.clone(), plan.job.clone(), tell);
+    let lookout = (plan.follow && !plan.drain).then(|| Lookout::start(base.client.clone(), plan.src.clone()));
+    let mut membership = base.follower.watch();
+    let now = clock::now();
+    let mut display = Display::new(base.screen.clone(), base.request.progress, &job, now);
+    let mut run = Run {
+        base,
+        started_us,
+        job,
+        journal,
+        launcher,
+        addr,
+        own_folder,
         conns: BTreeMap::new(),
+        lookout,
+        ending: false,
+        arrived: BTreeMap::new(),
         began: now,
         first_report_us: None,
+        replaced: None,
+        journal_lost: false,
         outcome: None,
     };
     run.give(Input::Begin);
@@ -74,13 +98,15 @@ pub async fn run(mut ready: Ready, mut signals: Signals) -> Result<(), Error> {
         tokio::select! {
             // What was said before a tick counts before it: a busy leader must not take its own delay for silence.
             biased;
+            settled = run.journal.settled(), if !run.journal_lost => run.settled(settled),
             Some(heard) = heard.recv() => run.heard(heard),
             Some(event) = launched.recv() => run.launched(event),
             Ok(()) = membership.changed() => {
                 let view = membership.borrow_and_update().clone();
                 run.members(&view);
             }
-            name = signals.next() => run.give(Input::Stop { why: format!("stopped by {name}") }),
+            name = signals.next() => run.signalled(name),
+            found = found(&mut run.lookout) => run.found(found),
             _ = tick.tick() => {
                 run.give(Input::Tick);
                 let now = clock::now();
@@ -88,14 +114,13 @@ pub async fn run(mut ready: Ready, mut signals: Signals) -> Result<(), Error> {
                 if now >= next_rate {
                     next_rate = now + RATE_EVERY;
                     report::rates(&run.job);
+                    run.note_arrivals();
                 }
             }
         }
     }
     let outcome = run.outcome.clone().unwrap_or(Ok(()));
     report::rates(&run.job);
-
-    // Workers go, the rest of the output is printed, the journal is closed: all at once, all bounded.
     let printed = run
         .finish(
             &mut heard,
@@ -109,16 +134,16 @@ pub async fn run(mut ready: Ready, mut signals: Signals) -> Result<(), Error> {
     run.end(&printing, outcome, printed).await
 }
 
-/// The listener can be taken once.
-fn take_listener(ready: &mut Ready) -> Result<tokio::net::TcpListener, Error> {
-    ready
-        .listener
-        .take()
-        .ok_or_else(|| Error::Cannot("the control port is served already".into()))
+/// For ever when there is nothing to look out for.
+async fn found(lookout: &mut Option<Lookout>) -> Option<Found> {
+    match lookout {
+        Some(lookout) => lookout.found().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Run {
-    fn give(&mut self, input: Input) {
+    pub(super) fn give(&mut self, input: Input) {
         let mut effects = vec![];
         self.job.handle(clock::now(), input, &mut effects);
         for effect in effects {
@@ -129,24 +154,18 @@ impl Run {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Launch { task, epoch, node } => {
-                self.ready.journal.write(Entry::Launch {
+                self.journal.write(Entry::Launch {
                     task,
                     epoch,
                     node: node.clone(),
                 });
-                let ready = &mut self.ready;
+                let cluster = &self.base.cluster;
                 // Nodes come from the cluster file.
-                if let Ok(node) = ready.cluster.node(node.as_str()) {
-                    let order = launcher::order(
-                        &ready.cluster,
-                        node,
-                        &ready.plan.job,
-                        task,
-                        epoch,
-                        ready.addr,
-                        &ready.own_folder,
-                    );
-                    ready.launcher.launch(order);
+                if let Ok(node) = cluster.node(node.as_str()) {
+                    let job = &self.job.plan().job;
+                    let order =
+                        launcher::order(cluster, node, job, task, epoch, self.addr, &self.own_folder);
+                    self.launcher.launch(order);
                 }
             }
             Effect::Send { conn, message } => {
@@ -161,11 +180,17 @@ impl Run {
                 epoch,
                 node,
                 pid,
-            } => self.ready.launcher.kill(task, epoch, node, pid),
+            } => self.launcher.kill(task, epoch, node, pid),
+            Effect::Store { ticket, change } => self.journal.change(ticket, change),
             Effect::Event(event) => {
                 report::event(self.job.plan(), &event);
                 if let Event::End { task, epoch, .. } = event {
-                    self.ready.journal.write(Entry::Done { task, epoch });
+                    let counts = self.job.task(task).map(|t| t.totals.counts());
+                    self.journal.write(Entry::Done {
+                        task,
+                        epoch,
+                        counts: counts.unwrap_or_default(),
+                    });
                 }
             }
             Effect::Done => self.outcome = Some(Ok(())),
@@ -173,7 +198,85 @@ impl Run {
         }
     }
 
-    fn heard(&mut self, heard: Heard) {
+    /// The journal has taken something in, or takes nothing any more. Without it no other leader could go on: so this one
+    /// does not either.
+    fn settled(&mut self, settled: Result<Vec<Ticket>, StoreError>) {
+        let error = match settled {
+            Ok(tickets) => {
+                for ticket in tickets {
+                    self.give(Input::Stored { ticket });
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        self.journal_lost = true;
+        let job = self.job.plan().job.clone();
+        let why = match &error {
+            StoreError::Fenced { .. } => {
+                tracing::warn!(job = %job, error = %error, "RUN_REPLACED");
+                self.replaced = Some(error.to_string());
+                error.to_string()
+            }
+            _ => {
+                tracing::error!(job = %job, error = %error, "JOURNAL_FAILED");
+                format!(
+                    "its journal cannot be written: {error}; when storage is back: leader --resume {job}"
+                )
+            }
+        };
+        self.give(Input::Stop { why });
+    }
+
+    /// Following ends with what is there now; the second time, and without following, the job ends at once.
+    fn signalled(&mut self, name: &'static str) {
+        match &self.lookout {
+            // While the last look and the drain are under way, too, once more stops at once.
+            Some(lookout) if name != "SIGHUP" && !self.ending => {
+                self.ending = true;
+                lookout.end();
+                self.base.screen.say(&format!(
+                    "{name}: reading what is there, then ending (once more stops at once)"
+                ));
+            }
+            _ => self.give(Input::Stop {
+                why: format!("stopped by {name}"),
+            }),
+        }
+    }
+
+    fn found(&mut self, found: Option<Found>) {
+        match found {
+            Some(Found::More(files)) => self.give(Input::Files(files)),
+            Some(Found::Last(files)) => {
+                self.give(Input::Files(files));
+                self.lookout = None;
+                self.give(Input::Drain);
+            }
+            None => self.lookout = None,
+        }
+    }
+
+    /// Without exactly-once the journal says now and then how far the sources are, or who takes the job up would begin at
+    /// the beginning.
+    fn note_arrivals(&mut self) {
+        if self.job.plan().exactly_once {
+            return;
+        }
+        for task in self.job.tasks() {
+            if let Some(place) = &task.arrived
+                && self.arrived.get(&task.id) != Some(place)
+            {
+                self.arrived.insert(task.id, place.clone());
+                self.journal.write(Entry::Arrived {
+                    task: task.id,
+                    place: place.clone(),
+                });
+            }
+        }
+    }
+
+    pub(super) fn heard(&mut self, heard: Heard) {
         match heard {
             Heard::Registered {
                 conn,
@@ -205,12 +308,12 @@ impl Run {
                 self.give(Input::ConnClosed { conn });
             }
             Heard::Asked { request, reply } => {
-                let ready = &self.ready;
+                let base = &self.base;
                 let answer = report::answer(
                     request,
                     &self.job,
-                    &ready.cluster,
-                    &ready.node,
+                    &base.cluster,
+                    &base.node.name,
                     self.began,
                     clock::now(),
                 );
@@ -220,7 +323,7 @@ impl Run {
         }
     }
 
-    fn launched(&mut self, event: launcher::Event) {
+    pub(super) fn launched(&mut self, event: launcher::Event) {
         match event {
             launcher::Event::Exited {
                 task,
@@ -254,179 +357,5 @@ impl Run {
                 memberd::State::Suspect => {}
             }
         }
-    }
-
-    /// Waits until all processes have ended and all output is printed; kills what does not end by itself.
-    async fn finish(
-        &mut self,
-        heard: &mut mpsc::UnboundedReceiver<Heard>,
-        launched: &mut mpsc::UnboundedReceiver<launcher::Event>,
-        signals: &mut Signals,
-        printing: &mut Printing,
-        ok: bool,
-    ) -> Result<(), console::Error> {
-        let began = clock::now();
-        let mut killed = false;
-        let mut printed: Option<Result<(), console::Error>> = None;
-        let end = {
-            let (client, dest) = (self.ready.client.clone(), self.ready.plan.dest.clone());
-            spawn_stat(client, dest)
-        };
-        let mut end = Some(end);
-        let mut tick = tokio::time::interval(TICK);
-        loop {
-            let (waited, left) = (clock::now().since(began), self.job.left());
-            if left.is_empty() || waited > 2 * EXIT_WITHIN {
-                match (&printed, ok) {
-                    (Some(_), _) => break,
-                    (None, false) if waited > LAST_OUTPUT => break,
-                    _ => {}
-                }
-            }
-            if !killed && waited > EXIT_WITHIN {
-                killed = true;
-                for (task, epoch, node, pid) in left {
-                    self.ready.launcher.kill(task, epoch, node, pid.unwrap_or(0));
-                }
-            }
-            tokio::select! {
-                biased;
-                Some(heard) = heard.recv() => self.heard(heard),
-                Some(event) = launched.recv() => self.launched(event),
-                len = async { match end.as_mut() { Some((_, len)) => len.await, None => std::future::pending().await } } => {
-                    end = None;
-                    match len {
-                        Ok(Ok(len)) => printing.end_at(len),
-                        Ok(Err(error)) => printed = printed.or(Some(Err(error.into()))),
-                        Err(_) => printed = printed.or(Some(Ok(()))),
-                    }
-                }
-                result = printing.done(), if printed.is_none() => printed = Some(result),
-                // The second Ctrl-C does not wait for the output.
-                _ = signals.next() => printed = printed.or(Some(Ok(()))),
-                _ = tick.tick() => {}
-            }
-        }
-        printed.unwrap_or(Ok(()))
-    }
-
-    async fn end(
-        mut self,
-        printing: &Printing,
-        outcome: Result<(), String>,
-        printed: Result<(), console::Error>,
-    ) -> Result<(), Error> {
-        let first_output_us = printing.first.at_us().or(self.first_report_us);
-        let summary = Summary::of(
-            &self.job,
-            Times {
-                started_us: self.ready.started_us,
-                first_output_us,
-            },
-        );
-        report::run_end(&self.job, &summary, &outcome);
-        let (ok, why) = (outcome.is_ok(), outcome.clone().err().unwrap_or_default());
-        self.ready.journal.write(Entry::End { ok, why });
-        let Ready {
-            mut journal,
-            launcher,
-            request,
-            plan,
-            log,
-            ..
-        } = self.ready;
-        let flush = tokio::time::timeout(EXIT_WITHIN, journal.flush());
-        let (flushed, ()) = tokio::join!(flush, launcher.close());
-        if let Ok(Err(error)) = flushed {
-            tracing::warn!(job = %plan.job, error = %error, "JOURNAL_FAILED");
-        }
-        if let Some(file) = &request.summary {
-            let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::Cannot(e.to_string()))?;
-            std::fs::write(file, text + "\n").map_err(|source| Error::Io {
-                what: format!("cannot write {}", file.display()),
-                source,
-            })?;
-        }
-        drop(log);
-        outcome.map_err(|why| Error::Job {
-            job: plan.job.clone(),
-            why,
-        })?;
-        printed.map_err(|e| Error::Console {
-            job: plan.job,
-            dest: plan.dest,
-            why: e.to_string(),
-        })
-    }
-}
-
-type Length = oneshot::Receiver<Result<u64, hydfs::client::Error>>;
-
-fn spawn_stat(client: hydfs::client::Client, dest: String) -> (spawn::Guard, Length) {
-    let (tell, heard) = oneshot::channel();
-    let guard = spawn::guarded("output-length", async move {
-        let _ = tell.send(client.stat(&dest).await.map(|s| s.len));
-        Ok::<(), hydfs::client::Error>(())
-    });
-    (guard, heard)
-}
-
-/// The output on its way to standard output, beside everything else.
-struct Printing {
-    first: First,
-    end: watch::Sender<Option<u64>>,
-    result: oneshot::Receiver<Result<(), console::Error>>,
-    _task: Option<spawn::Guard>,
-}
-
-impl Printing {
-    fn start(ready: &Ready) -> Self {
-        let first = First::default();
-        let (end, receiver) = watch::channel(None);
-        let (tell, result) = oneshot::channel();
-        if ready.request.console == cli::Console::None {
-            let _ = tell.send(Ok(()));
-            return Self {
-                first,
-                end,
-                result,
-                _task: None,
-            };
-        }
-        let file = console::File {
-            client: ready.client.clone(),
-            name: ready.plan.dest.clone(),
-        };
-        let (from, noted, all) = (
-            ready.dest_from,
-            first.clone(),
-            ready.request.console == cli::Console::All,
-        );
-        let out = console::Stdout::new(ready.screen.clone());
-        let task = spawn::guarded("console", async move {
-            let file = Arc::new(file);
-            let printed = if all {
-                console::copy_all(&*file, from, out, receiver, noted).await
-            } else {
-                console::sample(&*file, from, out, receiver, noted, Duration::from_secs(1)).await
-            };
-            let _ = tell.send(printed);
-            Ok::<(), console::Error>(())
-        });
-        Self {
-            first,
-            end,
-            result,
-            _task: Some(task),
-        }
-    }
-
-    fn end_at(&self, len: u64) {
-        // Nobody listens any more when standard output was closed.
-        let _ = self.end.send(Some(len));
-    }
-
-    async fn done(&mut self) -> Result<(), console::Error> {
-        (&mut self.result).await.unwrap_or(Ok(()))
     }
 }

@@ -8,6 +8,9 @@ use common::ids::{Epoch, TaskId};
 
 use super::{Effect, Event, Exit, Job, MOST_STRIKES, STRIKES_OVER, State, ZOMBIE_AFTER};
 
+/// A worker's exit codes when another process has its identity, and when it has lost its leader.
+const NOBODYS_FAULT: [i32; 2] = [3, 4];
+
 /// How long the next launch waits after so many failures in a row: the first replacement starts at once.
 fn back_off(failures: u32) -> Duration {
     match failures {
@@ -36,6 +39,10 @@ impl Job {
             p.kill_at = Some(now + ZOMBIE_AFTER);
         }
         task.gone();
+        // The operator is past what it failed at.
+        if task.blame.progressed {
+            task.careful = false;
+        }
         if task.was_done && !needed {
             task.state = State::Done {
                 conn: None,
@@ -153,7 +160,7 @@ impl Job {
                     out,
                 );
             }
-            Exit::Code(code) if code != 0 => {
+            Exit::Code(code) if code != 0 && !NOBODYS_FAULT.contains(&code) => {
                 let what = format!("its process exited with code {code}");
                 self.blame(
                     id,
@@ -214,36 +221,58 @@ impl Job {
             return;
         }
         let blame = &mut task.blame;
-        if epoch <= blame.epoch {
+        if epoch <= blame.epoch || task.held.is_some() {
             return;
         }
         blame.epoch = epoch;
-        // Without a key it may be the same failure, less well told, if nothing was achieved in between.
-        let again = failure.key.is_some() && failure.key == blame.key;
-        let same = blame.count > 0 && (again || (failure.key.is_none() && !blame.progressed));
+        if id.stage > 0 && failure.unit.is_none() {
+            task.careful = true;
+        }
+        let is_careful = task.is_careful;
+        // Without a name it may be the same failure, less well told, if nothing was achieved in between.
+        let named = failure.unit.is_some() || failure.key.is_some();
+        let again = match (failure.unit, blame.unit) {
+            (Some(now), Some(before)) => now == before,
+            _ => failure.key.is_some() && failure.key == blame.key,
+        };
+        let same = blame.count > 0 && (again || (!named && !blame.progressed));
         blame.progressed = false;
         blame.count = if same { blame.count + 1 } else { 1 };
-        if failure.key.is_some() || !same {
+        if named || !same {
             blame.key.clone_from(&failure.key);
+            blame.unit = failure.unit;
         }
         blame.what.clone_from(&failure.what);
         if !failure.stderr.is_empty() {
             blame.stderr.clone_from(&failure.stderr);
         }
-        if blame.count > self.config.max_restarts {
-            let all = Failure {
-                key: blame.key.clone(),
-                stderr: blame.stderr.clone(),
-                ..failure
-            };
-            let why = format!(
-                "{id} ({label}) failed {} times in a row: {}{}",
-                blame.count,
-                all.what,
-                details(&all)
-            );
-            self.give_up(why, out);
+        let most = self.config.max_restarts;
+        if blame.count <= most {
+            return;
         }
+        let all = Failure {
+            key: blame.key.clone(),
+            stderr: blame.stderr.clone(),
+            ..failure
+        };
+        let (count, is_known) = (blame.count, blame.unit.is_some());
+        if id.stage > 0 && self.plan.poison.is_some() {
+            let known = self.plan.skips.get(&id);
+            match all.unit {
+                Some(unit) if !known.is_some_and(|units| units.contains(&unit)) => {
+                    return self.set_aside(id, unit, &all, out);
+                }
+                // Its next process says which tuple it is, unless it is killed, too.
+                None if (!is_careful || is_known) && count <= most.saturating_mul(2) + 2 => return,
+                _ => {}
+            }
+        }
+        let why = format!(
+            "{id} ({label}) failed {count} times in a row: {}{}",
+            all.what,
+            details(&all)
+        );
+        self.give_up(why, out);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use common::clock::Time;
-use common::control::{Peer, ToLeader, ToWorker};
+use common::control::{Peer, TaskPlan, ToLeader, ToWorker};
 use common::ids::{Epoch, TaskId};
 
 use super::{ConnId, Effect, Event, Job, State};
@@ -55,8 +55,11 @@ impl Job {
             task.last_heard = now;
             task.strikes = 0;
         }
-        let plan = ToWorker::Plan(Box::new(self.plan.task_plan(id, epoch)));
-        out.push(Effect::Send { conn, message: plan });
+        let plan = Box::new(self.next_plan(id, epoch));
+        out.push(Effect::Send {
+            conn,
+            message: ToWorker::Plan(plan),
+        });
         self.introduce(
             conn,
             id,
@@ -67,6 +70,19 @@ impl Job {
             },
             out,
         );
+    }
+
+    /// What a new process must know, with what was learnt from its predecessors.
+    fn next_plan(&mut self, id: TaskId, epoch: Epoch) -> TaskPlan {
+        let mut plan = self.plan.task_plan(id, epoch);
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.is_careful = task.careful;
+            plan.careful = task.careful;
+            if !plan.exactly_once {
+                plan.resume_from.clone_from(&task.arrived);
+            }
+        }
+        plan
     }
 
     /// Senders dial: the new process hears where its receivers are, and its senders where it is.

@@ -12,9 +12,12 @@
 //! Every launch has the next epoch; each epoch is launched once and given its plan once. Older processes may live on
 //! (stopped, cut off): they are refused here and fenced in HyDFS.
 
+mod change;
+mod effects;
 mod end;
 mod fail;
 mod messages;
+mod resume;
 #[cfg(test)]
 mod sim;
 mod task;
@@ -22,16 +25,16 @@ mod task;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::clock::Time;
-use common::control::{ToLeader, ToWorker};
+use common::control::ToWorker;
 use common::ids::{Epoch, NodeName, TaskId};
-use serde::{Deserialize, Serialize};
 
-use crate::plan::Plan;
-pub use task::{State, Task, Totals};
+use crate::plan::{Change, Plan};
+pub use effects::{ConnId, Effect, Event, Exit, Input, Ticket};
+pub use resume::{ResumeError, Resumed, resume};
+pub use task::{Counts, State, Task, Totals};
 
 /// A launch that has not registered by then is given up.
 pub const REGISTER_WITHIN: Duration = Duration::from_secs(10);
@@ -48,149 +51,11 @@ const MOST_STRIKES: u32 = 8;
 /// The same for launches of which nothing was heard: only after this long.
 const STRIKES_OVER: Duration = Duration::from_secs(60);
 
-/// A control connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConnId(pub u64);
-
 #[derive(Debug, Clone)]
 pub struct Config {
     pub lease: Duration,
-    /// Failures of an operator at the same tuple before the job is failed.
+    /// Failures of an operator at the same tuple before the job is failed or the tuple set aside.
     pub max_restarts: u32,
-}
-
-/// How a process ended, as its launcher saw it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Exit {
-    Code(i32),
-    /// By a signal.
-    Killed,
-    /// The launcher lost sight of it: it may live or not.
-    Unknown(String),
-}
-
-impl std::fmt::Display for Exit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Exit::Code(code) => write!(f, "exited with code {code}"),
-            Exit::Killed => f.write_str("was killed"),
-            Exit::Unknown(why) => write!(f, "was lost sight of: {why}"),
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// Start the tasks where the plan says.
-    Begin,
-    Registered {
-        conn: ConnId,
-        task: TaskId,
-        epoch: Epoch,
-        pid: u32,
-        addr: SocketAddr,
-    },
-    Message {
-        conn: ConnId,
-        message: ToLeader,
-    },
-    ConnClosed {
-        conn: ConnId,
-    },
-    Exited {
-        task: TaskId,
-        epoch: Epoch,
-        exit: Exit,
-        stderr: Vec<String>,
-    },
-    LaunchFailed {
-        task: TaskId,
-        epoch: Epoch,
-        why: String,
-    },
-    NodeFailed(NodeName),
-    NodeAlive(NodeName),
-    /// The user gave up.
-    Stop {
-        why: String,
-    },
-    Tick,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    Launch {
-        task: TaskId,
-        epoch: Epoch,
-        node: NodeName,
-    },
-    Send {
-        conn: ConnId,
-        message: ToWorker,
-    },
-    Close {
-        conn: ConnId,
-    },
-    /// Best effort.
-    Kill {
-        task: TaskId,
-        epoch: Epoch,
-        node: NodeName,
-        pid: u32,
-    },
-    Event(Event),
-    Done,
-    Failed {
-        why: String,
-    },
-}
-
-/// What people and the journal are told.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    Start {
-        task: TaskId,
-        epoch: Epoch,
-        node: NodeName,
-        pid: u32,
-        replayed: u64,
-    },
-    Fail {
-        task: TaskId,
-        epoch: Epoch,
-        node: NodeName,
-        pid: Option<u32>,
-        why: String,
-    },
-    Restart {
-        task: TaskId,
-        epoch: Epoch,
-        node: NodeName,
-        from: NodeName,
-        restarts: u32,
-    },
-    End {
-        task: TaskId,
-        epoch: Epoch,
-        node: NodeName,
-        pid: Option<u32>,
-        tuples_in: u64,
-        tuples_out: u64,
-    },
-    Exit {
-        task: TaskId,
-        epoch: Epoch,
-        node: NodeName,
-        how: String,
-        stderr: Vec<String>,
-    },
-    NodeFail {
-        node: NodeName,
-        tasks: usize,
-    },
-    NodeBack {
-        node: NodeName,
-    },
 }
 
 /// A process that was launched and whose end has not been seen.
@@ -215,16 +80,33 @@ pub struct Job {
     next_beat: Time,
     restarts: u32,
     over: bool,
+    /// Changes of the plan that are being stored, in the order in which that ends.
+    changes: BTreeMap<Ticket, Change>,
+    last_ticket: Ticket,
+    /// All files that were given to a source task, and how many slices each of these has; what is being stored counts.
+    files: BTreeSet<String>,
+    slices: Vec<usize>,
+    draining: bool,
+    poisoned: u64,
 }
 
 impl Job {
     /// `nodes`: where tasks may run, in a fixed order; `failed`: those of them that are known to be down.
     pub fn new(plan: Plan, config: Config, nodes: Vec<NodeName>, failed: BTreeSet<NodeName>) -> Self {
+        // The cluster file may have changed since the job was planned.
+        let planned = |id| plan.nodes.get(&id).filter(|node| nodes.contains(node));
         let tasks = plan
             .tasks()
-            .filter_map(|id| Some((id, Task::new(id, plan.nodes.get(&id).or(nodes.first())?.clone()))))
+            .filter_map(|id| Some((id, Task::new(id, planned(id).or(nodes.first())?.clone()))))
             .collect();
+        let files = plan.sources.iter().flatten().map(|s| s.file.clone());
         Self {
+            changes: BTreeMap::new(),
+            last_ticket: Ticket(0),
+            files: files.collect(),
+            slices: plan.sources.iter().map(Vec::len).collect(),
+            draining: plan.drain,
+            poisoned: plan.skips.values().map(|units| units.len() as u64).sum(),
             plan,
             config,
             tasks,
@@ -260,6 +142,16 @@ impl Job {
         self.over
     }
 
+    /// The sources were told to end, or are about to be.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// How many tuples were set aside, in the job's whole life.
+    pub fn poisoned(&self) -> u64 {
+        self.poisoned
+    }
+
     pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Begin => self.begin(now, out),
@@ -285,6 +177,9 @@ impl Job {
                     out.push(Effect::Event(Event::NodeBack { node }));
                 }
             }
+            Input::Files(files) => self.files(files, out),
+            Input::Drain => self.drain(out),
+            Input::Stored { ticket } => self.stored(now, ticket, out),
             Input::Stop { why } => self.give_up(why, out),
             Input::Tick => self.tick(now, out),
         }
@@ -311,6 +206,13 @@ impl Job {
                 lost: Some(now),
             };
             self.end_if_done(out);
+            return;
+        }
+        // Its next plan is not durable yet; it is launched when that is.
+        if let Some(task) = self.tasks.get_mut(&id).filter(|t| t.held.is_some()) {
+            task.state = State::Waiting {
+                until: now + Duration::from_millis(100),
+            };
             return;
         }
         let Some(node) = node.or_else(|| self.choose_node(id)) else {
@@ -348,7 +250,7 @@ impl Job {
                 kill_at: None,
             },
         );
-        if epoch > Epoch(1) {
+        if epoch.0 > task.base.0 + 1 {
             task.restarts += 1;
             self.restarts += 1;
             let restarts = task.restarts;
@@ -360,11 +262,22 @@ impl Job {
                 restarts,
             }));
         }
+        self.forget_numbers_of(id);
         out.push(Effect::Launch {
             task: id,
             epoch,
             node,
         });
+    }
+
+    /// Without exactly-once a new process numbers its tuples anew: the old numbers say nothing any more, and would set the
+    /// wrong ones aside.
+    fn forget_numbers_of(&mut self, id: TaskId) {
+        if !self.plan.exactly_once {
+            for units in self.plan.skips.values_mut() {
+                units.retain(|unit| unit.from != id);
+            }
+        }
     }
 
     /// The live node with the fewest unfinished tasks, one where this task has not just failed if there is one.

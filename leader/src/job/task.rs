@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use common::clock::Time;
-use common::control::Report;
+use common::control::{Report, Unit};
 use common::ids::{Epoch, NodeName, TaskId};
+use common::task_log::SourcePos;
+use serde::{Deserialize, Serialize};
 
-use super::ConnId;
+use super::{ConnId, Ticket};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -28,6 +30,7 @@ pub enum State {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Blame {
     pub key: Option<String>,
+    pub unit: Option<Unit>,
     /// In a row: at the same tuple, or without progress.
     pub count: u32,
     /// The task has achieved something since.
@@ -38,6 +41,25 @@ pub(super) struct Blame {
     pub stderr: Vec<String>,
 }
 
+impl Blame {
+    /// The reason for the failures is out of the way.
+    pub fn begin_anew(&mut self) {
+        *self = Blame {
+            epoch: self.epoch,
+            ..Blame::default()
+        };
+    }
+}
+
+/// What a task has consumed and put out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub tuples_in: u64,
+    pub tuples_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
 /// What a task has done, over all its processes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Totals {
@@ -45,6 +67,9 @@ pub struct Totals {
     pub tuples_out: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// Tuples that went out twice, of the processes that are gone, and of the present one.
+    past_resent: u64,
+    resent: u64,
     /// Wall clock, microseconds; `None`: not yet.
     pub first_read_us: Option<u64>,
     pub last_durable_us: Option<u64>,
@@ -60,6 +85,7 @@ impl Totals {
         self.tuples_out = self.tuples_out.max(report.tuples_out);
         self.bytes_in = self.bytes_in.max(report.bytes_in);
         self.bytes_out = self.bytes_out.max(report.bytes_out);
+        self.resent = self.resent.max(report.resent);
         if report.first_read_us > 0 {
             let first = self
                 .first_read_us
@@ -74,8 +100,33 @@ impl Totals {
         }
     }
 
-    /// The current process is gone; the next counts latencies from nothing.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            tuples_in: self.tuples_in,
+            tuples_out: self.tuples_out,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+        }
+    }
+
+    pub(super) fn of(counts: Counts) -> Self {
+        Self {
+            tuples_in: counts.tuples_in,
+            tuples_out: counts.tuples_out,
+            bytes_in: counts.bytes_in,
+            bytes_out: counts.bytes_out,
+            ..Self::default()
+        }
+    }
+
+    /// Tuples that may have counted twice.
+    pub fn resent(&self) -> u64 {
+        self.past_resent + self.resent
+    }
+
+    /// The current process is gone; the next counts latencies and repeats from nothing.
     fn new_process(&mut self) {
+        self.past_resent += std::mem::take(&mut self.resent);
         for (us, n) in self.latency.drain(..) {
             *self.past_latency.entry(us).or_default() += n;
         }
@@ -99,8 +150,10 @@ pub struct Task {
     pub id: TaskId,
     /// Where its newest process runs, or ran.
     pub node: NodeName,
-    /// The newest launched; 0 before the first.
+    /// The newest launched; `base` before the first.
     pub epoch: Epoch,
+    /// Epochs up to this are those of earlier leaders; 0 for a job's first.
+    pub base: Epoch,
     pub state: State,
     pub pid: Option<u32>,
     pub addr: Option<SocketAddr>,
@@ -108,6 +161,8 @@ pub struct Task {
     /// The newest report of the newest process that sent one.
     pub report: Report,
     pub totals: Totals,
+    /// Without exactly-once, of a source: all before this has arrived at the destination.
+    pub arrived: Option<SourcePos>,
     pub(super) last_heard: Time,
     /// Its process's end was seen while it is still attached.
     pub(super) exited: Option<Time>,
@@ -119,6 +174,12 @@ pub struct Task {
     pub(super) strikes: u32,
     pub(super) first_strike: Time,
     pub(super) blame: Blame,
+    /// The operator failed without saying at which tuple: its next processes are to feed it one by one.
+    pub(super) careful: bool,
+    /// The newest process was told so.
+    pub(super) is_careful: bool,
+    /// It is not launched before this change of its plan is stored.
+    pub(super) held: Option<Ticket>,
     /// It was done once: its next process has nothing left to do but acknowledge.
     pub(super) was_done: bool,
 }
@@ -129,12 +190,14 @@ impl Task {
             id,
             node,
             epoch: Epoch(0),
+            base: Epoch(0),
             state: State::Waiting { until: Time::ZERO },
             pid: None,
             addr: None,
             restarts: 0,
             report: Report::default(),
             totals: Totals::default(),
+            arrived: None,
             last_heard: Time::ZERO,
             exited: None,
             avoid: BTreeSet::new(),
@@ -142,6 +205,9 @@ impl Task {
             strikes: 0,
             first_strike: Time::ZERO,
             blame: Blame::default(),
+            careful: false,
+            is_careful: false,
+            held: None,
             was_done: false,
         }
     }
@@ -168,7 +234,7 @@ impl Task {
     /// As users see it.
     pub fn state_name(&self) -> &'static str {
         match self.state {
-            State::Waiting { .. } if self.epoch > Epoch(0) => "failed",
+            State::Waiting { .. } if self.epoch > self.base => "failed",
             State::Waiting { .. } | State::Launching { .. } => "starting",
             State::Attached { started: false, .. } if self.epoch > Epoch(1) => "replaying",
             State::Attached { started: false, .. } => "starting",
@@ -181,6 +247,9 @@ impl Task {
     pub(super) fn take_report(&mut self, report: Report) -> bool {
         let before = (self.totals.tuples_in, self.totals.tuples_out);
         self.totals.take(&report);
+        if report.arrived.is_some() {
+            self.arrived.clone_from(&report.arrived);
+        }
         self.report = report;
         (self.totals.tuples_in, self.totals.tuples_out) != before
     }
@@ -246,5 +315,26 @@ mod tests {
         task.totals.add_latency(&mut sum);
         assert_eq!(sum, BTreeMap::from([(100, 7), (200, 1)]));
         assert_eq!(task.totals.tuples_in, 25);
+    }
+
+    #[test]
+    fn repeats_add_up_over_processes_and_the_last_known_arrival_stays() {
+        let mut task = Task::new(TaskId::new(0, 0), NodeName::new("n1").unwrap());
+        let place = SourcePos {
+            slice: 3,
+            ..SourcePos::default()
+        };
+        task.take_report(Report {
+            resent: 5,
+            arrived: Some(place.clone()),
+            ..Report::default()
+        });
+        task.gone();
+        task.take_report(Report::default());
+        task.take_report(Report {
+            resent: 2,
+            ..Report::default()
+        });
+        assert_eq!((task.totals.resent(), task.arrived), (7, Some(place)));
     }
 }

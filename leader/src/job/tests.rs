@@ -1,6 +1,6 @@
 //! One input at a time.
 
-use common::control::{Failure, Report};
+use common::control::{Failure, Report, ToLeader};
 
 use super::*;
 use crate::plan::tests::sample;

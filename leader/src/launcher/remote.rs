@@ -1,11 +1,13 @@
 //! The one SSH connection to a node, which carries all sessions there.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::cluster::Node;
 use common::ids::NodeName;
+use nix::fcntl::{Flock, FlockArg};
 use openssh::{ControlPersist, KnownHosts, Session, SessionBuilder};
 use tokio::sync::Mutex;
 
@@ -191,15 +193,58 @@ fn by_hand(node: &Node, command: &str) -> String {
     shell_words::join(words)
 }
 
-/// A private folder for sockets, whose paths may have about 100 bytes: not below a long TMPDIR.
-pub fn socket_folder() -> std::io::Result<tempfile::TempDir> {
+/// A private folder for sockets; removed with all in it when dropped, and by a later program when this one was killed.
+pub struct SocketFolder {
+    dir: tempfile::TempDir,
+    /// Held as long as this process lives.
+    _lock: Flock<File>,
+}
+
+const PREFIX: &str = "rs-ssh-";
+const LOCK: &str = "lock";
+
+impl SocketFolder {
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn make(place: &Path) -> std::io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place)?;
+        // It has its name only when it is locked: nobody takes it for one that was left behind.
+        let unnamed = dir.path().join("unlocked");
+        let lock = lock(File::create(&unnamed)?)?;
+        std::fs::rename(&unnamed, dir.path().join(LOCK))?;
+        Ok(Self { dir, _lock: lock })
+    }
+
+    /// Removes what programs that were killed have left.
+    fn tidy(place: &Path) {
+        let Ok(entries) = std::fs::read_dir(place) else { return };
+        let ours = entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX));
+        for entry in ours {
+            // Others' are not ours to open, or to remove.
+            let left = File::open(entry.path().join(LOCK)).and_then(lock);
+            if left.is_ok() {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+fn lock(file: File) -> std::io::Result<Flock<File>> {
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+}
+
+/// Paths of sockets may have about 100 bytes: not below a long TMPDIR.
+pub fn socket_folder() -> std::io::Result<SocketFolder> {
     let usual = std::env::temp_dir();
     let place = if usual.as_os_str().len() <= 30 {
         usual
     } else {
         "/tmp".into()
     };
-    tempfile::Builder::new().prefix("rs-ssh-").tempdir_in(place)
+    SocketFolder::tidy(&place);
+    SocketFolder::make(&place)
 }
 
 #[cfg(test)]
@@ -234,6 +279,21 @@ mod tests {
             .to_string();
         let hint = "ssh -p 1 -o 'IdentitiesOnly=yes' -i '/k y' -o 'UserKnownHostsFile=/kh' u@127.0.0.1 true";
         assert!(error.contains("node n1") && error.contains(hint), "{error}");
+    }
+
+    #[test]
+    fn folders_of_killed_programs_are_removed_and_no_others() {
+        let place = tempfile::tempdir().unwrap();
+        let live = SocketFolder::make(place.path()).unwrap();
+        let killed = SocketFolder::make(place.path()).unwrap();
+        let left = killed.path().to_owned();
+        let SocketFolder { dir, _lock } = killed;
+        let _ = dir.keep();
+        drop(_lock);
+        let strange = place.path().join("rs-ssh-without-a-lock");
+        std::fs::create_dir(&strange).unwrap();
+        SocketFolder::tidy(place.path());
+        assert!(live.path().exists() && strange.exists() && !left.exists());
     }
 
     async fn kill_script(pid: u32, must: &str) -> Result<String, String> {

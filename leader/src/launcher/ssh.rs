@@ -8,14 +8,14 @@ use std::time::Duration;
 use common::cluster::{Cluster, Node};
 use common::ids::{Epoch, JobName, NodeName, TaskId};
 use common::secret::Secret;
-use common::spawn;
+use common::{clock, spawn};
 use openssh::{Child, ChildStdin, Session, Stdio};
 use tokio::io::BufReader;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::host::{self, Said, Word};
-use super::remote::{CONNECT_WITHIN, Remote, Unreachable, socket_folder};
+use super::remote::{CONNECT_WITHIN, Remote, SocketFolder, Unreachable, socket_folder};
 use super::{Closing, DRAIN, Event, Events, LastLines, Launcher, Order, chain, signature};
 use crate::job::Exit;
 
@@ -39,7 +39,7 @@ pub struct Ssh {
     events: Events,
     nodes: BTreeMap<NodeName, (mpsc::UnboundedSender<Ask>, JoinHandle<()>)>,
     /// Removed with all in it when the last connection is closed.
-    _sockets: Arc<tempfile::TempDir>,
+    _sockets: Arc<SocketFolder>,
 }
 
 impl Ssh {
@@ -132,9 +132,10 @@ impl Launcher for Ssh {
                 (name, kept)
             });
             // All close at the same time, each within its own bounds; this is for what was being opened meanwhile.
-            let by = tokio::time::Instant::now() + CLOSE_WITHIN + Duration::from_secs(1);
+            let by = clock::now() + CLOSE_WITHIN + Duration::from_secs(1);
             for (name, mut kept) in closing.collect::<Vec<_>>() {
-                if tokio::time::timeout_at(by, &mut kept).await.is_err() {
+                let left = by.since(clock::now());
+                if tokio::time::timeout(left, &mut kept).await.is_err() {
                     tracing::warn!(node = %name, "SSH_CLOSE_FAILED");
                     kept.abort();
                 }
@@ -150,7 +151,7 @@ struct Keeper {
     args: Vec<String>,
     secret: Secret,
     events: Events,
-    _sockets: Arc<tempfile::TempDir>,
+    _sockets: Arc<SocketFolder>,
 }
 
 /// A host that runs.

@@ -1,17 +1,53 @@
 //! The plan of a job, worked out before anything starts. Pure: files, nodes and operators are handed in.
 
+mod change;
 mod placement;
 mod slices;
 
 use std::collections::BTreeMap;
 
-use common::control::{Format, OpKind, OpSpec, Slice, TaskPlan};
+use common::control::{Format, OpKind, OpSpec, Slice, TaskPlan, Unit};
 use common::ids::{Epoch, JobName, NodeName, TaskId};
 
 use serde::{Deserialize, Serialize};
 
+pub use change::Change;
 pub use placement::place;
-pub use slices::{Input, SPLIT_FROM, slices};
+pub use slices::{Input, SPLIT_FROM, fewest, follow, slices, whole};
+
+/// The end of a slice whose file may still grow.
+pub const OPEN: u64 = u64::MAX;
+
+/// Where tuples of a job with this destination are set aside.
+pub fn poison_file(dest: &str) -> String {
+    format!("{dest}.poison")
+}
+
+/// How the job comes to its destination file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Output {
+    /// It was there: the job's output begins at byte `from`.
+    Found { from: u64 },
+    /// It is made, under a number that tells it from one that others make under its name. `replace`: in place of one that
+    /// is there.
+    Made { nonce: u64, replace: bool },
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Output::Found { from: 0 }
+    }
+}
+
+impl Output {
+    /// Where the job's output begins.
+    pub fn from(self) -> u64 {
+        match self {
+            Output::Found { from } => from,
+            Output::Made { .. } => 0,
+        }
+    }
+}
 
 /// One stage; the source is stage 0 and has no operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +97,26 @@ pub struct Plan {
     pub sources: Vec<Vec<Slice>>,
     /// Where each task is started first.
     pub nodes: BTreeMap<TaskId, NodeName>,
+    /// The folder or file that the sources read.
+    #[serde(default)]
+    pub src: String,
+    #[serde(default)]
+    pub output: Output,
+    /// Failures of an operator at the same tuple before the job is failed or the tuple set aside.
+    #[serde(default)]
+    pub max_restarts: u32,
+    /// The HyDFS file for tuples that are set aside; `None`: they fail the job.
+    #[serde(default)]
+    pub poison: Option<String>,
+    /// The source's files may grow, and more may come.
+    #[serde(default)]
+    pub follow: bool,
+    /// The sources are to read what is there, and end.
+    #[serde(default)]
+    pub drain: bool,
+    /// Tuples that are set aside, by the task whose operator fails at them.
+    #[serde(default)]
+    pub skips: BTreeMap<TaskId, Vec<Unit>>,
 }
 
 impl Plan {
@@ -86,9 +142,19 @@ impl Plan {
         self.stage_tasks(task.stage + 1)
     }
 
-    /// Bytes that the sources will read.
+    /// Bytes that the sources will read; 0 when nobody knows.
     pub fn input_bytes(&self) -> u64 {
-        self.sources.iter().flatten().map(|s| s.end - s.start).sum()
+        if self.follow {
+            return 0;
+        }
+        let slices = self.sources.iter().flatten();
+        slices.map(|s| s.end.saturating_sub(s.start)).sum()
+    }
+
+    /// Keeps a state that does not survive its process unless the task's log has it.
+    pub fn has_state(&self) -> bool {
+        let ops = self.stages.iter().filter_map(|s| s.op.as_ref());
+        ops.map(|op| op.kind).any(|kind| kind == OpKind::Aggregate)
     }
 
     /// All that process `epoch` of `task` must know.
@@ -114,10 +180,10 @@ impl Plan {
             format: self.format,
             rate: if source { self.rate_of(task.index) } else { 0 },
             op_timeout_ms: self.op_timeout_ms,
-            follow: false,
-            drain: false,
-            skip: vec![],
-            poison: None,
+            follow: source && self.follow,
+            drain: source && self.drain,
+            skip: self.skips.get(&task).cloned().unwrap_or_default(),
+            poison: self.poison.clone().filter(|_| !source),
             careful: false,
             resume_from: None,
         }
@@ -136,9 +202,10 @@ impl Plan {
     pub fn describe(&self) -> String {
         use std::fmt::Write as _;
         let mut out = format!(
-            "job {}: exactly_once={} rate={} -> {}\n",
+            "job {}: exactly_once={}{} rate={} -> {}\n",
             self.job,
             self.exactly_once,
+            if self.follow { " follow" } else { "" },
             if self.rate == 0 {
                 "no limit".into()
             } else {
@@ -158,10 +225,17 @@ impl Plan {
                 let node = self.nodes.get(&task).map_or("?", |n| n.as_str());
                 let _ = write!(out, "  {task} on {node}");
                 if let (0, Some(slices)) = (k, self.sources.get(usize::from(task.index))) {
-                    let bytes: u64 = slices.iter().map(|s| s.end - s.start).sum();
-                    let _ = write!(out, ": {bytes} bytes");
+                    let closed = slices.iter().filter(|s| s.end != OPEN);
+                    let bytes: u64 = closed.map(|s| s.end.saturating_sub(s.start)).sum();
+                    let more = if self.follow { " and what comes" } else { "" };
+                    let _ = write!(out, ": {bytes} bytes{more}");
                     for s in slices.iter().take(5) {
-                        let _ = write!(out, " {}[{}..{}]", s.file, s.start, s.end);
+                        let end = if s.end == OPEN {
+                            String::new()
+                        } else {
+                            s.end.to_string()
+                        };
+                        let _ = write!(out, " {}[{}..{end}]", s.file, s.start);
                     }
                     if slices.len() > 5 {
                         let _ = write!(out, " and {} more", slices.len() - 5);
@@ -215,6 +289,16 @@ pub(crate) mod tests {
                 })
                 .collect(),
             nodes: place(&sizes, nodes),
+            src: "in".into(),
+            output: Output::Made {
+                nonce: 7,
+                replace: false,
+            },
+            max_restarts: 5,
+            poison: None,
+            follow: false,
+            drain: false,
+            skips: BTreeMap::new(),
         }
     }
 

@@ -4,8 +4,12 @@
 //! between two files or, in a large file, at one of HyDFS's line marks: places before which the number of newlines is
 //! known.
 
+use std::collections::BTreeMap;
+
 use common::control::Slice;
 use hydfs::client::LineMark;
+
+use super::OPEN;
 
 /// Files shorter than this are not split.
 pub const SPLIT_FROM: u64 = 1024 * 1024;
@@ -52,6 +56,57 @@ pub fn slices(inputs: &[Input], most: u16) -> Vec<Vec<Slice>> {
         from = to;
     }
     tasks
+}
+
+/// The same for files that may still grow: exactly `tasks` tasks, however little there is; each file's last slice is open,
+/// and so is that of a file that is empty so far.
+pub fn follow(inputs: &[Input], tasks: u16) -> Vec<Vec<Slice>> {
+    let settled: Vec<Input> = inputs.iter().map(settled).collect();
+    let mut all = slices(&settled, tasks);
+    all.resize(usize::from(tasks.max(1)), vec![]);
+    let mut last: BTreeMap<String, u64> = BTreeMap::new();
+    for slice in all.iter().flatten() {
+        let start = last.entry(slice.file.clone()).or_default();
+        *start = slice.start.max(*start);
+    }
+    for slice in all.iter_mut().flatten() {
+        if last.get(&slice.file) == Some(&slice.start) {
+            slice.end = OPEN;
+        }
+    }
+    for input in inputs.iter().filter(|i| i.len == 0) {
+        let task = fewest(all.iter().map(Vec::len));
+        if let Some(slices) = all.get_mut(task) {
+            slices.push(whole(&input.file));
+        }
+    }
+    all
+}
+
+/// A file's one slice, open.
+pub fn whole(file: &str) -> Slice {
+    Slice {
+        file: file.into(),
+        start: 0,
+        end: OPEN,
+        newlines_before: 0,
+    }
+}
+
+/// The index of the least, the first of several.
+pub fn fewest(counts: impl Iterator<Item = usize>) -> usize {
+    counts.enumerate().min_by_key(|(_, n)| *n).map_or(0, |(i, _)| i)
+}
+
+/// Without the marks in its last line, which may not be whole yet: who reads up to there would take what there is of it
+/// for all.
+fn settled(input: &Input) -> Input {
+    let newlines = input.marks.last().map_or(0, |m| m.newlines_before);
+    let whole = input.marks.iter().filter(|m| m.newlines_before < newlines);
+    Input {
+        marks: whole.copied().collect(),
+        ..input.clone()
+    }
 }
 
 fn cuts(inputs: &[&Input]) -> Vec<Cut> {
@@ -197,6 +252,56 @@ mod tests {
                 prop_assert!(bytes(t).abs_diff(mean) <= 2 * step, "{} {}", bytes(t), mean);
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn followed_files_are_covered_once_and_end_open(sizes in prop::collection::vec(0u64..4_000_000, 0..12), step in 1000u64..600_000, n in 1u16..9) {
+            let inputs: Vec<Input> = sizes.iter().enumerate().map(|(i, len)| large(&format!("f{i:02}"), *len, step)).collect();
+            let tasks = follow(&inputs, n);
+            prop_assert_eq!(tasks.len(), usize::from(n));
+            for input in &inputs {
+                let mut at = 0;
+                let mut of_file: Vec<&Slice> = tasks.iter().flatten().filter(|s| s.file == input.file).collect();
+                of_file.sort_by_key(|s| s.start);
+                for s in of_file {
+                    prop_assert_eq!(s.start, at);
+                    at = s.end;
+                }
+                prop_assert_eq!(at, OPEN);
+            }
+        }
+    }
+
+    #[test]
+    fn a_growing_last_line_is_not_cut() {
+        let mark = |offset, newlines_before| LineMark {
+            offset,
+            newlines_before,
+        };
+        let input = Input {
+            file: "a".into(),
+            len: 4_000_000,
+            // The second half is one line that has no end yet.
+            marks: vec![
+                mark(0, 0),
+                mark(1_000_000, 10),
+                mark(2_000_000, 20),
+                mark(3_000_000, 20),
+            ],
+        };
+        let tasks = follow(std::slice::from_ref(&input), 4);
+        let all: Vec<u64> = tasks.iter().flatten().map(|s| s.start).collect();
+        assert_eq!(all, [0, 1_000_000]);
+        let all: Vec<u64> = slices(&[input], 4).iter().flatten().map(|s| s.start).collect();
+        assert_eq!(all, [0, 1_000_000, 2_000_000, 3_000_000]);
+    }
+
+    #[test]
+    fn empty_files_are_waited_for_by_those_with_the_least_to_do() {
+        assert_eq!(follow(&[], 3), vec![vec![]; 3]);
+        let tasks = follow(&small(&[0, 0, 7, 0]), 2);
+        assert_eq!(tasks.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
     }
 
     #[test]

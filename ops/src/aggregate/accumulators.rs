@@ -1,24 +1,15 @@
-//! What is kept per key. Each says how it goes into a snapshot (see `table.rs`).
+//! What the aggregates that come with RainStorm keep per key.
 
 use std::cmp::Ordering;
+use std::convert::Infallible;
 
+use super::table::{State, take};
 use crate::number::Number;
 
-pub trait Accumulator: Default + Send {
-    /// Tells snapshots of different operators apart.
-    const TAG: u8;
+pub trait Accumulator: State<Unsaveable = Infallible> {
     fn add(&mut self, number: Number);
     /// Appends the running value as text.
     fn write(&self, out: &mut Vec<u8>);
-    fn save(&self, out: &mut Vec<u8>);
-    /// The accumulator at the front of `input`, which is cut off; `None`: it is damaged.
-    fn load(input: &mut &[u8]) -> Option<Self>;
-}
-
-pub fn take<const N: usize>(input: &mut &[u8]) -> Option<[u8; N]> {
-    let (head, tail) = input.split_first_chunk()?;
-    *input = tail;
-    Some(*head)
 }
 
 fn save_number(number: Number, out: &mut Vec<u8>) {
@@ -46,15 +37,20 @@ fn load_number(input: &mut &[u8]) -> Option<Number> {
 pub struct Count(u64);
 
 impl Accumulator for Count {
-    const TAG: u8 = b'c';
     fn add(&mut self, _: Number) {
         self.0 += 1;
     }
     fn write(&self, out: &mut Vec<u8>) {
         common::batch::decimal(self.0, out);
     }
-    fn save(&self, out: &mut Vec<u8>) {
+}
+
+impl State for Count {
+    const TAG: u8 = b'c';
+    type Unsaveable = Infallible;
+    fn save(&self, out: &mut Vec<u8>) -> Result<(), Infallible> {
         out.extend_from_slice(&self.0.to_le_bytes());
+        Ok(())
     }
     fn load(input: &mut &[u8]) -> Option<Self> {
         Some(Self(u64::from_le_bytes(take(input)?)))
@@ -70,15 +66,20 @@ impl Default for Sum {
 }
 
 impl Accumulator for Sum {
-    const TAG: u8 = b's';
     fn add(&mut self, number: Number) {
         self.0 = self.0.plus(number);
     }
     fn write(&self, out: &mut Vec<u8>) {
         self.0.write(out);
     }
-    fn save(&self, out: &mut Vec<u8>) {
+}
+
+impl State for Sum {
+    const TAG: u8 = b's';
+    type Unsaveable = Infallible;
+    fn save(&self, out: &mut Vec<u8>) -> Result<(), Infallible> {
         save_number(self.0, out);
+        Ok(())
     }
     fn load(input: &mut &[u8]) -> Option<Self> {
         Some(Self(load_number(input)?))
@@ -92,7 +93,6 @@ pub struct Average {
 }
 
 impl Accumulator for Average {
-    const TAG: u8 = b'a';
     fn add(&mut self, number: Number) {
         self.sum.add(number);
         self.count.add(number);
@@ -100,9 +100,14 @@ impl Accumulator for Average {
     fn write(&self, out: &mut Vec<u8>) {
         Number::Float(self.sum.0.as_f64() / self.count.0 as f64).write(out);
     }
-    fn save(&self, out: &mut Vec<u8>) {
-        self.sum.save(out);
-        self.count.save(out);
+}
+
+impl State for Average {
+    const TAG: u8 = b'a';
+    type Unsaveable = Infallible;
+    fn save(&self, out: &mut Vec<u8>) -> Result<(), Infallible> {
+        self.sum.save(out)?;
+        self.count.save(out)
     }
     fn load(input: &mut &[u8]) -> Option<Self> {
         Some(Self {
@@ -126,15 +131,20 @@ macro_rules! extreme {
         pub struct $type(Option<Number>);
 
         impl Accumulator for $type {
-            const TAG: u8 = $tag;
             fn add(&mut self, number: Number) {
                 keep(&mut self.0, number, $wanted);
             }
             fn write(&self, out: &mut Vec<u8>) {
                 self.0.iter().for_each(|n| n.write(out));
             }
-            fn save(&self, out: &mut Vec<u8>) {
+        }
+
+        impl State for $type {
+            const TAG: u8 = $tag;
+            type Unsaveable = Infallible;
+            fn save(&self, out: &mut Vec<u8>) -> Result<(), Infallible> {
                 save_number(self.0.unwrap_or(Number::Int(0)), out);
+                Ok(())
             }
             fn load(input: &mut &[u8]) -> Option<Self> {
                 Some(Self(Some(load_number(input)?)))

@@ -1,7 +1,7 @@
 //! `count`, `sum`, `avg`, `min`, `max`: a running value per key.
 
 mod accumulators;
-mod table;
+pub(crate) mod table;
 
 use common::batch::Batch;
 
@@ -91,26 +91,28 @@ impl<A: Accumulator> Operator for Aggregate<A> {
         } = self;
         touched.clear();
         table.next_batch();
+        let mut index = 0;
         batch.try_for_each(|key, line| {
             let number = match column {
                 None => Number::Int(1),
                 Some(column) => {
                     let text = layout.get(line, *column, scratch);
                     text.and_then(Number::parse)
-                        .ok_or_else(|| not_a_number(*column, text, key))?
+                        .ok_or_else(|| not_a_number(*column, text, index, key))?
                 }
             };
             let touch = table.touch(key);
-            touch.accumulator.add(number);
+            touch.state.add(number);
             match when {
                 When::Update => {
                     value.clear();
-                    touch.accumulator.write(value);
+                    touch.state.write(value);
                     keyer.emit(key, value, out);
                 }
                 When::Batch if touch.first_in_batch => touched.push(touch.entry),
                 When::Batch | When::Final => {}
             }
+            index += 1;
             Ok(())
         })?;
         for entry in touched.drain(..) {
@@ -133,12 +135,9 @@ impl<A: Accumulator> Operator for Aggregate<A> {
         Ok(())
     }
 
-    fn snapshot_delta(&mut self, out: &mut Vec<u8>) {
-        self.table.snapshot(false, out);
-    }
-
-    fn snapshot_full(&mut self, out: &mut Vec<u8>) {
-        self.table.snapshot(true, out);
+    fn snapshot(&mut self, rewrite: usize, out: &mut Vec<u8>) -> bool {
+        let Ok(round_ended) = self.table.snapshot(rewrite, out);
+        round_ended
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Error> {
@@ -152,12 +151,12 @@ impl<A: Accumulator> Operator for Aggregate<A> {
     }
 }
 
-fn not_a_number(column: usize, text: Option<&[u8]>, key: &[u8]) -> Error {
+fn not_a_number(column: usize, text: Option<&[u8]>, index: usize, key: &[u8]) -> Error {
     let what = match text {
         Some(text) => format!("column {column} is not a number: `{}`", operator::quoted(text)),
         None => format!("the value has no column {column}"),
     };
-    Error::poison(what, key)
+    Error::poison(what, index, key)
 }
 
 #[cfg(test)]

@@ -49,6 +49,43 @@ fn naive(name: &str, numbers: &[i64]) -> String {
     }
 }
 
+/// A snapshot file of which only the live part is kept.
+#[derive(Default)]
+struct SnapshotFile {
+    live: Vec<Vec<u8>>,
+    /// How many of `live` are from before the round under way.
+    before: usize,
+}
+
+impl SnapshotFile {
+    fn append(&mut self, op: &mut dyn Operator, rewrite: usize) {
+        let mut delta = vec![];
+        let ended = op.snapshot(rewrite, &mut delta);
+        self.live.push(delta);
+        if ended {
+            self.live.drain(..self.before);
+            self.before = self.live.len();
+        }
+    }
+}
+
+/// The keys of a `count`'s delta.
+fn keys_in(mut delta: &[u8]) -> Vec<String> {
+    let number = |b: &[u8]| u32::from_le_bytes(b[..4].try_into().unwrap()) as usize;
+    let mut keys = vec![];
+    if !delta.is_empty() {
+        let n = number(&delta[2..]);
+        delta = &delta[6..];
+        for _ in 0..n {
+            let length = number(delta);
+            keys.push(String::from_utf8(delta[4..4 + length].to_vec()).unwrap());
+            delta = &delta[4 + length + 8..];
+        }
+    }
+    assert!(delta.is_empty());
+    keys
+}
+
 const NAMES: [&str; 5] = ["count", "sum", "avg", "min", "max"];
 
 fn command(name: &str, emit: &str) -> String {
@@ -87,36 +124,78 @@ proptest! {
         prop_assert_eq!(end(&mut *o), last);
     }
 
-    /// Some deltas, perhaps a full snapshot among them that replaces those before, then a restart.
+    /// Snapshots with rounds, of which only what the last ended round left is kept; then a restart.
     #[test]
     fn restored_is_as_good_as_never_stopped(
-        batches in batches(), which in 0usize..5, mode in 0usize..3, stop in 0usize..8, full_at in 0usize..8, in_one in any::<bool>()
+        batches in batches(), which in 0usize..5, mode in 0usize..3, stop in 0usize..8,
+        rewrites in proptest::collection::vec(0usize..150, 8), in_one in any::<bool>()
     ) {
         let line = command(NAMES[which], ["update", "batch", "final"][mode]);
         let stop = stop.min(batches.len());
         let mut kept = op(&line);
-        let mut deltas: Vec<Vec<u8>> = vec![];
+        let mut file = SnapshotFile::default();
         for (i, b) in batches[..stop].iter().enumerate() {
             feed(&mut *kept, std::slice::from_ref(b));
-            let mut delta = vec![];
-            if i == full_at {
-                kept.snapshot_full(&mut delta);
-                deltas.clear();
-            } else {
-                kept.snapshot_delta(&mut delta);
-            }
-            deltas.push(delta);
+            file.append(&mut *kept, rewrites[i]);
         }
         let mut again = op(&line);
         match in_one {
-            true => again.restore(&deltas.concat()).unwrap(),
-            false => deltas.iter().for_each(|d| again.restore(d).unwrap()),
+            true => again.restore(&file.live.concat()).unwrap(),
+            false => file.live.iter().for_each(|d| again.restore(d).unwrap()),
         }
         let mut nothing = vec![];
-        again.snapshot_delta(&mut nothing);
+        again.snapshot(0, &mut nothing);
         prop_assert_eq!(nothing, vec![], "what was restored has not changed since");
-        prop_assert_eq!(feed(&mut *again, &batches[stop..]), feed(&mut *kept, &batches[stop..]));
-        prop_assert_eq!(end(&mut *again), end(&mut *kept));
+        // The new process goes on with the file: its first round holds all of the state again.
+        let (mut rest, mut out) = (batches[stop..].to_vec(), vec![]);
+        rest.push(vec![]);
+        for (i, b) in rest.iter().enumerate() {
+            out.extend(feed(&mut *again, std::slice::from_ref(b)));
+            file.append(&mut *again, rewrites[i]);
+        }
+        prop_assert_eq!(out, feed(&mut *kept, &rest));
+        let mut third = op(&line);
+        third.restore(&file.live.concat()).unwrap();
+        let tail = batches.concat();
+        prop_assert_eq!(feed(&mut *third, std::slice::from_ref(&tail)), feed(&mut *kept, std::slice::from_ref(&tail)));
+        prop_assert_eq!(end(&mut *third), end(&mut *kept));
+    }
+
+    /// Against a naive model: which keys a snapshot must and may hold, and when a round ends.
+    #[test]
+    fn rounds_are_what_the_slow_way_gives(steps in proptest::collection::vec((proptest::collection::vec(0usize..30, 0..6), 0usize..200), 1..40)) {
+        let mut o = op("count");
+        let (mut all, mut in_round): (Vec<String>, BTreeMap<String, ()>) = (vec![], BTreeMap::new());
+        for (keys, rewrite) in steps {
+            let keys: Vec<String> = keys.iter().map(|k| format!("key{k}")).collect();
+            feed(&mut *o, &[keys.iter().map(|k| (k.clone(), String::new())).collect()]);
+            let mut changed: Vec<String> = vec![];
+            for key in keys {
+                if !changed.contains(&key) {
+                    changed.push(key.clone());
+                }
+                if !all.contains(&key) {
+                    all.push(key);
+                }
+            }
+            let mut want = changed.clone();
+            in_round.extend(changed.into_iter().map(|k| (k, ())));
+            let mut bytes = 0;
+            for key in &all {
+                if bytes < rewrite && !in_round.contains_key(key) {
+                    bytes += 4 + key.len() + 8;
+                    in_round.insert(key.clone(), ());
+                    want.push(key.clone());
+                }
+            }
+            let mut delta = vec![];
+            let ended = o.snapshot(rewrite, &mut delta);
+            prop_assert_eq!(keys_in(&delta), want);
+            prop_assert_eq!(ended, in_round.len() == all.len());
+            if ended {
+                in_round.clear();
+            }
+        }
     }
 
     #[test]
@@ -126,7 +205,7 @@ proptest! {
         let mut whole = vec![];
         let mut o = op(&line);
         feed(&mut *o, &[vec![("key".into(), "x,5".into()), ("b".into(), "x,1".into())]]);
-        o.snapshot_full(&mut whole);
+        o.snapshot(0, &mut whole);
         let cut = cut.index(whole.len());
         prop_assert_eq!(op(&line).restore(&whole[..cut]).is_ok(), cut == 0);
     }
@@ -138,10 +217,10 @@ fn a_delta_holds_only_what_changed() {
     let many: Input = (0..1000).map(|i| (format!("key{i}"), String::new())).collect();
     feed(&mut *o, &[many]);
     let (mut first, mut second, mut third) = (vec![], vec![], vec![]);
-    o.snapshot_delta(&mut first);
+    o.snapshot(0, &mut first);
     feed(&mut *o, &[vec![("key7".into(), String::new())]]);
-    o.snapshot_delta(&mut second);
-    o.snapshot_delta(&mut third);
+    o.snapshot(0, &mut second);
+    o.snapshot(0, &mut third);
     assert!(
         first.len() > 10_000 && second.len() < 50,
         "{} {}",
@@ -157,7 +236,7 @@ fn another_operators_snapshot_is_refused() {
     let mut snapshot = vec![];
     let mut o = op("count");
     feed(&mut *o, &[vec![("k".into(), String::new())]]);
-    o.snapshot_full(&mut snapshot);
+    o.snapshot(0, &mut snapshot);
     let e = op("sum -c 0").restore(&snapshot).unwrap_err();
     assert!(e.what.contains("another operator") && !e.restart_helps, "{e}");
     snapshot[0] = 9;
@@ -179,10 +258,13 @@ fn what_is_no_number_names_its_tuple() {
     ] {
         let mut o = op("sum -c 1");
         let e = o
-            .process(&batch(&[("k9".into(), value.into())]), &mut Collect::default())
+            .process(
+                &batch(&[("k8".into(), "x,1".into()), ("k9".into(), value.into())]),
+                &mut Collect::default(),
+            )
             .unwrap_err();
         assert!(e.what.contains(says), "{e}");
-        assert_eq!(e.key.as_deref(), Some("k9"));
+        assert_eq!((e.key.as_deref(), e.index), (Some("k9"), Some(1)));
         assert!(e.restart_helps && e.to_string().contains("`k9`"));
     }
 }

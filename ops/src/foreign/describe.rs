@@ -15,7 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// More than any description.
 const LONGEST: u64 = 64 << 10;
 
-const MAGIC: &str = "rainstorm-operator/";
+/// Environment variable that asks a program what it is.
+pub const DESCRIBE: &str = "RAINSTORM_DESCRIBE";
+/// How a description begins; the version follows.
+pub const MAGIC: &str = "rainstorm-operator/";
 
 /// What a program says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +29,27 @@ pub struct Description {
     pub snapshot: bool,
     /// Its output depends on nothing but its input.
     pub deterministic: bool,
+    /// It wants the tuples' keys.
+    pub keys: bool,
+}
+
+/// The line that a program prints.
+impl std::fmt::Display for Description {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let yes = |yes| if yes { "yes" } else { "no" };
+        let protocol = match self.protocol {
+            Protocol::Text => "text",
+            Protocol::Batch => "batch",
+        };
+        write!(
+            f,
+            "{MAGIC}1 kind={} protocol={protocol} snapshot={} deterministic={} keys={}",
+            self.kind,
+            yes(self.snapshot),
+            yes(self.deterministic),
+            yes(self.keys)
+        )
+    }
 }
 
 /// Runs the program with nothing to read and `RAINSTORM_DESCRIBE=1`. `None`: it said nothing, as programs do that know
@@ -39,7 +63,7 @@ async fn describe_within(
     args: &[String],
     patience: Duration,
 ) -> Result<Option<Description>, Error> {
-    let env = [("RAINSTORM_DESCRIBE".to_owned(), "1".to_owned())];
+    let env = [(DESCRIBE.to_owned(), "1".to_owned())];
     let mut group = Group::start(exe, args, &env, false).await?;
     let broken = || Error::fatal("the operator's standard streams are not piped");
     let stdout = group.child.stdout.take().ok_or_else(broken)?;
@@ -96,17 +120,6 @@ async fn describe_within(
         return Ok(None);
     }
     match parse(&said) {
-        Ok(Description {
-            protocol: Protocol::Batch,
-            ..
-        }) => {
-            let advice = "let it speak the text protocol: protocol=text";
-            failed(
-                format!("the operator {name} speaks the batch protocol, which is not built yet; {advice}"),
-                &mut stderr,
-            )
-            .await
-        }
         Ok(description) => Ok(Some(description)),
         Err(why) => {
             failed(
@@ -118,8 +131,8 @@ async fn describe_within(
     }
 }
 
-/// Reads `rainstorm-operator/1 kind=... protocol=... snapshot=yes|no deterministic=yes|no`. Names that it does not know
-/// are for later versions; `snapshot` and `deterministic` may be missing (no; yes).
+/// Reads `rainstorm-operator/1 kind=... protocol=... snapshot=yes|no deterministic=yes|no keys=yes|no`. Names that it
+/// does not know are for later versions; the last three may be missing (no; yes; yes).
 fn parse(said: &[u8]) -> Result<Description, String> {
     let text = String::from_utf8_lossy(said);
     let mut lines = text.lines();
@@ -146,7 +159,8 @@ fn parse(said: &[u8]) -> Result<Description, String> {
             ));
         }
     }
-    let (mut kind, mut protocol, mut snapshot, mut deterministic) = (None, None, false, true);
+    let (mut kind, mut protocol) = (None, None);
+    let (mut snapshot, mut deterministic, mut keys) = (false, true, true);
     let yes_no = |name, value| match value {
         "yes" => Ok(true),
         "no" => Ok(false),
@@ -166,16 +180,24 @@ fn parse(said: &[u8]) -> Result<Description, String> {
             ("protocol", p) => return Err(format!("says protocol={p}; there are text, batch")),
             ("snapshot", v) => snapshot = yes_no("snapshot", v)?,
             ("deterministic", v) => deterministic = yes_no("deterministic", v)?,
+            ("keys", v) => keys = yes_no("keys", v)?,
             _ => {}
         }
     }
     let kind = kind.ok_or("does not say its kind (kind=filter|transform|aggregate)")?;
     let protocol = protocol.ok_or("does not say its protocol (protocol=text|batch)")?;
+    if protocol == Protocol::Text && snapshot {
+        return Err("says snapshot=yes, which the text protocol has no words for".to_owned());
+    }
+    if kind == OpKind::Aggregate && !keys {
+        return Err("says keys=no, but an aggregate needs the keys".to_owned());
+    }
     Ok(Description {
         kind,
         protocol,
         snapshot,
         deterministic,
+        keys,
     })
 }
 

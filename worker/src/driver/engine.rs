@@ -6,20 +6,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::clock::{self, Time};
-use common::control::{Failure, Report, ToLeader, ToWorker};
+use common::control::{Report, ToLeader, ToWorker};
 use common::ids::{Epoch, TaskId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::control::Control;
 use super::meter::{Latency, Rate};
-use super::operator::{Runner, run_foreign};
+use super::operator::Runner;
+use super::pace::Pace;
 use super::storage::{Plan, Storage};
+use super::work::Step;
 use super::{End, Event};
-use crate::source::{self, Reader};
-use crate::task::inbox::{Content, Received};
-use crate::task::{self, Done, Task, Work};
+use crate::source::Source;
+use crate::task::Task;
+use crate::task::inbox::Received;
 use crate::wire::{Open, Opened};
-use common::task_log::Order;
 
 /// How often the counters for the leader's beat are made anew.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
@@ -47,7 +48,7 @@ pub struct Engine {
     pub task: Task,
     pub storage: Storage,
     pub runner: Option<Runner>,
-    pub source: Option<Reader>,
+    pub source: Option<Source>,
     pub events: mpsc::UnboundedReceiver<Event>,
     pub control: Control,
     pub links: Vec<OutLink>,
@@ -58,49 +59,12 @@ pub struct Engine {
     open_since: Option<Time>,
     first_output: bool,
     said_done: bool,
-    first_read_us: u64,
+    pub(super) first_read_us: u64,
     last_durable_us: u64,
     latency: Latency,
     rates: (Rate, Rate),
     reported: Time,
     rate_logged: Time,
-}
-
-/// The source's pace: a token bucket of lines.
-#[derive(Debug, Default)]
-pub struct Pace {
-    pub per_s: u64,
-    tokens: f64,
-    at: Time,
-}
-
-impl Pace {
-    /// How many lines may be read now.
-    fn allowed(&mut self, now: Time) -> u64 {
-        if self.per_s == 0 {
-            return u64::MAX;
-        }
-        if self.at == Time::ZERO {
-            self.at = now;
-        }
-        let rate = self.per_s as f64;
-        // What a stall of up to half a second held back is made up for; more would be a flood.
-        let most = (rate / 2.0).max(1.0);
-        self.tokens = (self.tokens + rate * now.since(self.at).as_secs_f64()).min(most);
-        self.at = now;
-        // In steps of 5 ms at least, so that a batch is worth its frame.
-        if self.tokens < (rate / 200.0).max(1.0) {
-            0
-        } else {
-            self.tokens as u64
-        }
-    }
-}
-
-/// What a piece of work came to.
-enum Step {
-    Worked,
-    Idle,
 }
 
 impl Engine {
@@ -113,10 +77,7 @@ impl Engine {
     ) -> Self {
         Self {
             pid: std::process::id(),
-            pace: Pace {
-                per_s: plan.rate,
-                ..Pace::default()
-            },
+            pace: Pace::new(plan.rate),
             plan,
             task,
             storage,
@@ -147,6 +108,7 @@ impl Engine {
                 self.on_event(event)?;
             }
             self.settle()?;
+            self.snapshot_if_due().await?;
             match self.step().await? {
                 Step::Worked => {
                     self.linger();
@@ -165,7 +127,7 @@ impl Engine {
 
     // --- events ---------------------------------------------------------------------------------------------------
 
-    fn on_event(&mut self, event: Event) -> Result<(), End> {
+    pub(super) fn on_event(&mut self, event: Event) -> Result<(), End> {
         match event {
             Event::Control(message) => self.on_control(*message)?,
             Event::ControlLost(why) => return Err(End::LeaderLost(why)),
@@ -232,7 +194,17 @@ impl Engine {
             ToWorker::Rate(per_s) => self.pace.per_s = per_s,
             ToWorker::Finish => return Err(End::Finished),
             ToWorker::Refused { why } => return Err(End::Fenced(why)),
-            ToWorker::Beat | ToWorker::Plan(_) | ToWorker::Slices(_) | ToWorker::Drain => {}
+            ToWorker::Slices(slices) => {
+                if let Some(Source::Growing(follower)) = &mut self.source {
+                    follower.add(slices);
+                }
+            }
+            ToWorker::Drain => {
+                if let Some(Source::Growing(follower)) = &mut self.source {
+                    follower.drain();
+                }
+            }
+            ToWorker::Beat | ToWorker::Plan(_) => {}
         }
         Ok(())
     }
@@ -294,18 +266,21 @@ impl Engine {
     // --- what is decided is carried out ---------------------------------------------------------------------------
 
     /// Takes acknowledgements of appends in; appends what is due; lets leave what may leave.
-    fn settle(&mut self) -> Result<(), End> {
+    pub(super) fn settle(&mut self) -> Result<(), End> {
         let now = clock::now();
         self.settle_snapshots(now);
         if let Some(log) = &self.storage.log {
             self.task.logged(log.acked());
         }
-        if let Some(dest) = &self.storage.dest {
-            let (acked, wall) = (dest.acked(), clock::unix_micros());
+        for dest in &self.storage.dests {
+            let (acked, wall) = (dest.appender.acked(), clock::unix_micros());
             let (latency, last) = (&mut self.latency, &mut self.last_durable_us);
-            self.task.output(0).acknowledge(acked, |chunk| {
-                *last = wall;
-                latency.record(wall.saturating_sub(chunk.born_us), chunk.tuples);
+            let is_result = self.plan.dest.is_some() && dest.output == 0;
+            self.task.output(dest.output).acknowledge(acked, |chunk| {
+                if is_result {
+                    *last = wall;
+                    latency.record(wall.saturating_sub(chunk.born_us), chunk.tuples);
+                }
             });
         }
         let records = self.task.take_records(now);
@@ -341,36 +316,20 @@ impl Engine {
         let Some(snapshots) = &mut self.storage.snapshots else {
             return;
         };
-        let acked = snapshots.appender.acked();
-        if let Some((cut, _)) = snapshots.under_way.take_if(|(_, end)| *end <= acked) {
-            self.task.snapshotted(now, cut, snapshots.extents.clone());
-        }
-        if snapshots.under_way.is_none()
-            && self.task.wants_snapshot(now)
-            && let Some(Runner::Builtin(op)) = &mut self.runner
-        {
-            let mut bytes = Vec::new();
-            let full = snapshots.wants_full();
-            if full {
-                op.snapshot_full(&mut bytes)
-            } else {
-                op.snapshot_delta(&mut bytes)
-            }
-            snapshots.append(self.task.now().clone(), bytes, full);
+        if let Some((cut, extents)) = snapshots.done() {
+            self.task.snapshotted(now, cut, extents);
         }
     }
 
     fn release(&mut self) {
         let durable = self.task.durable();
         let mut left = None;
-        if let Some(dest) = &mut self.storage.dest {
-            while let Some(chunk) = self.task.output(0).next_chunk(durable) {
+        for dest in &mut self.storage.dests {
+            while let Some(chunk) = self.task.output(dest.output).next_chunk(durable) {
                 // A restarted task makes its stream again from its checkpoint on; what HyDFS has of it is not repeated.
-                let known = dest
-                    .queued()
-                    .saturating_sub(chunk.start)
-                    .min(chunk.payload.len() as u64);
-                dest.append(chunk.payload.slice(known as usize..));
+                let queued = dest.appender.queued();
+                let known = queued.saturating_sub(chunk.start).min(chunk.payload.len() as u64);
+                dest.appender.append(chunk.payload.slice(known as usize..));
                 left = Some(chunk.tuples);
             }
         }
@@ -417,6 +376,10 @@ impl Engine {
             self.task.checkpoint_deadline().filter(|d| *d > now),
             self.task.snapshot_deadline().filter(|d| *d > now),
             (self.source.is_some() && self.pace.per_s > 0).then(|| now + Duration::from_millis(5)),
+            self.source
+                .as_ref()
+                .and_then(Source::pause)
+                .map(|pause| now + pause),
         ];
         deadline = due.into_iter().flatten().fold(deadline, Time::min);
         tokio::select! {
@@ -430,181 +393,25 @@ impl Engine {
         Ok(())
     }
 
-    // --- work -----------------------------------------------------------------------------------------------------
-
-    async fn step(&mut self) -> Result<Step, End> {
-        let Some(work) = self.task.next_work() else {
-            return Ok(Step::Idle);
-        };
-        match work {
-            Work::Source(replay) => return self.read(replay).await,
-            Work::InputEnd { from, at } => {
-                self.task.complete(Done {
-                    order: Order::InputEnd { from, at },
-                    bytes_in: 0,
-                });
-            }
-            Work::Finish => {
-                if let Some(runner) = &mut self.runner {
-                    let mut router = self.task.router(clock::unix_micros());
-                    runner.finish(&mut router)?;
-                }
-                self.task.complete(Done {
-                    order: Order::Finish,
-                    bytes_in: 0,
-                });
-            }
-            Work::Input { from, item } => {
-                let (start, end, born_us) = (item.start, item.end(), item.born_us);
-                let Content::Tuples(batch) = item.content else {
-                    return Ok(Step::Worked);
-                };
-                match self.runner.take() {
-                    Some(Runner::Builtin(mut op)) => {
-                        op.process(&batch, &mut self.task.router(born_us))?;
-                        self.runner = Some(Runner::Builtin(op));
-                    }
-                    Some(Runner::Foreign(mut child)) => {
-                        let collected = self.beside(run_foreign(&mut child, &batch)).await??;
-                        collected.route(&mut self.task.router(born_us));
-                        self.runner = Some(Runner::Foreign(child));
-                    }
-                    None => {}
-                }
-                let bytes_in = batch.bytes() as u64;
-                self.task.complete(Done {
-                    order: Order::Input { from, start, end },
-                    bytes_in,
-                });
-            }
-        }
-        Ok(Step::Worked)
-    }
-
-    /// Awaits something slow while events and appends go on.
-    async fn beside<T>(&mut self, slow: impl Future<Output = T>) -> Result<T, End> {
-        tokio::pin!(slow);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut slow => return Ok(done),
-                event = self.events.recv() => match event {
-                    Some(event) => self.on_event(event)?,
-                    None => return Err(End::LeaderLost("the control task ended".into())),
-                },
-                changed = self.storage.changed() => changed?,
-                () = clock::sleep_until(clock::now() + Duration::from_millis(20)) => {}
-            }
-            self.settle()?;
-        }
-    }
-
-    async fn read(&mut self, replay: Option<common::task_log::SourceRun>) -> Result<Step, End> {
-        let place = self.task.now().source.clone();
-        let Some(mut reader) = self.source.take() else {
-            return Ok(Step::Idle);
-        };
-        if replay.is_none() && reader.is_end(&place) {
-            self.source = Some(reader);
-            self.task.complete(Done {
-                order: Order::Finish,
-                bytes_in: 0,
-            });
-            return Ok(Step::Worked);
-        }
-        let most = if replay.is_some() {
-            u64::MAX
-        } else {
-            self.pace.allowed(clock::now())
-        };
-        if most == 0 {
-            self.source = Some(reader);
-            return Ok(Step::Idle);
-        }
-        let block = self.beside(reader.next(&place, most, replay)).await??;
-        if self.first_read_us == 0 {
-            self.first_read_us = clock::unix_micros();
-        }
-        let (file, small) = (reader.file(block.run.slice), reader.is_small(block.run.slice));
-        source::emit(&block, &file, small, &mut self.task.router(clock::unix_micros()));
-        if replay.is_none() {
-            self.pace.tokens -= block.run.lines as f64;
-        }
-        let bytes_in = block.data.len() as u64;
-        self.task.complete(Done {
-            order: Order::Source(block.run),
-            bytes_in,
-        });
-        self.source = Some(reader);
-        Ok(Step::Worked)
-    }
-
     fn report(&mut self, now: Time) -> Report {
-        let cut = self.task.now();
-        let bytes_out: u64 = cut.emitted.iter().sum();
+        let (cut, is_last) = (self.task.now(), self.plan.dest.is_some());
         Report {
             tuples_in: cut.tuples_in,
             tuples_out: cut.tuples_out,
             bytes_in: cut.bytes_in,
-            bytes_out: if self.storage.dest.is_some() { bytes_out } else { 0 },
+            bytes_out: if is_last { cut.emitted[0] } else { 0 },
             in_per_s: self.rates.0.update(now, cut.tuples_in),
             out_per_s: self.rates.1.update(now, cut.tuples_out),
             backlog_bytes: self.task.backlog_bytes() as u64,
             first_read_us: self.first_read_us,
             last_durable_us: self.last_durable_us,
-            latency_us: if self.storage.dest.is_some() {
-                self.latency.counts()
+            latency_us: if is_last { self.latency.counts() } else { vec![] },
+            resent: if self.plan.exactly_once {
+                0
             } else {
-                vec![]
+                self.task.resent()
             },
-            resent: 0,
-            arrived: None,
+            arrived: (self.plan.op.is_none() && !self.plan.exactly_once).then(|| self.task.arrived().clone()),
         }
-    }
-}
-
-impl From<ops::operator::Error> for End {
-    fn from(error: ops::operator::Error) -> Self {
-        End::Failed(error.into())
-    }
-}
-
-impl From<source::Error> for End {
-    fn from(error: source::Error) -> Self {
-        let fatal = !matches!(error, source::Error::Read { .. });
-        End::Failed(Failure {
-            what: error.to_string(),
-            key: None,
-            unit: None,
-            stderr: vec![],
-            fatal,
-        })
-    }
-}
-
-impl From<hydfs::client::Error> for End {
-    fn from(error: hydfs::client::Error) -> Self {
-        match error {
-            hydfs::client::Error::Fenced { .. } => End::Fenced(error.to_string()),
-            other => End::Failed(Failure {
-                what: other.to_string(),
-                key: None,
-                unit: None,
-                stderr: vec![],
-                fatal: false,
-            }),
-        }
-    }
-}
-
-impl From<task::Error> for End {
-    fn from(error: task::Error) -> Self {
-        End::Failed(Failure {
-            what: error.to_string(),
-            key: None,
-            unit: None,
-            stderr: vec![],
-            fatal: true,
-        })
     }
 }

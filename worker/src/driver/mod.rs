@@ -1,11 +1,14 @@
 //! A worker's life: connect to the leader, fence the predecessor out, read the log back, run, end.
 
 pub mod control;
+mod end;
 pub mod engine;
 pub mod links;
 pub mod meter;
 pub mod operator;
+pub mod pace;
 pub mod storage;
+mod work;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,21 +16,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::cluster::{Cluster, Node};
-use common::control::{Failure, OpKind, TaskPlan, ToLeader, ToWorker};
+use common::control::{Failure, OpCode, OpKind, TaskPlan, ToLeader, ToWorker};
 use common::ids::{Epoch, JobName, TaskId};
 use common::net::Identity;
 use hydfs::client::Client;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::source::Reader;
+use crate::source::Source;
 use crate::task::inbox::Item;
 use crate::task::output::Output;
-use crate::task::{Config, Task};
+use crate::task::{Config, Keeps, Task};
 use crate::wire::{Open, Opened};
 use engine::{Engine, OutLink};
 use operator::Runner;
-use storage::Storage;
+use storage::{Snapshots, Storage};
 
 /// What reaches the engine from the tasks that move bytes.
 pub enum Event {
@@ -209,6 +212,22 @@ async fn await_plan(inbox: &mut mpsc::UnboundedReceiver<Event>, lease: Duration)
         .unwrap_or_else(|_| Err(End::LeaderLost("it sent no plan".into())))
 }
 
+/// What the task's log must hold, and whether the operator's state goes into snapshots.
+fn kept(plan: &TaskPlan) -> (Keeps, bool) {
+    let Some(op) = plan.op.as_ref().filter(|_| plan.exactly_once) else {
+        return (Keeps::Order, false);
+    };
+    let saves = match op.code {
+        OpCode::Builtin => op.kind == OpKind::Aggregate,
+        OpCode::Foreign { snapshot, .. } => snapshot,
+    };
+    match (op.deterministic, op.kind) {
+        (false, _) => (Keeps::Productions, saves),
+        (true, OpKind::Aggregate) if !saves => (Keeps::Inputs, false),
+        (true, _) => (Keeps::Order, saves),
+    }
+}
+
 /// Opens storage (which fences the predecessor out), reads the log back and makes the operator ready.
 async fn prepare(
     start: &Start,
@@ -218,7 +237,7 @@ async fn prepare(
     events: links::Events,
 ) -> Result<Engine, (End, control::Control)> {
     let client = Client::new(Arc::new(start.cluster.clone()), start.me.clone());
-    let stateful = plan.exactly_once && plan.op.as_ref().is_some_and(|op| op.kind == OpKind::Aggregate);
+    let (keeps, stateful) = kept(&plan);
     let began = common::clock::now();
     let ready = async {
         let runner = async {
@@ -229,7 +248,12 @@ async fn prepare(
         };
         let storage = async { Ok::<_, End>(Storage::open(&plan, stateful, &client).await?) };
         let ((mut storage, log), mut runner) = tokio::try_join!(storage, runner)?;
+        let aside = plan.poison.is_some() && plan.op.is_some();
         let config = Config {
+            epoch: plan.epoch,
+            keeps,
+            skip: plan.skip.iter().copied().collect(),
+            sets_aside: aside,
             exactly_once: plan.exactly_once,
             stateful,
             format: plan.format,
@@ -238,22 +262,30 @@ async fn prepare(
             #[cfg(test)]
             mutant: crate::task::Mutant::None,
         };
-        let outputs = match &storage.dest {
+        let mut outputs: Vec<Output> = match &plan.dest {
             Some(_) => vec![Output::destination(0)],
             None => plan.downstream.iter().map(|_| Output::channel(0)).collect(),
         };
-        let mut task = Task::recover(config, &plan.upstream, outputs, &log)?;
-        if let Some(dest) = &storage.dest {
-            task.output(0).resume(dest.length());
-            task.output(0).acknowledge(dest.length(), |_| {});
+        if aside {
+            outputs.push(Output::destination(0));
         }
-        if let Some(snapshots) = &mut storage.snapshots {
-            snapshots.extents = task.now().snapshot.clone();
-            if let Some(Runner::Builtin(op)) = &mut runner {
+        let mut task = Task::recover(config, &plan.upstream, outputs, &log)?;
+        for dest in &storage.dests {
+            let (output, length) = (task.output(dest.output), dest.appender.length());
+            output.resume(length);
+            output.acknowledge(length, |_| {});
+        }
+        if let Some(snapshots) = storage.snapshots.take() {
+            if let Some(runner) = &mut runner {
                 for part in Storage::read_snapshot(&plan, task.now(), &client).await? {
-                    op.restore(&part)?;
+                    runner.restore(&part).await?;
                 }
             }
+            let extents = task.now().snapshot.clone();
+            storage.snapshots = Some(Snapshots::new(snapshots.appender, extents));
+        }
+        if let (false, Some(from)) = (plan.exactly_once, &plan.resume_from) {
+            task.begin_at(from.clone());
         }
         Ok::<_, End>((task, storage, runner))
     };
@@ -269,8 +301,7 @@ async fn prepare(
         replayed: task.replaying() as u64,
     });
     drop(events);
-    let slices = plan.slices.clone();
-    let source = plan.op.is_none().then(|| Reader::new(client.clone(), slices));
+    let source = plan.op.is_none().then(|| Source::new(client.clone(), &plan));
     let mut engine = Engine::new(plan, task, storage, inbox, control);
     engine.runner = runner;
     engine.source = source;

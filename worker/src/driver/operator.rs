@@ -46,7 +46,13 @@ impl Runner {
                     built.map_err(|e| operator::Error::fatal(e.to_string()))?,
                 ))
             }
-            OpCode::Foreign { hydfs_name, hash, .. } => {
+            OpCode::Foreign {
+                hydfs_name,
+                hash,
+                protocol,
+                keys,
+                ..
+            } => {
                 let exe = fetch(client, hydfs_name, &data.join("operators"), hash).await?;
                 let env = [
                     ("RAINSTORM_JOB".to_owned(), plan.job.to_string()),
@@ -56,18 +62,51 @@ impl Runner {
                 let task = plan.task;
                 let said = move |line: &str| tracing::info!(%task, line, "OP_STDERR");
                 let timeout = Duration::from_millis(plan.op_timeout_ms);
-                let child = foreign::Process::start(&exe, &op.args, &env, op.kind, timeout, said).await;
-                Ok(Self::Foreign(Box::new(
-                    child.map_err(|e| operator::Error::fatal(e.to_string()))?,
-                )))
+                let spec = foreign::Spec {
+                    kind: op.kind,
+                    protocol: *protocol,
+                    keys: *keys,
+                };
+                let child = foreign::Process::start(&exe, &op.args, &env, &spec, timeout, said).await;
+                let mut child = child.map_err(|e| operator::Error::fatal(e.to_string()))?;
+                child.set_careful(plan.careful);
+                Ok(Self::Foreign(Box::new(child)))
             }
         }
     }
 
-    pub fn finish(&mut self, router: &mut Router<'_>) -> Result<(), operator::Error> {
+    /// Takes in a batch and routes what becomes of it.
+    pub async fn process(&mut self, batch: &Batch, out: &mut dyn Emit) -> Result<(), operator::Error> {
         match self {
-            Self::Builtin(op) => op.finish(router),
-            Self::Foreign(_) => Ok(()),
+            Self::Builtin(op) => op.process(batch, out),
+            Self::Foreign(child) => child.process(batch, out).await,
+        }
+    }
+
+    /// The input has ended: what was held back comes.
+    pub async fn finish(&mut self, out: &mut dyn Emit) -> Result<(), operator::Error> {
+        match self {
+            Self::Builtin(op) => op.finish(out),
+            Self::Foreign(child) => child.finish_input(out).await,
+        }
+    }
+
+    /// What has changed of the state, and `rewrite` bytes of the rest. True: a round of rewriting ends with it.
+    pub async fn snapshot(&mut self, rewrite: usize) -> Result<(Vec<u8>, bool), operator::Error> {
+        match self {
+            Self::Builtin(op) => {
+                let mut bytes = Vec::new();
+                let ended = op.snapshot(rewrite, &mut bytes);
+                Ok((bytes, ended))
+            }
+            Self::Foreign(child) => child.snapshot(rewrite).await,
+        }
+    }
+
+    pub async fn restore(&mut self, part: &[u8]) -> Result<(), operator::Error> {
+        match self {
+            Self::Builtin(op) => op.restore(part),
+            Self::Foreign(child) => child.restore(part).await,
         }
     }
 }
@@ -101,11 +140,4 @@ async fn fetch(client: &Client, name: &str, folder: &Path, hash: &str) -> Result
     std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).map_err(io)?;
     std::fs::rename(&own, &path).map_err(io)?;
     Ok(path)
-}
-
-/// Runs a foreign operator on a batch; its answers are collected.
-pub async fn run_foreign(child: &mut foreign::Process, batch: &Batch) -> Result<Collected, operator::Error> {
-    let mut collected = Collected::default();
-    child.process(batch, &mut collected).await?;
-    Ok(collected)
 }

@@ -5,45 +5,107 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::control::TaskPlan;
 use common::ids::Epoch;
-use hydfs::client::{Appender, Client, Error};
-
 use common::task_log::Cut;
-
-/// A snapshot file's deltas are folded into one full snapshot when they are this many, or outgrow the base.
-const MAX_DELTAS: usize = 64;
+use hydfs::client::{Appender, Client, Error};
 
 pub struct Storage {
     pub log: Option<Appender>,
-    pub dest: Option<Appender>,
+    /// Outputs that are streams into files: the destination, and the place for tuples set aside.
+    pub dests: Vec<Dest>,
     pub snapshots: Option<Snapshots>,
 }
 
-/// The snapshot file, append-only; a cut names the extents that make its state.
+pub struct Dest {
+    pub output: usize,
+    pub appender: Appender,
+}
+
+/// The least that a snapshot rewrites of the state that has not changed, once rewriting is worth it.
+const REWRITE: usize = 32 * 1024;
+/// The file's live part may be this much larger than twice the state before it is.
+const SLACK: u64 = 1024 * 1024;
+
+/// The snapshot file, append-only. Each snapshot holds what has changed, and goes on rewriting the rest in rounds: when a
+/// round ends, all that was appended before it began is of no use any more. So no snapshot is ever as large as the state.
 pub struct Snapshots {
     pub appender: Appender,
-    pub extents: Vec<(u64, u64)>,
-    /// Cut, extents and the file offset that must be durable for them.
-    pub under_way: Option<(Cut, u64)>,
+    /// What makes the state, in this order.
+    extents: Vec<(u64, u64)>,
+    /// Where in the file the round under way began.
+    round: u64,
+    /// What made the state when the last round ended: at least as much as the state.
+    base: u64,
+    rewrite: usize,
+    under_way: Option<(Cut, u64)>,
 }
 
 impl Snapshots {
-    /// Should the next snapshot hold the whole state?
-    pub fn wants_full(&self) -> bool {
-        let base = self.extents.first().map_or(0, |e| e.1);
-        let deltas: u64 = self.extents.iter().skip(1).map(|e| e.1).sum();
-        self.extents.is_empty() || self.extents.len() > MAX_DELTAS || deltas > 2 * base.max(64 * 1024)
+    /// `extents`: what the state was restored from.
+    pub fn new(appender: Appender, extents: Vec<(u64, u64)>) -> Self {
+        Self {
+            round: appender.queued(),
+            appender,
+            base: live(&extents),
+            extents,
+            rewrite: 0,
+            under_way: None,
+        }
     }
 
-    pub fn append(&mut self, cut: Cut, bytes: Vec<u8>, full: bool) {
-        if full {
-            self.extents.clear();
-        }
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// How many bytes of unchanged state the next snapshot is to rewrite: none while the file's live part is about twice the
+    /// state, then as many as change, so that it stays within a few times the state.
+    pub fn rewrite(&self) -> usize {
+        self.rewrite
+    }
+
+    /// `cut`: the place that the state belongs to. `ended`: a round ends with this.
+    pub fn append(&mut self, cut: Cut, bytes: Vec<u8>, ended: bool) {
+        // What is more than was asked to be rewritten had changed.
+        let changed = bytes.len().saturating_sub(self.rewrite);
+        let at = self.appender.queued();
         if !bytes.is_empty() {
-            self.extents.push((self.appender.queued(), bytes.len() as u64));
+            match self.extents.last_mut() {
+                Some((start, len)) if *start + *len == at => *len += bytes.len() as u64,
+                _ => self.extents.push((at, bytes.len() as u64)),
+            }
             self.appender.append(bytes);
         }
+        if ended {
+            self.extents = since(&self.extents, self.round);
+            self.round = self.appender.queued();
+            self.base = live(&self.extents);
+        }
+        self.rewrite = match live(&self.extents) > 2 * self.base + SLACK {
+            true => changed.max(REWRITE),
+            false => 0,
+        };
         self.under_way = Some((cut, self.appender.queued()));
     }
+
+    /// The newest snapshot, once it is durable: its cut, and the extents that make its state.
+    pub fn done(&mut self) -> Option<(Cut, Vec<(u64, u64)>)> {
+        let acked = self.appender.acked();
+        let (cut, _) = self.under_way.take_if(|(_, end)| *end <= acked)?;
+        Some((cut, self.extents.clone()))
+    }
+}
+
+fn live(extents: &[(u64, u64)]) -> u64 {
+    extents.iter().map(|e| e.1).sum()
+}
+
+/// The parts of the extents from `from` on.
+fn since(extents: &[(u64, u64)], from: u64) -> Vec<(u64, u64)> {
+    let parts = extents.iter().filter_map(|&(start, len)| {
+        let begin = start.max(from);
+        let left = (start + len).checked_sub(begin).filter(|left| *left > 0)?;
+        Some((begin, left))
+    });
+    parts.collect()
 }
 
 fn file(plan: &TaskPlan, kind: &str) -> String {
@@ -56,17 +118,12 @@ impl Storage {
         let task = plan.task.to_string();
         if !plan.exactly_once {
             // Each process has a stream of its own: what the last one wrote is neither known nor repeated by number.
-            let dest = match &plan.dest {
-                Some(dest) => {
-                    let process = format!("{}/{task}#{}", plan.job, plan.epoch);
-                    Some(client.open_append(dest, &process, Epoch(1), false).await?)
-                }
-                None => None,
-            };
+            let writer = format!("{}/{task}#{}", plan.job, plan.epoch);
+            let dests = Self::open_dests(plan, &writer, Epoch(1), client).await?;
             return Ok((
                 Self {
                     log: None,
-                    dest,
+                    dests,
                     snapshots: None,
                 },
                 Vec::new(),
@@ -78,15 +135,8 @@ impl Storage {
             let content = read_all(client, &log_name, log.length()).await?;
             Ok::<_, Error>((log, content))
         };
-        let open_dest = async {
-            match &plan.dest {
-                Some(dest) => {
-                    let writer = format!("{}/{task}", plan.job);
-                    Ok(Some(client.open_append(dest, &writer, plan.epoch, false).await?))
-                }
-                None => Ok::<_, Error>(None),
-            }
-        };
+        let writer = format!("{}/{task}", plan.job);
+        let open_dests = Self::open_dests(plan, &writer, plan.epoch, client);
         let open_snapshots = async {
             match stateful {
                 true => Ok::<_, Error>(Some(
@@ -97,20 +147,34 @@ impl Storage {
                 false => Ok(None),
             }
         };
-        let ((log, content), dest, snapshots) = tokio::try_join!(open_log, open_dest, open_snapshots)?;
-        let snapshots = snapshots.map(|appender| Snapshots {
-            appender,
-            extents: vec![],
-            under_way: None,
-        });
+        let ((log, content), dests, snapshots) = tokio::try_join!(open_log, open_dests, open_snapshots)?;
+        let snapshots = snapshots.map(|appender| Snapshots::new(appender, vec![]));
         Ok((
             Self {
                 log: Some(log),
-                dest,
+                dests,
                 snapshots,
             },
             content,
         ))
+    }
+
+    async fn open_dests(
+        plan: &TaskPlan,
+        writer: &str,
+        epoch: Epoch,
+        client: &Client,
+    ) -> Result<Vec<Dest>, Error> {
+        let mut dests = vec![];
+        let last = plan.downstream.len().max(usize::from(plan.dest.is_some()));
+        let aside = plan.poison.as_ref().filter(|_| plan.op.is_some());
+        for (output, name, create) in [(0, plan.dest.as_ref(), false), (last, aside, true)] {
+            if let Some(name) = name {
+                let appender = client.open_append(name, writer, epoch, create).await?;
+                dests.push(Dest { output, appender });
+            }
+        }
+        Ok(dests)
     }
 
     /// The operator's state at a cut.
@@ -125,17 +189,29 @@ impl Storage {
 
     /// Resolves when something that was appended has been acknowledged. Cancel-safe.
     pub async fn changed(&mut self) -> Result<(), Error> {
-        async fn one(appender: Option<&mut Appender>) -> Result<u64, Error> {
-            match appender {
-                Some(appender) if appender.acked() < appender.queued() => appender.changed().await,
-                _ => std::future::pending().await,
-            }
+        let Self {
+            log,
+            dests,
+            snapshots,
+        } = self;
+        let appenders = log
+            .iter_mut()
+            .chain(dests.iter_mut().map(|d| &mut d.appender))
+            .chain(snapshots.iter_mut().map(|s| &mut s.appender));
+        let waiting = appenders.filter(|a| a.acked() < a.queued());
+        let mut changes: Vec<_> = waiting.map(|a| Box::pin(a.changed())).collect();
+        if changes.is_empty() {
+            std::future::pending::<()>().await;
         }
-        tokio::select! {
-            done = one(self.log.as_mut()) => done?,
-            done = one(self.dest.as_mut()) => done?,
-            done = one(self.snapshots.as_mut().map(|s| &mut s.appender)) => done?,
-        };
+        std::future::poll_fn(|cx| {
+            for change in &mut changes {
+                if let std::task::Poll::Ready(done) = change.as_mut().poll(cx) {
+                    return std::task::Poll::Ready(done);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await?;
         Ok(())
     }
 }
@@ -160,3 +236,18 @@ async fn read_range(client: &Client, name: &str, offset: u64, len: u64) -> Resul
 
 /// Shared by everything that names the process in a log line.
 pub type Plan = Arc<TaskPlan>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_before_a_round_are_dropped_and_one_across_is_cut() {
+        let extents = [(0, 10), (15, 10), (30, 5)];
+        assert_eq!(since(&extents, 0), extents);
+        assert_eq!(since(&extents, 12), [(15, 10), (30, 5)]);
+        assert_eq!(since(&extents, 20), [(20, 5), (30, 5)]);
+        assert_eq!(since(&extents, 25), [(30, 5)]);
+        assert_eq!(since(&extents, 40), []);
+    }
+}

@@ -14,7 +14,9 @@
 //! `docs/exactly-once.md`.
 
 pub mod inbox;
+mod log;
 pub mod output;
+mod recover;
 
 pub mod router;
 #[cfg(test)]
@@ -23,23 +25,40 @@ mod sim;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
+use common::batch::{Batch, Builder};
 use common::clock::Time;
-use common::control::Format;
-use common::ids::TaskId;
+use common::control::{Format, Unit};
+use common::ids::{Epoch, TaskId};
 
-use common::task_log::{self, CUT_VERSION, Cut, Order, Record, SourceRun};
+use common::task_log::{self, CUT_VERSION, Cut, Order, Record, SourcePos, SourceRun};
 use inbox::{Content, Inbox, Item, Received};
-use output::Output;
+use output::{Chunk, Output};
 use router::Router;
+
+use crate::wire;
 
 /// A checkpoint is written at least this often while there is something new to cover.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(25);
 /// An operator's state is put into a snapshot at most this often ...
 const SNAPSHOT_EVERY: Duration = Duration::from_millis(100);
 
+/// What the log holds, so that a restart can give again what the task has given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// The order of what was consumed: upstream still has the tuples, and the operator makes the same of them.
+    Order,
+    /// What was consumed as well: the operator has a state that nobody can save.
+    Inputs,
+    /// What was put out as well: the operator would not make the same again.
+    Productions,
+}
+
 #[derive(Debug, Clone)]
 pub struct Config {
+    pub epoch: Epoch,
     pub exactly_once: bool,
+    pub keeps: Keeps,
     /// The operator has state: only cuts with a snapshot can become checkpoints.
     pub stateful: bool,
     pub format: Format,
@@ -47,6 +66,10 @@ pub struct Config {
     pub batch_bytes: usize,
     /// Bytes kept per output before the task stops consuming.
     pub window_bytes: usize,
+    /// Tuples that are set aside instead of being given to the operator; the last output is the place for them.
+    pub skip: BTreeSet<Unit>,
+    /// The last output takes what is set aside.
+    pub sets_aside: bool,
     #[cfg(test)]
     pub mutant: Mutant,
 }
@@ -66,13 +89,24 @@ pub enum Mutant {
     Fence,
     /// The snapshot holds the state of now, the cut the numbers of an earlier moment.
     Snapshot,
+    /// What was put out by chance is not in the log.
+    Weak,
+    /// What a state that grows by chance led to leaves before the state is stored.
+    Ungated,
 }
 
 /// What to do next.
 #[derive(Debug, PartialEq)]
 pub enum Work {
     /// Give these tuples to the operator, as one batch.
-    Input { from: TaskId, item: Item },
+    Input {
+        from: TaskId,
+        /// Units `start..end` are consumed by it, those that are set aside among them.
+        start: u64,
+        end: u64,
+        born_us: u64,
+        batch: Batch,
+    },
     /// Note an upstream task's end mark.
     InputEnd { from: TaskId, at: u64 },
     /// Read lines: exactly this run when replaying, else what the driver likes from `Task::source` on.
@@ -99,6 +133,18 @@ pub enum Error {
     Foreign { what: String },
     #[error("channel {from} lacks units from {have} on that the log says were consumed (asked: {want})")]
     Lost { from: TaskId, have: u64, want: u64 },
+    #[error("the log does not hold the tuples that order record {pos} consumed")]
+    NoTuples { pos: u64 },
+    #[error("the log's tuples of order record {pos} cannot be read: {why}")]
+    Tuples { pos: u64, why: String },
+}
+
+/// An order record to be lived through again.
+#[derive(Debug)]
+struct Replay {
+    order: Order,
+    /// What it consumed, where the log holds that.
+    item: Option<Item>,
 }
 
 #[derive(Debug)]
@@ -109,7 +155,9 @@ pub struct Task {
     /// Who was served last, for fairness.
     turn: Option<TaskId>,
     outputs: Vec<Output>,
-    replay: VecDeque<(u64, Order)>,
+    replay: VecDeque<Replay>,
+    /// The frame of the unit of work at hand, for a log that keeps inputs.
+    taken: Option<Bytes>,
     /// Encoded records that wait for the next append to the log, and what they hold.
     pending: Vec<u8>,
     pending_pos: u64,
@@ -134,103 +182,6 @@ pub struct Task {
 }
 
 impl Task {
-    /// A task that starts from nothing. `outputs`: channels in routing order, or one destination.
-    pub fn new(config: Config, upstream: &[TaskId], outputs: Vec<Output>) -> Self {
-        let cut = Cut {
-            version: CUT_VERSION,
-            emitted: outputs.iter().map(Output::emitted).collect(),
-            ..Cut::default()
-        };
-        Self {
-            inboxes: upstream.iter().map(|u| (*u, Inbox::new(0))).collect(),
-            turn: None,
-            outputs,
-            replay: VecDeque::new(),
-            pending: Vec::new(),
-            pending_pos: 0,
-            pending_checkpoint: None,
-            appends: VecDeque::new(),
-            log_end: 0,
-            durable: 0,
-            cuts: VecDeque::from([cut.clone()]),
-            checkpoint_pos: 0,
-            checkpoint_at: Time::ZERO,
-            checkpoint: cut.clone(),
-            bytes_since_checkpoint: 0,
-            snapshot_pos: 0,
-            snapshot_at: Time::ZERO,
-            bytes_since_snapshot: 0,
-            ends: upstream.iter().copied().collect(),
-            now: cut,
-            config,
-        }
-    }
-
-    /// A task that goes on from its log: the newest checkpoint, and the order records behind it to be replayed.
-    pub fn recover(
-        config: Config,
-        upstream: &[TaskId],
-        mut outputs: Vec<Output>,
-        log: &[u8],
-    ) -> Result<Self, Error> {
-        let records = task_log::decode_all(log)?;
-        let mut cut = None;
-        for record in &records {
-            if let Record::Checkpoint(c) = record {
-                cut = Some(c.as_ref().clone());
-            }
-        }
-        let mut replay = VecDeque::new();
-        let mut pos = cut.as_ref().map_or(0, |c| c.pos);
-        for record in records {
-            if let Record::Order { pos: p, order } = record
-                && p > pos
-            {
-                if p != pos + 1 {
-                    return Err(Error::LogGap { have: pos, next: p });
-                }
-                if let Order::Input { from, .. } | Order::InputEnd { from, .. } = &order
-                    && !upstream.contains(from)
-                {
-                    return Err(Error::Foreign {
-                        what: format!("upstream task {from}"),
-                    });
-                }
-                pos = p;
-                replay.push_back((p, order));
-            }
-        }
-        if let Some(cut) = &cut {
-            if cut.emitted.len() != outputs.len() {
-                return Err(Error::Foreign {
-                    what: format!("{} outputs", cut.emitted.len()),
-                });
-            }
-            for (output, emitted) in outputs.iter_mut().zip(&cut.emitted) {
-                *output = match output.is_destination() {
-                    true => Output::destination(*emitted),
-                    false => Output::channel(*emitted),
-                };
-            }
-        }
-        let mut task = Self::new(config, upstream, outputs);
-        if let Some(cut) = cut {
-            for (from, inbox) in &mut task.inboxes {
-                *inbox = Inbox::new(cut.consumed.get(from).copied().unwrap_or(0));
-            }
-            task.cuts = VecDeque::from([cut.clone()]);
-            task.checkpoint_pos = cut.pos;
-            task.snapshot_pos = cut.pos;
-            task.checkpoint = cut.clone();
-            task.now = cut;
-        }
-        task.durable = pos;
-        task.pending_pos = pos;
-        task.replay = replay;
-        task.log_end = log.len() as u64;
-        Ok(task)
-    }
-
     // --- what the driver asks -------------------------------------------------------------------------------------
 
     /// The task's present place: counters and source position.
@@ -252,6 +203,16 @@ impl Task {
 
     pub fn outputs(&self) -> usize {
         self.outputs.len()
+    }
+
+    /// Tuples that had to be sent again over a later connection.
+    pub fn resent(&self) -> u64 {
+        self.outputs.iter().map(Output::resent).sum()
+    }
+
+    /// The source's position before which all has arrived at the destination.
+    pub fn arrived(&self) -> &SourcePos {
+        &self.checkpoint.source
     }
 
     pub fn backlog_bytes(&self) -> usize {
@@ -345,11 +306,18 @@ impl Task {
         if self.replay.is_empty() && self.is_blocked() {
             return None;
         }
-        if let Some((_, order)) = self.replay.front() {
-            return match order {
+        if let Some(next) = self.replay.front_mut() {
+            return match &next.order {
                 Order::Input { from, start, end } => {
-                    let item = self.inboxes.get_mut(from)?.pop_exact(*start, *end)?;
-                    Some(Work::Input { from: *from, item })
+                    let (from, start, end) = (*from, *start, *end);
+                    let item = match next.item.take() {
+                        Some(item) => item,
+                        None => self.inboxes.get_mut(&from)?.pop_exact(start, end)?,
+                    };
+                    Some(self.input(from, item))
+                }
+                Order::InputEnd { from, at } if self.config.keeps == Keeps::Inputs => {
+                    Some(Work::InputEnd { from: *from, at: *at })
                 }
                 Order::InputEnd { from, at } => {
                     self.inboxes.get_mut(from)?.pop_exact(*at, *at + 1)?;
@@ -380,14 +348,75 @@ impl Task {
         let item = self.inboxes.get_mut(&from)?.pop()?;
         Some(match item.content {
             Content::End => Work::InputEnd { from, at: item.start },
-            Content::Tuples(_) => Work::Input { from, item },
+            Content::Tuples(_) => {
+                if self.config.keeps == Keeps::Inputs
+                    && let Content::Tuples(batch) = &item.content
+                {
+                    self.taken = Some(wire::encode_data(item.start, item.born_us, false, batch));
+                }
+                self.input(from, item)
+            }
         })
+    }
+
+    /// Tuples for the operator, but for those that are to be set aside.
+    fn input(&mut self, from: TaskId, item: Item) -> Work {
+        let (start, end, born_us) = (item.start, item.end(), item.born_us);
+        let unit = |number| Unit { from, number };
+        let mut batch = match item.content {
+            Content::Tuples(batch) => batch,
+            Content::End => Batch::empty(),
+        };
+        let skip: Vec<u64> = self
+            .config
+            .skip
+            .range(unit(start)..unit(end))
+            .map(|u| u.number)
+            .collect();
+        if !skip.is_empty()
+            && let Some(aside) = self.outputs.last_mut().filter(|_| self.config.sets_aside)
+        {
+            let mut left = Builder::new();
+            let mut number = start;
+            batch.for_each(|key, value| {
+                match skip.contains(&number) {
+                    true => aside.emit(key, value, self.config.format, born_us),
+                    false => left.push(key, value),
+                }
+                number += 1;
+            });
+            aside.close(self.now.pos + 1);
+            batch = left.take();
+        }
+        Work::Input {
+            from,
+            start,
+            end,
+            born_us,
+            batch,
+        }
+    }
+
+    /// Which tuple the operator stumbled over: the `index`th of the batch that it got of units `start` on.
+    pub fn unit(&self, from: TaskId, start: u64, index: u64) -> Unit {
+        let mut number = start;
+        let mut left = index;
+        loop {
+            let unit = Unit { from, number };
+            match (self.config.skip.contains(&unit), left) {
+                (false, 0) => return unit,
+                (false, _) => left -= 1,
+                (true, _) => {}
+            }
+            number += 1;
+        }
     }
 
     /// Where the operator's outputs for the unit of work at hand go.
     pub fn router(&mut self, born_us: u64) -> Router<'_> {
+        let channels = self.channels();
         Router::new(
-            &mut self.outputs,
+            &mut self.outputs[..channels],
             &mut self.now.tuples_out,
             self.now.pos + 1,
             born_us,
@@ -403,34 +432,22 @@ impl Task {
         self.now.bytes_in += done.bytes_in;
         self.bytes_since_checkpoint += done.bytes_in as usize;
         self.bytes_since_snapshot += done.bytes_in as usize;
-        match &done.order {
-            Order::Input { from, start, end } => {
-                self.now.tuples_in += end - start;
-                self.now.consumed.insert(*from, *end);
-            }
-            Order::InputEnd { from, at } => {
-                self.now.ended.insert(*from);
-                self.now.consumed.insert(*from, at + 1);
-            }
-            Order::Source(run) => {
-                self.now.tuples_in += run.lines;
-                let source = &mut self.now.source;
-                (source.slice, source.at, source.line) = match run.last {
-                    true => (run.slice + 1, None, 0),
-                    false => (run.slice, Some(run.to), run.first_line + run.lines),
-                };
-            }
-            Order::Finish => {
-                self.outputs.iter_mut().for_each(|o| o.end(pos));
-                self.now.done = true;
-            }
+        self.now.consume(&done.order);
+        if done.order == Order::Finish {
+            let channels = self.channels();
+            self.outputs[..channels].iter_mut().for_each(|o| o.end(pos));
         }
-        for (now, output) in self.now.emitted.iter_mut().zip(&self.outputs) {
-            *now = output.emitted();
+        if self.config.keeps == Keeps::Productions {
+            self.outputs.iter_mut().for_each(|o| o.close(pos));
+            self.keep_productions();
         }
+        self.note_emitted();
         if !self.config.exactly_once {
             self.durable = pos;
         } else if !replayed {
+            if let Some(frame) = self.taken.take() {
+                task_log::encode(&Record::Tuples { pos, frame }, &mut self.pending);
+            }
             task_log::encode(
                 &Record::Order {
                     pos,
@@ -445,6 +462,35 @@ impl Task {
         }
     }
 
+    /// How many outputs the router chooses from.
+    fn channels(&self) -> usize {
+        self.outputs.len() - usize::from(self.config.sets_aside)
+    }
+
+    fn note_emitted(&mut self) {
+        for (now, output) in self.now.emitted.iter_mut().zip(&self.outputs) {
+            *now = output.emitted();
+        }
+    }
+
+    /// What the unit of work at hand has put out goes into the log with its order record.
+    fn keep_productions(&mut self) {
+        for (index, (output, before)) in self.outputs.iter().zip(&self.now.emitted).enumerate() {
+            for chunk in output.closed_since(*before) {
+                let record = Record::Production {
+                    pos: chunk.pos,
+                    output: index as u16,
+                    start: chunk.start,
+                    end: chunk.end,
+                    tuples: chunk.tuples,
+                    born_us: chunk.born_us,
+                    payload: chunk.payload.clone(),
+                };
+                task_log::encode(&record, &mut self.pending);
+            }
+        }
+    }
+
     /// Closes what the outputs have open: after the linger, or when there is nothing else to do.
     pub fn close_outputs(&mut self) {
         let pos = self.now.pos;
@@ -453,115 +499,5 @@ impl Task {
 
     pub fn has_open_output(&self) -> bool {
         self.outputs.iter().any(|o| o.open_bytes() > 0)
-    }
-
-    // --- snapshots ------------------------------------------------------------------------------------------------
-
-    /// Is it time to put the operator's state, as it is after the last completed work, into the snapshot file?
-    pub fn wants_snapshot(&self, now: Time) -> bool {
-        self.config.stateful
-            && self.now.pos > self.snapshot_pos
-            && (now.since(self.snapshot_at) >= SNAPSHOT_EVERY
-                || self.bytes_since_snapshot >= self.config.window_bytes / 4
-                || self.now.done)
-    }
-
-    /// The operator's state as it was at `cut` is in these extents of the snapshot file, and they are durable.
-    pub fn snapshotted(&mut self, now: Time, cut: Cut, extents: Vec<(u64, u64)>) {
-        self.snapshot_pos = cut.pos;
-        self.snapshot_at = now;
-        self.bytes_since_snapshot = 0;
-        self.now.snapshot = extents.clone();
-        self.cuts.push_back(Cut {
-            snapshot: extents,
-            ..cut
-        });
-    }
-
-    // --- log ------------------------------------------------------------------------------------------------------
-
-    /// Records to append to the log now; empty when there is nothing. With a checkpoint when one is due.
-    pub fn take_records(&mut self, now: Time) -> Vec<u8> {
-        self.make_checkpoint(now);
-        let bytes = std::mem::take(&mut self.pending);
-        if !bytes.is_empty() {
-            self.log_end += bytes.len() as u64;
-            self.appends
-                .push_back((self.log_end, self.pending_pos, self.pending_checkpoint.take()));
-        }
-        bytes
-    }
-
-    /// The newest cut whose outputs are all acknowledged becomes a checkpoint.
-    fn make_checkpoint(&mut self, now: Time) {
-        while self.cuts.len() > 1 && self.is_passed(&self.cuts[1]) {
-            self.cuts.pop_front();
-        }
-        let Some(cut) = self.cuts.front().filter(|c| c.pos > self.checkpoint_pos) else {
-            return;
-        };
-        let due = now.since(self.checkpoint_at) >= CHECKPOINT_EVERY
-            || self.bytes_since_checkpoint >= self.config.window_bytes / 4
-            || cut.done;
-        if !due {
-            return;
-        }
-        let cut = Box::new(cut.clone());
-        self.checkpoint_pos = cut.pos;
-        self.checkpoint_at = now;
-        self.bytes_since_checkpoint = 0;
-        if self.config.exactly_once {
-            let record = Record::Checkpoint(cut.clone());
-            task_log::encode(&record, &mut self.pending);
-            self.pending_checkpoint = Some(cut);
-        } else {
-            self.checkpoint = *cut;
-        }
-    }
-
-    fn is_passed(&self, cut: &Cut) -> bool {
-        // A cut may be passed before its own order record is durable: both are in the log by the time that the
-        // checkpoint is, since the log keeps their order.
-        self.outputs
-            .iter()
-            .zip(&cut.emitted)
-            .all(|(o, emitted)| o.acked() >= *emitted)
-    }
-
-    /// When to look at [`Task::take_records`] again although nothing happens: a checkpoint is due then.
-    pub fn checkpoint_deadline(&self) -> Option<Time> {
-        let waiting = self.cuts.back().is_some_and(|c| c.pos > self.checkpoint_pos);
-        waiting.then_some(self.checkpoint_at + CHECKPOINT_EVERY)
-    }
-
-    pub fn snapshot_deadline(&self) -> Option<Time> {
-        (self.config.stateful && self.now.pos > self.snapshot_pos)
-            .then_some(self.snapshot_at + SNAPSHOT_EVERY)
-    }
-
-    /// Everything below `offset` of the log is durable.
-    pub fn logged(&mut self, offset: u64) {
-        while self.appends.front().is_some_and(|(end, ..)| *end <= offset) {
-            if let Some((_, pos, checkpoint)) = self.appends.pop_front() {
-                self.durable = self.durable.max(pos);
-                if let Some(cut) = checkpoint {
-                    self.checkpoint = *cut;
-                }
-            }
-        }
-    }
-
-    /// The order records that outputs may depend on when they leave.
-    pub fn durable(&self) -> u64 {
-        #[cfg(test)]
-        if self.config.mutant == Mutant::EarlySend {
-            return u64::MAX;
-        }
-        self.durable
-    }
-
-    /// End of the log, counting what is under way.
-    pub fn log_end(&self) -> u64 {
-        self.log_end
     }
 }

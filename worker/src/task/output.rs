@@ -44,6 +44,7 @@ pub struct Output {
     /// What the receiver said may be forgotten. May lie ahead of `closed` while a restarted task works through its log.
     confirmed: u64,
     kept_bytes: usize,
+    resent: u64,
 }
 
 impl Output {
@@ -53,6 +54,31 @@ impl Output {
 
     pub fn destination(emitted: u64) -> Self {
         Self::new(Open::Destination(Vec::new(), 0), emitted)
+    }
+
+    /// The first unit to be emitted is `emitted`: all before is acknowledged.
+    pub fn begin_at(&mut self, emitted: u64) {
+        *self = match self.is_destination() {
+            true => Self::destination(emitted),
+            false => Self::channel(emitted),
+        };
+    }
+
+    /// Takes a chunk back in that an earlier process closed; those of one output come in order. What is acknowledged
+    /// already is dropped.
+    pub fn restore(&mut self, chunk: Chunk) {
+        if chunk.end > self.closed {
+            self.closed = chunk.end;
+            self.emitted = chunk.end;
+            self.kept_bytes += chunk.payload.len();
+            self.chunks.push_back(chunk);
+        }
+    }
+
+    /// Closed chunks that begin at unit `from` or later.
+    pub fn closed_since(&self, from: u64) -> impl Iterator<Item = &Chunk> {
+        let first = self.chunks.partition_point(|c| c.start < from);
+        self.chunks.range(first..)
     }
 
     fn new(open: Open, emitted: u64) -> Self {
@@ -66,6 +92,7 @@ impl Output {
             have: emitted,
             confirmed: emitted,
             kept_bytes: 0,
+            resent: 0,
         }
     }
 
@@ -201,8 +228,15 @@ impl Output {
 
     /// The receiver says that it has everything below `have`: what lies above is to be sent on the new connection.
     pub fn resume(&mut self, have: u64) {
+        let again = self.chunks.iter().take(self.sent).filter(|c| c.end > have);
+        self.resent += again.map(|c| c.tuples).sum::<u64>();
         self.have = have;
         self.sent = 0;
+    }
+
+    /// Tuples that were sent on an earlier connection and had to be sent again.
+    pub fn resent(&self) -> u64 {
+        self.resent
     }
 
     /// The next chunk that may leave, given that order records up to `durable` are in the log. It may begin below what

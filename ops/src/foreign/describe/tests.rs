@@ -12,14 +12,18 @@ async fn ask(script: &str) -> Result<Option<Description>, Error> {
 
 #[tokio::test]
 async fn a_program_says_what_it_is() {
-    let said = "[ \"$RAINSTORM_DESCRIBE$1\" = 1arg ] && echo rainstorm-operator/1 kind=filter protocol=text snapshot=yes deterministic=no later=x";
+    let said = "[ \"$RAINSTORM_DESCRIBE$1\" = 1arg ] && echo rainstorm-operator/1 kind=filter protocol=batch snapshot=yes deterministic=no keys=no later=x";
     let want = Description {
         kind: OpKind::Filter,
-        protocol: Protocol::Text,
+        protocol: Protocol::Batch,
         snapshot: true,
         deterministic: false,
+        keys: false,
     };
-    assert_eq!(ask(said).await, Ok(Some(want)));
+    assert_eq!(ask(said).await, Ok(Some(want.clone())));
+    assert_eq!(parse(want.to_string().as_bytes()), Ok(want));
+    let least = parse(b"rainstorm-operator/1 kind=aggregate protocol=text\n").unwrap();
+    assert!(!least.snapshot && least.deterministic && least.keys);
 }
 
 #[tokio::test]
@@ -36,8 +40,12 @@ async fn a_program_that_says_nothing_speaks_text() {
 async fn what_cannot_be_is_explained() {
     for (script, says) in [
         (
-            "echo rainstorm-operator/1 kind=filter protocol=batch",
-            "not built yet",
+            "echo rainstorm-operator/1 kind=filter protocol=text snapshot=yes",
+            "no words for",
+        ),
+        (
+            "echo rainstorm-operator/1 kind=aggregate protocol=batch keys=no",
+            "an aggregate needs the keys",
         ),
         ("echo rainstorm-operator/2 kind=filter", "version 2"),
         ("echo rainstorm-operator/1 protocol=text", "does not say its kind"),

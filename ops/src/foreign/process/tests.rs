@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use crate::foreign::text::LONGEST_LINE;
 use common::batch::Builder;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,6 +13,11 @@ use tempfile::TempDir;
 
 use super::*;
 
+const TEXT: Spec = Spec {
+    kind: OpKind::Transform,
+    protocol: Protocol::Text,
+    keys: true,
+};
 const SOON: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
@@ -48,7 +54,7 @@ async fn start(script: &str, op_timeout: Duration) -> Fixture {
     ];
     let args = ["a b".to_owned()];
     let hand_on = move |l: &str| lines.lock().unwrap().push(l.to_owned());
-    let process = Process::start(&exe, &args, &env, OpKind::Transform, op_timeout, hand_on)
+    let process = Process::start(&exe, &args, &env, &TEXT, op_timeout, hand_on)
         .await
         .unwrap();
     Fixture { dir, process, stderr }
@@ -357,9 +363,7 @@ async fn a_worker_that_is_killed() {
         return;
     };
     let exe = PathBuf::from(dir).join("op");
-    let _process = Process::start(&exe, &[], &[], OpKind::Filter, SOON, |_| {})
-        .await
-        .unwrap();
+    let _process = Process::start(&exe, &[], &[], &TEXT, SOON, |_| {}).await.unwrap();
     // A bound, should the other test be gone.
     tokio::time::sleep(SOON).await;
 }
@@ -418,7 +422,7 @@ async fn an_endless_line_takes_bounded_memory() {
         e.what.contains("longer than 16 MiB") || e.what.contains("`xxx"),
         "{e}"
     );
-    assert!(f.process.buffer.capacity() < 3 * LONGEST_LINE);
+    assert!(f.process.pipes.buffer_capacity() < 3 * LONGEST_LINE);
     let body = "sys.stdin.readline()\nwhile True:\n    os.write(1, b'x' * 1000000)";
     let mut f = start(&python(body), SOON).await;
     let e = f.fails().await;
@@ -456,7 +460,7 @@ async fn what_cannot_be_started_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let exe = write_script(&dir, "#!/nonexistent/interpreter\n");
     let start = async |exe: &Path| {
-        Process::start(exe, &[], &[], OpKind::Filter, SOON, |_| {})
+        Process::start(exe, &[], &[], &TEXT, SOON, |_| {})
             .await
             .unwrap_err()
     };

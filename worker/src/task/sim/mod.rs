@@ -1,6 +1,6 @@
-//! The exactly-once protocol in a seeded simulation, on the real [`Task`]: two sources, a stateless stage that drops and
-//! doubles, a stage that counts per key, the destination. Processes crash, are replaced, live on as zombies; appends are
-//! under way when they die; connections break. At the end the destination must hold each `(key, 1..n)` exactly once.
+//! The exactly-once protocol in a seeded simulation, on the real [`Task`]: two sources, two scaled stages, the destination.
+//! What the stages do, and what their logs keep, is the seed's [`Flow`]. Processes crash, are replaced, live on as
+//! zombies; appends are under way when they die; connections break.
 //!
 //! `EXACTLY_ONCE_SEEDS` and `EXACTLY_ONCE_FIRST` run more seeds, or one again.
 
@@ -13,6 +13,10 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::wire;
+use flow::Flow;
+
+mod check;
+mod flow;
 
 /// A file of one client in HyDFS: a stream with a fence.
 #[derive(Default)]
@@ -55,11 +59,17 @@ struct Process {
 struct World {
     rng: SmallRng,
     mutant: Mutant,
+    flow: Flow,
+    /// Sources read two files in turn.
+    growing: bool,
     shape: [u16; 3],
     lines: BTreeMap<TaskId, Vec<(u8, u64)>>,
     files: BTreeMap<(TaskId, &'static str), Stream>,
     /// What has reached the destination, in the order of arrival.
     dest: Vec<u8>,
+    /// What was set aside, by everybody.
+    aside: Vec<u8>,
+    skip: BTreeMap<TaskId, BTreeSet<Unit>>,
     processes: Vec<Process>,
     epochs: BTreeMap<TaskId, u64>,
     now: Time,
@@ -67,14 +77,32 @@ struct World {
     crashes_with_work: u64,
 }
 
-const FILES: [&str; 3] = ["log", "dest", "snap"];
+/// A value that the operator cannot digest.
+const POISON: u8 = 8;
+
+const FILES: [&str; 4] = ["log", "dest", "snap", "aside"];
 
 impl World {
     fn new(seed: u64, mutant: Mutant) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let shape = [2, rng.random_range(1..4), rng.random_range(1..3)];
+        let flow = match mutant {
+            Mutant::Weak => Flow::Random,
+            Mutant::Ungated => Flow::Chance,
+            _ => [
+                Flow::Count,
+                Flow::Inputs,
+                Flow::Poison,
+                Flow::Random,
+                Flow::Chance,
+            ][rng.random_range(0..5)],
+        };
         let mut world = Self {
             mutant,
+            flow,
+            growing: rng.random_bool(0.3),
+            aside: Vec::new(),
+            skip: BTreeMap::new(),
             shape,
             lines: BTreeMap::new(),
             files: BTreeMap::new(),
@@ -114,9 +142,14 @@ impl World {
         for file in FILES {
             self.files.entry((id, file)).or_default().epoch = epoch;
         }
+        let sets_aside = self.flow == Flow::Poison && id.stage == 1;
         let config = Config {
+            epoch: Epoch(epoch),
             exactly_once: true,
-            stateful: id.stage == 2,
+            keeps: self.flow.keeps(id.stage, self.mutant),
+            stateful: self.flow.is_stateful(id.stage),
+            skip: self.skip.get(&id).cloned().unwrap_or_default(),
+            sets_aside,
             format: Format::Tsv,
             batch_bytes: self.rng.random_range(1..60),
             window_bytes: self.rng.random_range(60..2000),
@@ -127,10 +160,13 @@ impl World {
         } else {
             self.tasks(id.stage - 1)
         };
-        let outputs = match id.stage {
+        let mut outputs: Vec<Output> = match id.stage {
             2 => vec![Output::destination(0)],
             s => self.tasks(s + 1).iter().map(|_| Output::channel(0)).collect(),
         };
+        if sets_aside {
+            outputs.push(Output::destination(0));
+        }
         let log = &self.files[&(id, "log")].bytes;
         let mut task = Task::recover(config, &upstream, outputs, log).expect("the log is readable");
         let snap = &self.files[&(id, "snap")].bytes;
@@ -142,10 +178,10 @@ impl World {
         }
         let snapshots = task.now().snapshot.clone();
         let snapshot_end = snap.len() as u64;
-        if id.stage == 2 {
-            let have = self.files[&(id, "dest")].bytes.len() as u64;
-            task.output(0).resume(have);
-            task.output(0).acknowledge(have, |_| {});
+        for (output, file) in self.streams(id) {
+            let have = self.files[&(id, file)].bytes.len() as u64;
+            task.output(output).resume(have);
+            task.output(output).acknowledge(have, |_| {});
         }
         self.processes.push(Process {
             id,
@@ -163,78 +199,13 @@ impl World {
         });
     }
 
-    fn work(&mut self, p: usize) {
-        let batch_lines = self.rng.random_range(1..6usize);
-        let process = &mut self.processes[p];
-        let Some(work) = process.task.next_work() else {
-            return;
-        };
-        let done = match work {
-            Work::Source(replay) => {
-                let lines = &self.lines[&process.id];
-                let place = process.task.now().source.clone();
-                if place.slice == 1 {
-                    process.task.complete(Done {
-                        order: Order::Finish,
-                        bytes_in: 0,
-                    });
-                    return;
-                }
-                let from = place.at.unwrap_or(0);
-                let run = replay.unwrap_or_else(|| {
-                    let to = lines.len().min(from as usize + batch_lines) as u64;
-                    let last = to == lines.len() as u64;
-                    SourceRun {
-                        slice: 0,
-                        from,
-                        to,
-                        first_line: from + 1,
-                        lines: to - from,
-                        last,
-                    }
-                });
-                assert_eq!(run.from, from);
-                let file = Bytes::from_static(b"f");
-                let mut router = process.task.router(0);
-                for n in run.from..run.to {
-                    let (key, value) = lines[n as usize];
-                    router.emit_line(&file, n + 1, &[key, value as u8], n % 3 == 0);
-                }
-                Done {
-                    order: Order::Source(run),
-                    bytes_in: run.lines,
-                }
-            }
-            Work::Input { from, item } => {
-                let (start, end) = (item.start, item.end());
-                let Content::Tuples(batch) = item.content else {
-                    unreachable!("tuples were asked for")
-                };
-                let mut router = process.task.router(0);
-                batch.for_each(|key, value| match process.id.stage {
-                    1 => (0..value[1] % 3).for_each(|c| router.emit(&value[..1], &[value[0], c])),
-                    _ => {
-                        let count = process.counts.entry(key[0]).or_default();
-                        *count += 1;
-                        process.dirty.insert(key[0], *count);
-                        router.emit(key, count.to_string().as_bytes());
-                    }
-                });
-                Done {
-                    order: Order::Input { from, start, end },
-                    bytes_in: batch.bytes() as u64,
-                }
-            }
-            Work::InputEnd { from, at } => Done {
-                order: Order::InputEnd { from, at },
-                bytes_in: 0,
-            },
-            Work::Finish => Done {
-                order: Order::Finish,
-                bytes_in: 0,
-            },
-        };
-        process.task.complete(done);
+    /// The task's outputs that are streams into files.
+    fn streams(&self, id: TaskId) -> Vec<(usize, &'static str)> {
+        match (id.stage, self.flow) {
+            (2, _) => vec![(0, "dest")],
+            (1, Flow::Poison) => vec![(self.tasks(2).len(), "aside")],
+            _ => vec![],
+        }
     }
 
     fn snapshot(&mut self, p: usize) {
@@ -271,11 +242,13 @@ impl World {
                 bytes: bytes.into(),
             });
         }
-        if process.id.stage == 2 {
+        let id = process.id;
+        for (output, file) in self.streams(id) {
+            let process = &mut self.processes[p];
             let durable = process.task.durable();
-            if let Some(chunk) = process.task.output(0).next_chunk(durable) {
+            if let Some(chunk) = process.task.output(output).next_chunk(durable) {
                 process.appends.push_back(Append {
-                    file: "dest",
+                    file,
                     offset: chunk.start,
                     bytes: chunk.payload,
                 });
@@ -287,7 +260,7 @@ impl World {
     fn land(&mut self, p: usize) {
         let process = &mut self.processes[p];
         // Appends to one file keep their order; appends to different files overtake each other.
-        let file = FILES[self.rng.random_range(0..3)];
+        let file = FILES[self.rng.random_range(0..4)];
         let Some(at) = process.appends.iter().position(|a| a.file == file) else {
             return;
         };
@@ -316,13 +289,19 @@ impl World {
             &append.bytes[skip..]
         };
         stream.bytes.extend_from_slice(news);
-        if file == "dest" {
-            self.dest.extend_from_slice(news);
+        match file {
+            "dest" => self.dest.extend_from_slice(news),
+            "aside" => self.aside.extend_from_slice(news),
+            _ => {}
         }
         let acked = append.offset + append.bytes.len() as u64;
         match file {
             "log" => process.task.logged(acked),
             "dest" => process.task.output(0).acknowledge(acked, |_| {}),
+            "aside" => {
+                let last = process.task.outputs() - 1;
+                process.task.output(last).acknowledge(acked, |_| {});
+            }
             _ => {
                 if let Some((mut cut, _)) = process.snapshot_under_way.take_if(|(_, end)| *end <= acked) {
                     if self.mutant == Mutant::Snapshot {
@@ -349,8 +328,8 @@ impl World {
         if self.processes[p].id.stage == 2 {
             return;
         }
-        let output = self.rng.random_range(0..self.processes[p].task.outputs());
         let (from, epoch) = (self.processes[p].id, self.processes[p].epoch);
+        let output = self.rng.random_range(0..self.tasks(from.stage + 1).len());
         let to = TaskId::new(from.stage + 1, output as u16);
         let Some(q) = self.newest(to) else { return };
         let connected = self.processes[p]
@@ -473,30 +452,6 @@ impl World {
             .collect();
         Err(format!("did not end: {}", stuck.join(", ")))
     }
-
-    fn check(&self) -> Result<(), String> {
-        let mut want = BTreeMap::new();
-        for (key, value) in self.lines.values().flatten() {
-            *want.entry(*key).or_insert(0u64) += value % 3;
-        }
-        let mut expected: Vec<String> = want
-            .iter()
-            .flat_map(|(k, n)| (1..=*n).map(move |i| format!("{}\t{i}", *k as char)))
-            .collect();
-        let mut got: Vec<String> = self
-            .dest
-            .split(|b| *b == b'\n')
-            .map(|l| String::from_utf8_lossy(l).into_owned())
-            .collect();
-        got.pop();
-        expected.sort();
-        got.sort();
-        if got == expected {
-            Ok(())
-        } else {
-            Err(format!("got {} lines, expected {}", got.len(), expected.len()))
-        }
-    }
 }
 
 fn number(name: &str, default: u64) -> u64 {
@@ -555,6 +510,8 @@ fn mutants_are_caught() {
         Mutant::EarlyAck,
         Mutant::Fence,
         Mutant::Snapshot,
+        Mutant::Weak,
+        Mutant::Ungated,
     ] {
         let caught = (0..3000).find(|seed| {
             let run = std::panic::catch_unwind(|| World::new(*seed, mutant).run());

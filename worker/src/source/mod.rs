@@ -1,14 +1,23 @@
 //! Reading a source task's slices: from bytes to lines with exact numbers.
 //!
+//! - here: slices with a fixed end, read ahead one after the other
+//! - `follow.rs`: files that grow, in turn
+//!
 //! A slice holds the lines that **start** in `start..end` of its file; the last of them may reach behind `end`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use common::control::Slice;
+use common::control::{Slice, TaskPlan};
 use hydfs::client::{Client, Error as HydfsError, ReadStream};
 use memchr::{memchr, memrchr};
 
 use crate::task::router::Router;
+
+mod follow;
+
 use common::task_log::{SourcePos, SourceRun};
+pub use follow::Follower;
 
 /// Lines are taken in blocks of about this many bytes.
 const BLOCK: usize = 256 * 1024;
@@ -39,6 +48,68 @@ pub enum Error {
 pub struct Block {
     pub run: SourceRun,
     pub data: Bytes,
+}
+
+/// The input of a source task.
+pub enum Source {
+    Fixed(Box<Reader>),
+    Growing(Box<Follower>),
+}
+
+impl Source {
+    pub fn new(client: Client, plan: &TaskPlan) -> Self {
+        let slices = plan.slices.clone();
+        match plan.follow {
+            true => Self::Growing(Box::new(Follower::new(client, slices, plan.drain))),
+            false => Self::Fixed(Box::new(Reader::new(client, slices))),
+        }
+    }
+
+    pub fn is_end(&self, place: &SourcePos) -> bool {
+        match self {
+            Self::Fixed(reader) => reader.is_end(place),
+            Self::Growing(follower) => follower.is_end(),
+        }
+    }
+
+    /// The next lines from `place` on: at most `most`, or exactly those of `replay`. `None`: nothing is there now.
+    pub async fn next(
+        &mut self,
+        place: &SourcePos,
+        most: u64,
+        replay: Option<SourceRun>,
+    ) -> Result<Option<Block>, Error> {
+        match (self, replay) {
+            (Self::Fixed(reader), replay) => reader.next(place, most, replay).await.map(Some),
+            (Self::Growing(follower), None) => follower.next(place, most).await,
+            (Self::Growing(follower), Some(run)) => follower.again(run).await.map(Some),
+        }
+    }
+
+    fn slice(&self, index: u32) -> Option<&Slice> {
+        match self {
+            Self::Fixed(reader) => reader.slices.get(index as usize),
+            Self::Growing(follower) => follower.slices().get(index as usize),
+        }
+    }
+
+    pub fn file(&self, slice: u32) -> Bytes {
+        self.slice(slice)
+            .map_or_else(Bytes::new, |s| Bytes::copy_from_slice(s.file.as_bytes()))
+    }
+
+    /// Few lines: spell the keys out.
+    pub fn is_small(&self, slice: u32) -> bool {
+        self.slice(slice).is_some_and(|s| s.end - s.start < SMALL)
+    }
+
+    /// How long to wait when nothing was there.
+    pub fn pause(&self) -> Option<Duration> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Growing(follower) => Some(follower.pause()),
+        }
+    }
 }
 
 pub struct Reader {
@@ -72,19 +143,6 @@ impl Reader {
         place.slice as usize >= self.slices.len()
     }
 
-    pub fn file(&self, slice: u32) -> Bytes {
-        self.slices
-            .get(slice as usize)
-            .map_or_else(Bytes::new, |s| Bytes::copy_from_slice(s.file.as_bytes()))
-    }
-
-    /// Few lines: spell the keys out.
-    pub fn is_small(&self, slice: u32) -> bool {
-        self.slices
-            .get(slice as usize)
-            .is_some_and(|s| s.end - s.start < SMALL)
-    }
-
     /// The next lines from `place` on: at most `most`, or exactly those of `replay`.
     pub async fn next(
         &mut self,
@@ -106,6 +164,7 @@ impl Reader {
             first_line,
             lines,
             last,
+            growing: false,
         };
         if let Some(wanted) = replay {
             while self.at + (self.buffer.len() as u64) < wanted.to && self.fill(&slice).await? {}

@@ -1,87 +1,15 @@
-//! `rainstorm-op`: runs an operator that comes with RainStorm on its own, from standard input to standard output.
-//!
-//! Lines are the tuples `<stdin:1, line>`, `<stdin:2, line>`, ...; output is `key<TAB>value`. Started under an
-//! operator's name (a link `grep -> rainstorm-op`), it is that operator.
+//! An operator on its own, outside any job: the lines of standard input are the tuples `<stdin:1, line>`,
+//! `<stdin:2, line>`, ..., output is `key<TAB>value`.
 
 use std::io::{self, BufRead, BufWriter, ErrorKind, Write};
-use std::path::Path;
-use std::process::ExitCode;
 
 use bytes::Bytes;
 use common::batch::Builder;
-use ops::{Emit, Operator};
+
+use crate::{Emit, Operator};
 
 /// A line longer than this is split no further, but refused.
 const LONGEST_LINE: usize = 1 << 30;
-
-fn main() -> ExitCode {
-    let mut args = std::env::args_os().map(|a| a.to_string_lossy().into_owned());
-    let own_name = args.next().unwrap_or_default();
-    let linked = Path::new(&own_name)
-        .file_name()
-        .and_then(|n| n.to_str())
-        .filter(|n| ops::kind_of(n).is_some());
-    let mut args: Vec<String> = args.collect();
-    let name = match linked {
-        Some(name) => name.to_owned(),
-        None if args.is_empty() => {
-            eprint!("{}", help());
-            return ExitCode::from(2);
-        }
-        None => args.remove(0),
-    };
-    if linked.is_none() && matches!(name.as_str(), "--help" | "-h" | "help") {
-        return print(&help());
-    }
-    if linked.is_none() && matches!(name.as_str(), "--version" | "-V") {
-        return print(concat!("rainstorm-op ", env!("CARGO_PKG_VERSION"), "\n"));
-    }
-    if args.first().is_some_and(|a| a == "--help")
-        && let (Some(usage), Some((about, example))) = (ops::usage(&name), ops::about(&name))
-    {
-        return print(&format!(
-            "{name}: {about}\nusage:   {usage}\nexample: {example}\n{KEYS}"
-        ));
-    }
-    let mut operator = match ops::builtin(&name, &args) {
-        Ok(operator) => operator,
-        Err(e) => {
-            eprintln!("rainstorm-op: {e}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&mut *operator) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("rainstorm-op: {name}: {e}");
-            ExitCode::from(1)
-        }
-    }
-}
-
-const KEYS: &str = "\n\
---key KEY  the output's key: same (the input's, the default), value, word:N, field:N, const:TEXT\n\
--d SEP     what separates columns and fields (default a comma; '\\t' is a tab)\n\
---csv      columns may be quoted (RFC 4180)\n\
-Words, fields and columns are counted from 0.\n";
-
-fn help() -> String {
-    let mut text =
-        "rainstorm-op OPERATOR [ARGS]: runs an operator on the lines of standard input\n\n".to_owned();
-    for name in ops::names() {
-        if let (Some(usage), Some((about, example))) = (ops::usage(name), ops::about(name)) {
-            text.push_str(&format!("{usage}\n    {about}\n    example: {example}\n"));
-        }
-    }
-    text + KEYS
-}
-
-fn print(text: &str) -> ExitCode {
-    match io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(1),
-    }
-}
 
 /// Writes tuples; keeps the first error, after which nothing is written.
 struct Tsv<W> {
@@ -113,7 +41,8 @@ impl<W: Write> Tsv<W> {
     }
 }
 
-fn run(operator: &mut dyn Operator) -> Result<(), String> {
+/// Runs the operator on standard input, until its end or until nobody reads standard output any more.
+pub fn run(operator: &mut dyn Operator) -> Result<(), String> {
     let mut out = Tsv {
         out: BufWriter::with_capacity(256 << 10, io::stdout().lock()),
         failed: None,

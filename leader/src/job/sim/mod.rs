@@ -1,13 +1,20 @@
-//! Simulated clusters around the real state machine: processes and nodes die, stop, come late, come twice.
+//! Simulated clusters around the real state machine: processes and nodes die, stop, come late, come twice; operators fail
+//! at tuples; files appear; the leader dies, and another takes the job up from what of the journal was durable.
 //! `RAINSTORM_SIM_SEED=n` replays one seed with its trace.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+mod leader;
+mod worker;
 
-use common::control::{Failure, Report};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use common::control::{Failure, Slice, ToLeader, Unit};
 
 use super::*;
+use crate::journal::{Entry, Record};
 use crate::plan::tests::sample;
+use worker::Worker;
 
 struct Rng(u64);
 
@@ -38,26 +45,30 @@ enum Ev {
     Tell(Input),
     NodeUp(NodeName),
     Continue(ConnId),
-}
-
-#[derive(Debug, Clone)]
-struct Worker {
-    task: TaskId,
-    epoch: Epoch,
-    node: NodeName,
-    planned: bool,
-    started: bool,
-    stopped: bool,
-    done: bool,
-    work: u64,
-    peers: BTreeMap<TaskId, Epoch>,
+    /// Something of this leader's journal has become durable.
+    Durable(u64),
+    /// A process notices that its leader is gone.
+    Orphan(ConnId),
+    /// Another leader takes the job up.
+    TakeUp,
+    /// A file appears in the source folder.
+    NewFile,
+    /// The leader looks into the source folder.
+    Look,
+    /// The user's first Ctrl-C.
+    Interrupt,
 }
 
 struct World {
     rng: Rng,
     seed: u64,
     now: Time,
-    job: Job,
+    /// As it was planned first.
+    plan: Plan,
+    config: Config,
+    nodes: Vec<NodeName>,
+    /// `None`: the leader is gone.
+    job: Option<Job>,
     queue: BTreeMap<(Time, u64), Ev>,
     seq: u64,
     conns: u64,
@@ -70,14 +81,30 @@ struct World {
     planned: BTreeSet<(TaskId, Epoch)>,
     /// Durable: all inputs of this task have been consumed.
     ended: BTreeSet<TaskId>,
+    /// The present leader knows that it is done.
     said_done: BTreeSet<TaskId>,
+    ever_done: BTreeSet<TaskId>,
     outcome: Option<Result<(), String>>,
     trace: String,
     launches: u32,
+    /// The journal, and what is on its way to it.
+    durable: Vec<Record>,
+    under_way: VecDeque<(Entry, Option<Ticket>)>,
+    stalled_until: Time,
+    leaders: u64,
+    crashes: u32,
+    base: Epoch,
+    /// Tuples that no operator digests.
+    poison: BTreeMap<TaskId, Vec<Unit>>,
+    files: Vec<String>,
+    must_read: usize,
+    /// The most slices that any process of a source task has heard of.
+    seen: BTreeMap<TaskId, Vec<Slice>>,
 }
 
 const CALM_FROM: Time = Time(12_000_000);
-const END_BY: Time = Time(120_000_000);
+const END_BY: Time = Time(180_000_000);
+const MOST_CRASHES: u32 = 4;
 
 impl World {
     fn new(seed: u64) -> Self {
@@ -86,17 +113,33 @@ impl World {
             .map(|i| NodeName::new(format!("n{i}")).unwrap())
             .collect();
         let (stages, tasks, sources) = (1 + rng.below(3), 1 + rng.below(3), 1 + rng.below(3));
-        let plan = sample(stages as u16, tasks as u16, sources as u16, &nodes);
+        let mut plan = sample(stages as u16, tasks as u16, sources as u16, &nodes);
+        plan.follow = rng.chance(30);
+        plan.exactly_once = rng.chance(80);
+        let mut poison: BTreeMap<TaskId, Vec<Unit>> = BTreeMap::new();
+        if plan.exactly_once && rng.chance(30) {
+            plan.poison = Some("out.poison".into());
+            let stage = 1 + rng.below(stages) as u16;
+            let task = TaskId::new(stage, rng.below(tasks) as u16);
+            let from = TaskId::new(stage - 1, 0);
+            let units = (1..=1 + rng.below(2)).map(|number| Unit { from, number });
+            poison.insert(task, units.collect());
+        }
         let config = Config {
             lease: Duration::from_secs(3),
-            max_restarts: 1000,
+            max_restarts: if poison.is_empty() { 1000 } else { 2 },
         };
-        let job = Job::new(plan, config, nodes, BTreeSet::new());
+        let job = Job::new(plan.clone(), config.clone(), nodes.clone(), BTreeSet::new());
+        let files: Vec<String> = plan.sources.iter().flatten().map(|s| s.file.clone()).collect();
         let mut world = Self {
             rng,
             seed,
             now: Time(1_000_000),
-            job,
+            durable: vec![Self::record(Entry::Plan(Box::new(plan.clone())))],
+            plan,
+            config,
+            nodes,
+            job: Some(job),
             queue: BTreeMap::new(),
             seq: 0,
             conns: 0,
@@ -107,12 +150,28 @@ impl World {
             planned: BTreeSet::new(),
             ended: BTreeSet::new(),
             said_done: BTreeSet::new(),
+            ever_done: BTreeSet::new(),
             outcome: None,
             trace: String::new(),
             launches: 0,
+            under_way: VecDeque::new(),
+            stalled_until: Time::ZERO,
+            leaders: 1,
+            crashes: 0,
+            base: Epoch(0),
+            poison,
+            must_read: files.len(),
+            files,
+            seen: BTreeMap::new(),
         };
         world.at(0, Ev::Tick);
         world.at(0, Ev::Fault);
+        if world.plan.follow {
+            world.at(300, Ev::NewFile);
+            world.at(500, Ev::Look);
+            let end = 2_000 + world.rng.below(12_000);
+            world.at(end, Ev::Interrupt);
+        }
         world.give(Input::Begin);
         world
     }
@@ -123,11 +182,18 @@ impl World {
             .insert((self.now + Duration::from_millis(ms), self.seq), ev);
     }
 
-    fn run(mut self) -> (String, u32) {
+    fn run(mut self) -> Ran {
         while let Some(((when, _), ev)) = self.queue.pop_first() {
             self.now = when;
             match self.outcome.clone() {
-                Some(Ok(())) => return (self.trace, self.launches),
+                Some(Ok(())) => {
+                    return Ran {
+                        trace: self.trace,
+                        launches: self.launches,
+                        crashes: self.crashes,
+                        poisoned: self.poison.len(),
+                    };
+                }
                 Some(Err(why)) => panic!("seed {}: the job failed: {why}\n{}", self.seed, self.trace),
                 None => {}
             }
@@ -159,6 +225,7 @@ impl World {
             Ev::Step(conn) => self.step(conn),
             Ev::Tell(input) => {
                 match &input {
+                    _ if self.job.is_none() => {}
                     Input::NodeFailed(n) => drop(self.told_failed.insert(n.clone())),
                     Input::NodeAlive(n) => drop(self.told_failed.remove(n)),
                     _ => {}
@@ -176,13 +243,34 @@ impl World {
                     self.at(0, Ev::Step(conn));
                 }
             }
+            Ev::Durable(leader) if leader == self.leaders && self.job.is_some() => self.durable(),
+            Ev::Durable(_) => {}
+            Ev::Orphan(conn) => match self.workers.get(&conn) {
+                Some(w) if w.stopped => self.at(500, Ev::Orphan(conn)),
+                _ => drop(self.workers.remove(&conn)),
+            },
+            Ev::TakeUp => self.take_up(),
+            Ev::NewFile => {
+                let name = format!("new{}", self.files.len());
+                self.files.push(name);
+                let next = self.rng.below(3_000);
+                self.at(next, Ev::NewFile);
+            }
+            Ev::Look => {
+                self.give(Input::Files(self.files.clone()));
+                self.at(500, Ev::Look);
+            }
+            // Who has taken the job up is interrupted in his turn.
+            Ev::Interrupt => self.interrupt(),
         }
     }
 
     fn give(&mut self, input: Input) {
+        let Some(job) = &mut self.job else { return };
         if !matches!(
             input,
             Input::Tick
+                | Input::Files(_)
                 | Input::Message {
                     message: ToLeader::Beat(_),
                     ..
@@ -191,7 +279,7 @@ impl World {
             let _ = writeln!(self.trace, "{:>9} <- {input:?}", self.now.0);
         }
         let mut out = vec![];
-        self.job.handle(self.now, input, &mut out);
+        job.handle(self.now, input, &mut out);
         for effect in out {
             self.effect(effect);
         }
@@ -213,16 +301,17 @@ impl World {
                 let before = self.launched.get(&task).map_or(0, |l| l.0.0);
                 assert_eq!(
                     epoch.0,
-                    before + 1,
-                    "seed {seed}: epochs of {task} follow each other"
+                    before.max(self.base.0) + 1,
+                    "seed {seed}: epochs of {task} follow each other, and other leaders'"
                 );
                 assert!(
                     !self.told_failed.contains(&node),
                     "seed {seed}: launched on a failed node"
                 );
                 assert!(self.outcome.is_none(), "seed {seed}: launched after the end");
-                let ups = self.job.plan().upstream(task);
-                let all_done = ups.iter().all(|up| self.job.task(*up).is_some_and(Task::is_done));
+                let job = self.job.as_ref();
+                let done = |up: &TaskId| job.and_then(|j| j.task(*up)).is_some_and(Task::is_done);
+                let all_done = self.plan.upstream(task).iter().all(done);
                 assert!(
                     !(self.said_done.contains(&task) && all_done),
                     "seed {seed}: {task} was done and nobody needs it\n{}",
@@ -230,13 +319,19 @@ impl World {
                 );
                 self.launched.insert(task, (epoch, node.clone()));
                 self.launches += 1;
+                let entry = Entry::Launch {
+                    task,
+                    epoch,
+                    node: node.clone(),
+                };
+                self.write(entry, None);
                 self.launch(task, epoch, node);
             }
             Effect::Send { conn, message } => self.receive(conn, message),
             Effect::Close { conn } => {
                 // A process whose connection is closed by the leader exits, unless it is stopped: then later.
                 if self.workers.get(&conn).is_some_and(|w| !w.stopped) {
-                    self.die(conn, Exit::Code(1), false);
+                    self.die(conn, Exit::Code(4), false);
                 }
             }
             Effect::Kill { task, epoch, .. } => {
@@ -249,13 +344,14 @@ impl World {
                     self.die(conn, Exit::Killed, false);
                 }
             }
+            Effect::Store { ticket, change } => self.write(Entry::Change(change), Some(ticket)),
+            Effect::Event(Event::End { task, epoch, .. }) => {
+                let counts = Counts::default();
+                self.write(Entry::Done { task, epoch, counts }, None);
+            }
             Effect::Event(_) => {}
             Effect::Done => {
-                assert_eq!(
-                    self.said_done.len(),
-                    self.launched.len(),
-                    "seed {seed}: done too early"
-                );
+                self.check_end();
                 self.outcome = Some(Ok(()));
             }
             Effect::Failed { why } => self.outcome = Some(Err(why)),
@@ -308,168 +404,14 @@ impl World {
         }
     }
 
-    fn up(&mut self, task: TaskId, epoch: Epoch) {
-        self.conns += 1;
-        let conn = ConnId(self.conns);
-        // A late one: its place may have been taken. The node of the newest launch is near enough.
-        let Some((_, node)) = self.launched.get(&task).cloned() else {
-            return;
-        };
-        if self.down.contains(&node) {
-            return;
-        }
-        let worker = Worker {
-            task,
-            epoch,
-            node,
-            planned: false,
-            started: false,
-            stopped: false,
-            done: false,
-            work: 2 + self.rng.below(8),
-            peers: BTreeMap::new(),
-        };
-        self.workers.insert(conn, worker);
-        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
-        self.give(Input::Registered {
-            conn,
-            task,
-            epoch,
-            pid: self.conns as u32,
-            addr,
-        });
-    }
-
-    fn receive(&mut self, conn: ConnId, message: ToWorker) {
-        let Some(w) = self.workers.get_mut(&conn) else {
-            return;
-        };
-        match message {
-            ToWorker::Plan(plan) => {
-                let id = (plan.task, plan.epoch);
-                assert_eq!(id, (w.task, w.epoch), "seed {}", self.seed);
-                assert_eq!(
-                    Some(w.epoch),
-                    self.launched.get(&w.task).map(|l| l.0),
-                    "seed {}: not the newest",
-                    self.seed
-                );
-                assert!(
-                    self.planned.insert(id),
-                    "seed {}: {id:?} planned twice",
-                    self.seed
-                );
-                w.planned = true;
-                let delay = 5 + self.rng.below(100);
-                self.at(delay, Ev::Step(conn));
-            }
-            ToWorker::Peers(peers) => w.peers.extend(peers.into_iter().map(|p| (p.task, p.epoch))),
-            ToWorker::Beat | ToWorker::Rate(_) | ToWorker::Slices(_) | ToWorker::Drain => {}
-            ToWorker::Finish | ToWorker::Refused { .. } => {
-                if !w.stopped {
-                    self.workers.remove(&conn);
-                }
-            }
-        }
-    }
-
-    /// A worker starts, beats, works, and is done when its input has ended and its receivers have acknowledged.
-    fn step(&mut self, conn: ConnId) {
-        let Some(w) = self.workers.get(&conn).cloned() else {
-            return;
-        };
-        if w.stopped || !w.planned {
-            return;
-        }
-        self.at(200, Ev::Step(conn));
-        let message = if !w.started {
-            ToLeader::Started { replayed: 0 }
-        } else if w.done {
-            ToLeader::Beat(Report::default())
-        } else if w.work > 0 {
-            ToLeader::Beat(Report {
-                tuples_in: self.now.0,
-                ..Report::default()
-            })
-        } else {
-            let fed = self
-                .job
-                .plan()
-                .upstream(w.task)
-                .iter()
-                .all(|up| self.ended.contains(up));
-            if fed {
-                self.ended.insert(w.task);
-            }
-            let acked = self
-                .job
-                .plan()
-                .downstream(w.task)
-                .iter()
-                .all(|down| self.acknowledges(&w, *down));
-            if fed && acked {
-                ToLeader::Done(Report::default())
-            } else {
-                ToLeader::Beat(Report::default())
-            }
-        };
-        let mut seen = false;
-        if let Some(w) = self.workers.get_mut(&conn) {
-            w.started = true;
-            w.work = w.work.saturating_sub(1);
-            if let ToLeader::Done(_) = message {
-                w.done = true;
-                seen = true;
-            }
-        }
-        if seen && self.job.task(w.task).is_some_and(|t| t.conn() == Some(conn)) {
-            self.said_done.insert(w.task);
-        }
-        self.give(Input::Message { conn, message });
-    }
-
-    /// The receiver as `w` knows it lives, has started, and has ended (it consumed all there is).
-    fn acknowledges(&self, w: &Worker, down: TaskId) -> bool {
-        let Some(epoch) = w.peers.get(&down) else {
-            return false;
-        };
-        self.workers
-            .values()
-            .any(|r| r.task == down && r.epoch == *epoch && r.started && !r.stopped && r.planned)
-            && (self.ended.contains(&down) || self.ended.contains(&w.task))
-    }
-
-    fn die(&mut self, conn: ConnId, exit: Exit, silent: bool) {
-        let Some(w) = self.workers.remove(&conn) else {
-            return;
-        };
-        if silent {
-            return;
-        }
-        let (a, b) = (self.rng.below(30), self.rng.below(200));
-        self.at(a, Ev::Tell(Input::ConnClosed { conn }));
-        // The exit may be told before, after, or never.
-        if self.rng.chance(90) {
-            self.at(
-                b,
-                Ev::Tell(Input::Exited {
-                    task: w.task,
-                    epoch: w.epoch,
-                    exit,
-                    stderr: vec![],
-                }),
-            );
-        }
-    }
-
     fn fault(&mut self) {
         let conns: Vec<ConnId> = self.workers.keys().copied().collect();
-        let nodes = self.job.nodes.clone();
+        let nodes = self.nodes.clone();
         let pick = self.rng.below(conns.len() as u64) as usize;
         let node = nodes[self.rng.below(nodes.len() as u64) as usize].clone();
         match (self.rng.below(20), conns.get(pick)) {
             (0..=9, Some(&conn)) => self.die(conn, Exit::Killed, false),
-            (10..=12, Some(&conn)) => {
+            (10..=12, Some(&conn)) if self.poison.is_empty() => {
                 let failure = Failure {
                     what: "boom".into(),
                     key: None,
@@ -497,6 +439,7 @@ impl World {
                 let back = 100 + self.rng.below(5_000);
                 self.at(back, Ev::Tell(Input::NodeAlive(node)));
             }
+            (19, _) if self.crashes < MOST_CRASHES => self.crash(),
             _ => {}
         }
     }
@@ -522,17 +465,32 @@ impl World {
     }
 }
 
+struct Ran {
+    trace: String,
+    launches: u32,
+    crashes: u32,
+    poisoned: usize,
+}
+
 fn seeds(from: u64, n: u64) {
     if let Some(seed) = std::env::var("RAINSTORM_SIM_SEED")
         .ok()
         .and_then(|s| s.parse().ok())
     {
-        println!("{}", World::new(seed).run().0);
+        println!("{}", World::new(seed).run().trace);
         return;
     }
-    let launches: u32 = (from..from + n).map(|seed| World::new(seed).run().1).sum();
+    let (mut launches, mut crashes, mut poisoned) = (0, 0, 0);
+    for seed in from..from + n {
+        let ran = World::new(seed).run();
+        launches += u64::from(ran.launches);
+        crashes += u64::from(ran.crashes);
+        poisoned += ran.poisoned as u64;
+    }
     // A simulation in which little is replaced proves little.
-    assert!(u64::from(launches) > 20 * n, "only {launches} launches");
+    assert!(launches > 20 * n, "only {launches} launches");
+    assert!(crashes > n / 2, "only {crashes} crashes of the leader");
+    assert!(poisoned > n / 10, "only {poisoned} jobs with poison");
 }
 
 #[test]
@@ -544,7 +502,7 @@ fn jobs_end_whatever_dies() {
 fn the_same_seed_gives_the_same_trace() {
     for seed in 0..20 {
         assert!(
-            World::new(seed).run().0 == World::new(seed).run().0,
+            World::new(seed).run().trace == World::new(seed).run().trace,
             "seed {seed}"
         );
     }

@@ -1,0 +1,164 @@
+//! The end of a run: workers go, the rest of the output is printed, the journal is closed, figures are written. All at once,
+//! all bounded.
+
+use std::time::Duration;
+
+use common::{clock, spawn};
+use tokio::sync::{mpsc, oneshot};
+
+use super::control::Heard;
+use super::printing::Printing;
+use super::run::{Run, TICK};
+use super::signals::Signals;
+use super::{Error, report};
+use crate::console;
+use crate::journal::Entry;
+use crate::launcher;
+use crate::summary::{Summary, Times};
+
+/// How long workers have to exit when they are told to, and again when they are killed.
+const EXIT_WITHIN: Duration = Duration::from_secs(2);
+/// How long the output may still be printed when the job has failed.
+const LAST_OUTPUT: Duration = Duration::from_secs(5);
+
+impl Run {
+    /// Waits until all processes have ended and all output is printed; kills what does not end by itself.
+    pub(super) async fn finish(
+        &mut self,
+        heard: &mut mpsc::UnboundedReceiver<Heard>,
+        launched: &mut mpsc::UnboundedReceiver<launcher::Event>,
+        signals: &mut Signals,
+        printing: &mut Printing,
+        ok: bool,
+    ) -> Result<(), console::Error> {
+        let began = clock::now();
+        let mut killed = false;
+        let mut printed: Option<Result<(), console::Error>> = None;
+        if self.replaced.is_some() {
+            // The other leader prints all of it.
+            printing.stop();
+            printed = Some(Ok(()));
+        }
+        let end = {
+            let (client, dest) = (self.base.client.clone(), self.job.plan().dest.clone());
+            spawn_stat(client, dest)
+        };
+        let mut end = Some(end);
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            let (waited, left) = (clock::now().since(began), self.job.left());
+            if left.is_empty() || waited > 2 * EXIT_WITHIN {
+                match (&printed, ok) {
+                    (Some(_), _) => break,
+                    (None, false) if waited > LAST_OUTPUT => break,
+                    _ => {}
+                }
+            }
+            if !killed && waited > EXIT_WITHIN {
+                killed = true;
+                for (task, epoch, node, pid) in left {
+                    self.launcher.kill(task, epoch, node, pid.unwrap_or(0));
+                }
+            }
+            tokio::select! {
+                biased;
+                Some(heard) = heard.recv() => self.heard(heard),
+                Some(event) = launched.recv() => self.launched(event),
+                len = async { match end.as_mut() { Some((_, len)) => len.await, None => std::future::pending().await } } => {
+                    end = None;
+                    match len {
+                        Ok(Ok(len)) => printing.end_at(len),
+                        Ok(Err(error)) => printed = printed.or(Some(Err(error.into()))),
+                        Err(_) => printed = printed.or(Some(Ok(()))),
+                    }
+                }
+                result = printing.done(), if printed.is_none() => printed = Some(result),
+                // The next Ctrl-C does not wait for the output.
+                _ = signals.next() => printed = printed.or(Some(Ok(()))),
+                _ = tick.tick() => {}
+            }
+        }
+        printed.unwrap_or(Ok(()))
+    }
+
+    pub(super) async fn end(
+        mut self,
+        printing: &Printing,
+        outcome: Result<(), String>,
+        printed: Result<(), console::Error>,
+    ) -> Result<(), Error> {
+        let first_output_us = printing.first.at_us().or(self.first_report_us);
+        let summary = Summary::of(
+            &self.job,
+            Times {
+                started_us: self.started_us,
+                first_output_us,
+            },
+        );
+        report::run_end(&self.job, &summary, &outcome);
+        if self.replaced.is_none() {
+            let (ok, why) = (outcome.is_ok(), outcome.clone().err().unwrap_or_default());
+            self.journal.write(Entry::End { ok, why });
+        }
+        let Self {
+            base,
+            job,
+            mut journal,
+            launcher,
+            mut replaced,
+            ..
+        } = self;
+        let flush = tokio::time::timeout(EXIT_WITHIN, journal.flush());
+        let (flushed, ()) = tokio::join!(flush, launcher.close());
+        let plan = job.plan();
+        match flushed {
+            Ok(Err(error @ hydfs::client::Error::Fenced { .. })) => {
+                replaced.get_or_insert(error.to_string());
+            }
+            Ok(Err(error)) => tracing::warn!(job = %plan.job, error = %error, "JOURNAL_FAILED"),
+            // The job's end may be stored or not: who takes it up finds it done.
+            _ => {}
+        }
+        if let Some(why) = replaced {
+            return Err(Error::Replaced {
+                job: plan.job.clone(),
+                why,
+            });
+        }
+        if let (true, Some(file)) = (job.poisoned() > 0, &plan.poison) {
+            let tuples = if job.poisoned() == 1 { "tuple was" } else { "tuples were" };
+            base.screen.say(&format!(
+                "{} {tuples} set aside, with the reasons: hydfs cat {file}",
+                job.poisoned()
+            ));
+        }
+        if let Some(file) = &base.request.summary {
+            let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::Cannot(e.to_string()))?;
+            std::fs::write(file, text + "\n").map_err(|source| Error::Io {
+                what: format!("cannot write {}", file.display()),
+                source,
+            })?;
+        }
+        drop(base.log);
+        outcome.map_err(|why| Error::Job {
+            job: plan.job.clone(),
+            why,
+        })?;
+        printed.map_err(|e| Error::Console {
+            job: plan.job.clone(),
+            dest: plan.dest.clone(),
+            why: e.to_string(),
+        })
+    }
+}
+
+type Length = oneshot::Receiver<Result<u64, hydfs::client::Error>>;
+
+fn spawn_stat(client: hydfs::client::Client, dest: String) -> (spawn::Guard, Length) {
+    let (tell, heard) = oneshot::channel();
+    let guard = spawn::guarded("output-length", async move {
+        let _ = tell.send(client.stat(&dest).await.map(|s| s.len));
+        Ok::<(), hydfs::client::Error>(())
+    });
+    (guard, heard)
+}

@@ -1,0 +1,147 @@
+//! The job's files in HyDFS: its input, its destination, its executables.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hydfs::client::{Client, Entry, Error as StoreError, Stat};
+
+use crate::cli::{IfExists, Start};
+use crate::driver::Error;
+use crate::operators::Resolved;
+use crate::plan::{Input, Output, Plan, SPLIT_FROM};
+
+/// Index questions under way at a time.
+const AT_ONCE: usize = 16;
+
+/// Every file under `src`, and the one file of that name.
+pub async fn list(client: &Client, src: &str) -> Result<Vec<Entry>, StoreError> {
+    let folder = format!("{src}/");
+    let (under, single) = tokio::join!(client.find(&folder), client.stat(src));
+    let mut files = under?;
+    match single {
+        Ok(Stat { file, len, .. }) => files.push(Entry { file, len }),
+        Err(StoreError::NoSuchFile { .. }) => {}
+        Err(other) => return Err(other),
+    }
+    Ok(files)
+}
+
+/// The source's files, with the marks to split large ones at.
+pub(super) async fn find_inputs(client: &Client, start: &Start) -> Result<Vec<Input>, Error> {
+    let files = list(client, &start.src).await?;
+    if files.is_empty() && !start.follow {
+        return Err(start
+            .refuse_src("HyDFS has no file of that name and none under it; see `hydfs find ''`")
+            .into());
+    }
+    let mut inputs = vec![];
+    for some in files.chunks(AT_ONCE) {
+        let indexed = some.iter().map(|Entry { file, len }| {
+            let (client, file, len) = (client.clone(), file.clone(), *len);
+            let (tell, heard) = tokio::sync::oneshot::channel();
+            let guard = common::spawn::guarded("index", async move {
+                let marks = if len >= SPLIT_FROM {
+                    client.index(&file).await
+                } else {
+                    Ok(vec![])
+                };
+                let _ = tell.send(marks.map(|marks| Input { file, len, marks }));
+                Ok::<(), StoreError>(())
+            });
+            (guard, heard)
+        });
+        for (guard, heard) in indexed.collect::<Vec<_>>() {
+            let input = heard
+                .await
+                .map_err(|_| Error::Cannot("looking up the source's line marks ended early".into()))?;
+            drop(guard);
+            inputs.push(input?);
+        }
+    }
+    Ok(inputs)
+}
+
+pub(super) async fn stat_dest(client: &Client, start: &Start) -> Result<Option<Stat>, Error> {
+    match (client.stat(&start.dest).await, start.if_exists) {
+        (Ok(_), IfExists::Refuse) => Err(refuse_dest(start)),
+        (Ok(stat), _) => Ok(Some(stat)),
+        (Err(StoreError::NoSuchFile { .. }), _) => Ok(None),
+        (Err(other), _) => Err(other.into()),
+    }
+}
+
+pub(super) fn refuse_dest(start: &Start) -> Error {
+    let dest = &start.dest;
+    let what = format!(
+        "HyDFS has that file already; choose another name, say --append or --overwrite, or remove it: hydfs rm {dest}"
+    );
+    start.refuse_dest(what).into()
+}
+
+/// Makes the destination as planned, if that has not been done. What others made under its name is
+/// [`StoreError::Exists`], unless it is to be replaced.
+pub(super) async fn make_dest(client: &Client, plan: &Plan) -> Result<(), StoreError> {
+    let Output::Made { nonce, replace } = plan.output else {
+        return client.stat(&plan.dest).await.map(drop);
+    };
+    match client.create_as(&plan.dest, nonce).await {
+        Err(StoreError::Exists { .. }) if replace => {}
+        other => return other,
+    }
+    let set_aside = crate::plan::poison_file(&plan.dest);
+    for file in [&plan.dest, &set_aside] {
+        match client.remove(file).await {
+            Ok(()) | Err(StoreError::NoSuchFile { .. } | StoreError::InvalidName { .. }) => {}
+            Err(other) => return Err(other),
+        }
+    }
+    client.create_as(&plan.dest, nonce).await
+}
+
+/// Puts foreign executables into HyDFS, each content once.
+pub(super) async fn ship(client: &Client, resolved: &[Resolved]) -> Result<(), Error> {
+    let contents: BTreeMap<&String, &PathBuf> = resolved
+        .iter()
+        .filter_map(|r| r.content.as_ref())
+        .map(|(n, p)| (n, p))
+        .collect();
+    for (name, path) in contents {
+        let bytes = tokio::fs::read(path).await.map_err(|source| Error::Io {
+            what: format!("cannot read {}", path.display()),
+            source,
+        })?;
+        put_once(client, name, &bytes).await?;
+    }
+    Ok(())
+}
+
+/// A file of that name may be there, whole, growing (another leader ships it just now), or left behind in part.
+async fn put_once(client: &Client, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    const GROWS_WITHIN: u32 = 10;
+    let (mut len, mut still) = (0, 0);
+    loop {
+        match client.put(bytes, name, |_| {}).await {
+            Ok(_) => return Ok(()),
+            Err(StoreError::Exists { .. }) => {}
+            Err(other) => return Err(other.into()),
+        }
+        loop {
+            let now = match client.stat(name).await {
+                Ok(stat) => stat.len,
+                Err(StoreError::NoSuchFile { .. }) => break,
+                Err(other) => return Err(other.into()),
+            };
+            if now == bytes.len() as u64 {
+                return Ok(());
+            }
+            still = if now == len { still + 1 } else { 0 };
+            len = now;
+            if still >= GROWS_WITHIN {
+                client.remove(name).await?;
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}

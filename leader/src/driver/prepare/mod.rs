@@ -1,0 +1,262 @@
+//! From a command line to a job that may start: what can be refused is refused here, before any worker exists. What does
+//! not depend on each other goes on at the same time.
+
+pub(super) mod files;
+mod resume;
+mod start;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::cluster::{Cluster, Node};
+use common::ids::{JobName, NodeName};
+use common::net::Identity;
+use common::telemetry;
+use hydfs::client::Client;
+use memberd::client::Follower;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::Error;
+use crate::cli::{LauncherKind, Request, What};
+use crate::job::Job;
+use crate::journal::Journal;
+use crate::launcher::ssh::{Opening, Ssh};
+use crate::launcher::{self, Launcher, local::Local};
+use crate::progress::Screen;
+
+const MEMBERD_WITHIN: Duration = Duration::from_secs(5);
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// All that running needs.
+pub struct Ready {
+    pub base: Base,
+    pub started_us: u64,
+    pub job: Job,
+    pub journal: Journal,
+    pub listener: TcpListener,
+    pub addr: SocketAddr,
+    pub launcher: Box<dyn Launcher>,
+    pub launched: mpsc::UnboundedReceiver<launcher::Event>,
+    /// Where this program is: workers are beside it unless the cluster file says otherwise.
+    pub own_folder: PathBuf,
+}
+
+pub enum Outcome {
+    Ready(Box<Ready>),
+    DryRun(String),
+}
+
+pub async fn prepare(request: Request, started_us: u64) -> Result<Outcome, Error> {
+    check_summary(&request)?;
+    match request.what.clone() {
+        What::Start(start) => start::prepare(request, start, started_us).await,
+        What::Resume(how) => resume::prepare(request, how, started_us).await,
+    }
+}
+
+/// What every leader has, whatever its job.
+pub struct Base {
+    pub request: Request,
+    pub cluster: Arc<Cluster>,
+    pub node: Node,
+    pub me: Identity,
+    pub client: Client,
+    pub follower: Follower,
+    pub screen: Screen,
+    pub log: telemetry::Guard,
+}
+
+impl Base {
+    fn new(request: Request, job: &JobName) -> Result<Self, Error> {
+        let cluster = Arc::new(Cluster::find(request.cluster.as_deref())?);
+        let node = match &request.node {
+            Some(name) => cluster.node(name)?,
+            None => cluster.local_node().ok_or_else(|| {
+                Error::Cannot(format!(
+                    "no node of {} has an address of this machine; run the leader on one of the nodes, or say which this is with --node",
+                    cluster.path.display()
+                ))
+            })?,
+        }
+        .clone();
+        let secret = cluster.secret()?;
+        let screen = Screen::new(request.progress);
+        let log = telemetry::init(Some((&node.log, "leader.log")), screen.writer())?;
+        let me = Identity {
+            who: format!("leader {job} {}", std::process::id()),
+            node: Some(node.name.clone()),
+            secret,
+            security: cluster.security,
+        };
+        let client = Client::new(cluster.clone(), me.clone()).with_patience(STORE_PATIENCE);
+        let follower = Follower::start(cluster.clone(), me.clone(), node.name.clone());
+        Ok(Self {
+            request,
+            cluster,
+            node,
+            me,
+            client,
+            follower,
+            screen,
+            log,
+        })
+    }
+
+    /// Not usable as the job starts.
+    fn failed(&self, alive: &BTreeSet<NodeName>) -> BTreeSet<NodeName> {
+        let all = self.cluster.nodes.iter().map(|n| n.name.clone());
+        all.filter(|name| !alive.contains(name)).collect()
+    }
+}
+
+/// Where a leader is reached, and what starts its workers.
+struct Place {
+    listener: TcpListener,
+    launcher: (Box<dyn Launcher>, mpsc::UnboundedReceiver<launcher::Event>),
+}
+
+impl Ready {
+    fn new(base: Base, started_us: u64, job: Job, journal: Journal, place: Place) -> Result<Self, Error> {
+        let Place { listener, launcher } = place;
+        let addr = listener.local_addr().map_err(|source| Error::Io {
+            what: "the control port".into(),
+            source,
+        })?;
+        Ok(Self {
+            base,
+            started_us,
+            job,
+            journal,
+            listener,
+            addr,
+            launcher: launcher.0,
+            launched: launcher.1,
+            own_folder: own_folder()?,
+        })
+    }
+}
+
+fn check_summary(request: &Request) -> Result<(), Error> {
+    let Some(file) = &request.summary else {
+        return Ok(());
+    };
+    let folder = file
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let what = if file.is_dir() {
+        format!("{} is a folder", file.display())
+    } else if !folder.is_dir() {
+        format!("there is no folder {}", folder.display())
+    } else {
+        return Ok(());
+    };
+    Err(Error::Usage(crate::cli::Error::Option {
+        option: "--summary",
+        what,
+    }))
+}
+
+fn own_folder() -> Result<PathBuf, Error> {
+    let io = |source| Error::Io {
+        what: "where this program is".into(),
+        source,
+    };
+    let exe = std::env::current_exe().map_err(io)?;
+    Ok(exe.parent().unwrap_or(Path::new("/")).to_owned())
+}
+
+type Hosts = BTreeMap<NodeName, Opening>;
+type Launching = (Box<dyn Launcher>, mpsc::UnboundedReceiver<launcher::Event>);
+
+/// With `open`, the nodes' hosts are being started while the rest is looked up.
+fn start_launcher(base: &Base, job: &JobName, open: bool) -> Result<(Launching, Hosts), Error> {
+    let (events, launched) = mpsc::unbounded_channel();
+    let secret = base.me.secret.clone();
+    match base.request.launcher {
+        LauncherKind::Local => {
+            let local = Box::new(Local::new(secret, events));
+            Ok(((local, launched), BTreeMap::new()))
+        }
+        LauncherKind::Ssh => {
+            let io = |source| Error::Io {
+                what: "cannot make a folder for SSH's sockets".into(),
+                source,
+            };
+            let ssh = Ssh::new(&base.cluster, job.clone(), secret, &own_folder()?, events).map_err(io)?;
+            let hosts = match open {
+                true => ssh.open_all(),
+                false => BTreeMap::new(),
+            };
+            Ok(((Box::new(ssh), launched), hosts))
+        }
+    }
+}
+
+/// Until the nodes that the job may use are ready; the first that does not get ready is the error.
+async fn opened(mut hosts: Hosts, nodes: &[NodeName]) -> Result<(), Error> {
+    for node in nodes {
+        if let Some(opening) = hosts.remove(node) {
+            match opening.await {
+                Ok(opened) => opened?,
+                Err(_) => return Err(Error::Cannot(format!("SSH to node {node} ended early"))),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The nodes that are alive, as this node's memberd sees it.
+async fn members(follower: &Follower, node: &NodeName) -> Result<BTreeSet<NodeName>, Error> {
+    let mut watch = follower.watch();
+    let seen = tokio::time::timeout(MEMBERD_WITHIN, watch.wait_for(|view| view.connected)).await;
+    let Ok(Ok(view)) = seen else {
+        return Err(Error::Cannot(format!(
+            "memberd of node {node} does not answer; is the cluster up? (`demo/cluster.sh status`, memberd.log on the node)"
+        )));
+    };
+    let alive = view
+        .members
+        .values()
+        .filter(|m| matches!(m.state, memberd::State::Alive | memberd::State::Suspect));
+    let alive: BTreeSet<NodeName> = alive.map(|m| m.name.clone()).collect();
+    if alive.is_empty() {
+        return Err(Error::Cannot(format!(
+            "memberd of node {node} knows no node that is alive"
+        )));
+    }
+    Ok(alive)
+}
+
+/// Where tasks may be placed, in the cluster file's order.
+fn place_of(cluster: &Cluster, alive: &BTreeSet<NodeName>) -> Vec<NodeName> {
+    let all = cluster.nodes.iter().map(|n| n.name.clone());
+    all.filter(|name| alive.contains(name)).collect()
+}
+
+async fn bind(cluster: &Cluster, node: &Node) -> Result<TcpListener, Error> {
+    let mut last = None;
+    for i in 0..crate::ctl::find::PORTS {
+        let Some(port) = cluster.ports.control.checked_add(i) else {
+            break;
+        };
+        match TcpListener::bind(node.at(port)).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = Some(error),
+        }
+    }
+    let ports = format!(
+        "{} and the {} ports after it",
+        node.at(cluster.ports.control),
+        crate::ctl::find::PORTS - 1
+    );
+    let source = last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into());
+    Err(Error::Io {
+        what: format!("no free control port: tried {ports}"),
+        source,
+    })
+}

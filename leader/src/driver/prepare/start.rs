@@ -1,0 +1,181 @@
+//! A job that begins.
+
+use std::time::Duration;
+
+use common::ids::{JobName, NodeName};
+use hydfs::client::{Client, Error as StoreError, Stat};
+
+use super::files::{find_inputs, make_dest, refuse_dest, ship, stat_dest};
+use super::{Base, Outcome, Place, Ready, bind, members, opened, place_of, start_launcher};
+use crate::cli::{IfExists, Poison, Request, Start};
+use crate::driver::Error;
+use crate::job::{Config, Job};
+use crate::journal::{self, Entry, Journal};
+use crate::operators::{self, Located, Resolved};
+use crate::plan::{self, Input, Output, Plan, Stage, place, slices};
+
+const TIDY_WITHIN: Duration = Duration::from_secs(2);
+
+pub(super) async fn prepare(request: Request, start: Start, started_us: u64) -> Result<Outcome, Error> {
+    let located = start
+        .stages
+        .iter()
+        .enumerate()
+        .map(|(i, stage)| operators::locate(i + 1, stage));
+    let located: Vec<Located> = located.collect::<Result<_, _>>()?;
+    let job = match &start.job {
+        Some(job) => job.clone(),
+        None => job_name()?,
+    };
+    let base = Base::new(request, &job)?;
+    let client = &base.client;
+    let (launcher, hosts) = start_launcher(&base, &job, !start.dry_run)?;
+
+    let (inputs, dest, resolved, alive) = tokio::try_join!(
+        find_inputs(client, &start),
+        stat_dest(client, &start),
+        resolve_all(located, &start),
+        members(&base.follower, &base.node.name),
+    )?;
+    resolved.iter().flat_map(|r| &r.notes).for_each(|note| base.screen.say(note));
+    let nodes = place_of(&base.cluster, &alive);
+    let plan = planned(&start, job, &inputs, &resolved, dest, &nodes)?;
+    if start.dry_run {
+        return Ok(Outcome::DryRun(plan.describe()));
+    }
+
+    let mut journal = create_journal(client, &plan).await?;
+    let begun = async {
+        let bound = async { bind(&base.cluster, &base.node).await };
+        let written = async {
+            // A plan that is stored can be carried out by anybody.
+            ship(client, &resolved).await?;
+            journal.write(Entry::Plan(Box::new(plan.clone())));
+            Ok(journal.flush().await?)
+        };
+        let ((), (), listener) = tokio::try_join!(written, opened(hosts, &nodes), bound)?;
+        make_dest(client, &plan).await.map_err(|e| match e {
+            // Another job of the same destination was quicker.
+            StoreError::Exists { .. } => refuse_dest(&start),
+            other => other.into(),
+        })?;
+        Ok(listener)
+    };
+    let listener = match begun.await {
+        Ok(listener) => listener,
+        Err(error) => {
+            // Nothing was started: the job's name stays free. One that cannot be removed is an empty job's.
+            let _ = tokio::time::timeout(TIDY_WITHIN, client.remove(&journal::name(&plan.job))).await;
+            return Err(error);
+        }
+    };
+    let config = Config {
+        lease: base.cluster.job_lease(),
+        max_restarts: plan.max_restarts,
+    };
+    let all = base.cluster.nodes.iter().map(|n| n.name.clone()).collect();
+    let job = Job::new(plan, config, all, base.failed(&alive));
+    Ok(Outcome::Ready(Box::new(Ready::new(
+        base,
+        started_us,
+        job,
+        journal,
+        Place { listener, launcher },
+    )?)))
+}
+
+/// Takes the job's name.
+async fn create_journal(client: &Client, plan: &Plan) -> Result<Journal, Error> {
+    Journal::create(client, &plan.job).await.map_err(|e| match e {
+        StoreError::Exists { .. } => Error::Usage(crate::cli::Error::Option {
+            option: "--job",
+            what: format!(
+                "a job named {0} exists (its journal is {1}); choose another name, or take it up if its leader is gone: leader --resume {0}",
+                plan.job,
+                journal::name(&plan.job)
+            ),
+        }),
+        other => Error::Storage(other),
+    })
+}
+
+/// `20261121-054000-kqz`: sorts by time, and two in one second differ.
+fn job_name() -> Result<JobName, Error> {
+    let digits: String = common::telemetry::timestamp()
+        .chars()
+        .take(19)
+        .filter(char::is_ascii_digit)
+        .collect();
+    let (day, time) = digits.split_at(8.min(digits.len()));
+    let letters: String = random()?[..4].iter().map(|b| char::from(b'a' + b % 26)).collect();
+    JobName::new(format!("{day}-{time}-{letters}")).map_err(|e| Error::Cannot(e.to_string()))
+}
+
+fn random() -> Result<[u8; 8], Error> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|e| Error::Cannot(format!("no random numbers: {e}")))?;
+    Ok(random)
+}
+
+async fn resolve_all(located: Vec<Located>, start: &Start) -> Result<Vec<Resolved>, Error> {
+    let mut resolved = vec![];
+    for (i, located) in located.into_iter().enumerate() {
+        resolved.push(operators::resolve(i + 1, located, start.exactly_once, start.productions).await?);
+    }
+    Ok(resolved)
+}
+
+fn planned(
+    start: &Start,
+    job: JobName,
+    inputs: &[Input],
+    resolved: &[Resolved],
+    dest: Option<Stat>,
+    nodes: &[NodeName],
+) -> Result<Plan, Error> {
+    // A limited rate of less than one line a second and source would be no limit.
+    let most = match start.rate {
+        0 => start.tasks_per_stage,
+        rate => start
+            .tasks_per_stage
+            .min(u16::try_from(rate).unwrap_or(u16::MAX)),
+    };
+    let sources = match start.follow {
+        true => plan::follow(inputs, most),
+        false => slices(inputs, most),
+    };
+    let mut stages = vec![Stage {
+        op: None,
+        tasks: sources.len() as u16,
+    }];
+    stages.extend(resolved.iter().map(|r| Stage {
+        op: Some(r.spec.clone()),
+        tasks: start.tasks_per_stage,
+    }));
+    let sizes: Vec<u16> = stages.iter().map(|s| s.tasks).collect();
+    let output = match (dest, start.if_exists) {
+        (Some(stat), IfExists::Append) => Output::Found { from: stat.len },
+        (_, if_exists) => Output::Made {
+            nonce: u64::from_be_bytes(random()?),
+            replace: if_exists == IfExists::Overwrite,
+        },
+    };
+    Ok(Plan {
+        job,
+        exactly_once: start.exactly_once,
+        format: start.format,
+        dest: start.dest.clone(),
+        op_timeout_ms: start.op_timeout.as_millis() as u64,
+        rate: start.rate,
+        stages,
+        sources,
+        nodes: place(&sizes, nodes),
+        src: start.src.clone(),
+        output,
+        max_restarts: start.max_restarts,
+        poison: (start.poison == Poison::Skip).then(|| plan::poison_file(&start.dest)),
+        follow: start.follow,
+        drain: false,
+        skips: Default::default(),
+    })
+}

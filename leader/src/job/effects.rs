@@ -1,0 +1,180 @@
+//! What goes into a job, and what comes out.
+
+use std::net::SocketAddr;
+
+use common::control::{ToLeader, ToWorker, Unit};
+use common::ids::{Epoch, NodeName, TaskId};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Change;
+
+/// A control connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+/// A change of the plan that is being stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// How a process ended, as its launcher saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    Code(i32),
+    /// By a signal.
+    Killed,
+    /// The launcher lost sight of it: it may live or not.
+    Unknown(String),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exited with code {code}"),
+            Exit::Killed => f.write_str("was killed"),
+            Exit::Unknown(why) => write!(f, "was lost sight of: {why}"),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Start the tasks where the plan says.
+    Begin,
+    Registered {
+        conn: ConnId,
+        task: TaskId,
+        epoch: Epoch,
+        pid: u32,
+        addr: SocketAddr,
+    },
+    Message {
+        conn: ConnId,
+        message: ToLeader,
+    },
+    ConnClosed {
+        conn: ConnId,
+    },
+    Exited {
+        task: TaskId,
+        epoch: Epoch,
+        exit: Exit,
+        stderr: Vec<String>,
+    },
+    LaunchFailed {
+        task: TaskId,
+        epoch: Epoch,
+        why: String,
+    },
+    NodeFailed(NodeName),
+    NodeAlive(NodeName),
+    /// Files that the source folder holds; for a job that follows. Those that are known are passed over.
+    Files(Vec<String>),
+    /// Stop following: read what is there, and end.
+    Drain,
+    /// The change is durable. Changes are stored in the order in which they were asked for.
+    Stored {
+        ticket: Ticket,
+    },
+    /// The user gave up.
+    Stop {
+        why: String,
+    },
+    Tick,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    Launch {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+    },
+    Send {
+        conn: ConnId,
+        message: ToWorker,
+    },
+    Close {
+        conn: ConnId,
+    },
+    /// Best effort.
+    Kill {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        pid: u32,
+    },
+    /// Put this into the journal, and say when it is durable.
+    Store {
+        ticket: Ticket,
+        change: Change,
+    },
+    Event(Event),
+    Done,
+    Failed {
+        why: String,
+    },
+}
+
+/// What people and the journal are told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Start {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        pid: u32,
+        replayed: u64,
+    },
+    Fail {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        pid: Option<u32>,
+        why: String,
+    },
+    Restart {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        from: NodeName,
+        restarts: u32,
+    },
+    End {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        pid: Option<u32>,
+        tuples_in: u64,
+        tuples_out: u64,
+    },
+    Exit {
+        task: TaskId,
+        epoch: Epoch,
+        node: NodeName,
+        how: String,
+        stderr: Vec<String>,
+    },
+    NodeFail {
+        node: NodeName,
+        tasks: usize,
+    },
+    NodeBack {
+        node: NodeName,
+    },
+    /// New input for a source task.
+    Files {
+        task: TaskId,
+        files: usize,
+        first: String,
+    },
+    Drain,
+    /// A tuple is set aside.
+    Poison {
+        task: TaskId,
+        /// The newest process that failed at it.
+        epoch: Epoch,
+        unit: Unit,
+        key: Option<String>,
+        why: String,
+    },
+}

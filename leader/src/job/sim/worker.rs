@@ -1,0 +1,243 @@
+//! A simulated process: registers, beats, works, fails at poison, is done when its input has ended and its receivers have
+//! acknowledged.
+
+use common::control::{Failure, Report, Slice, TaskPlan};
+
+use super::*;
+use crate::job::resume::resume;
+
+#[derive(Debug, Clone)]
+pub(super) struct Worker {
+    pub task: TaskId,
+    pub epoch: Epoch,
+    pub node: NodeName,
+    pub planned: bool,
+    pub started: bool,
+    pub stopped: bool,
+    pub done: bool,
+    pub work: u64,
+    pub peers: BTreeMap<TaskId, Epoch>,
+    pub slices: Vec<Slice>,
+    pub follow: bool,
+    pub drain: bool,
+    pub careful: bool,
+    pub skip: Vec<Unit>,
+}
+
+impl World {
+    pub(super) fn up(&mut self, task: TaskId, epoch: Epoch) {
+        self.conns += 1;
+        let conn = ConnId(self.conns);
+        // A late one: its place may have been taken. The node of the newest launch is near enough.
+        let Some((_, node)) = self.launched.get(&task).cloned() else {
+            return;
+        };
+        if self.down.contains(&node) || self.job.is_none() {
+            return;
+        }
+        let worker = Worker {
+            task,
+            epoch,
+            node,
+            planned: false,
+            started: false,
+            stopped: false,
+            done: false,
+            // More than there is poison: every process meets all of it that it is not told to pass over.
+            work: 4 + self.rng.below(6),
+            peers: BTreeMap::new(),
+            slices: vec![],
+            follow: false,
+            drain: false,
+            careful: false,
+            skip: vec![],
+        };
+        self.workers.insert(conn, worker);
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        self.give(Input::Registered {
+            conn,
+            task,
+            epoch,
+            pid: self.conns as u32,
+            addr,
+        });
+    }
+
+    pub(super) fn receive(&mut self, conn: ConnId, message: ToWorker) {
+        let Some(mut w) = self.workers.get(&conn).cloned() else {
+            return;
+        };
+        match message {
+            ToWorker::Plan(plan) => {
+                let id = (plan.task, plan.epoch);
+                assert_eq!(id, (w.task, w.epoch), "seed {}", self.seed);
+                assert_eq!(
+                    Some(w.epoch),
+                    self.launched.get(&w.task).map(|l| l.0),
+                    "seed {}: not the newest",
+                    self.seed
+                );
+                assert!(
+                    self.planned.insert(id),
+                    "seed {}: {id:?} planned twice",
+                    self.seed
+                );
+                self.is_stored(&plan);
+                w.planned = true;
+                w.slices = plan.slices;
+                self.sees(&w);
+                (w.follow, w.drain, w.careful, w.skip) = (plan.follow, plan.drain, plan.careful, plan.skip);
+                let delay = 5 + self.rng.below(100);
+                self.at(delay, Ev::Step(conn));
+            }
+            ToWorker::Slices(more) => {
+                w.slices.extend(more);
+                self.sees(&w);
+            }
+            ToWorker::Drain => {
+                let stored = resume(&self.durable, Epoch(2)).expect("a job that runs");
+                assert!(stored.plan.drain, "seed {}: drained too early", self.seed);
+                w.drain = true;
+            }
+            ToWorker::Peers(peers) => w.peers.extend(peers.into_iter().map(|p| (p.task, p.epoch))),
+            ToWorker::Beat | ToWorker::Rate(_) => {}
+            ToWorker::Finish | ToWorker::Refused { .. } => {
+                if !w.stopped {
+                    self.workers.remove(&conn);
+                    return;
+                }
+            }
+        }
+        self.workers.insert(conn, w);
+    }
+
+    /// Whatever becomes of this leader, the next one knows what a process was told.
+    fn is_stored(&self, plan: &TaskPlan) {
+        let stored = resume(&self.durable, Epoch(2)).expect("a job that runs").plan;
+        let theirs = stored.task_plan(plan.task, plan.epoch);
+        let seed = self.seed;
+        assert!(theirs.slices.starts_with(&plan.slices), "seed {seed}: slices");
+        assert!(!plan.drain || theirs.drain, "seed {seed}: drain");
+        assert!(
+            plan.skip.iter().all(|u| theirs.skip.contains(u)),
+            "seed {seed}: skip"
+        );
+    }
+
+    /// A slice keeps its index for ever, whichever process of the task hears of it, and how.
+    fn sees(&mut self, w: &Worker) {
+        let seen = self.seen.entry(w.task).or_default();
+        assert!(
+            w.slices.starts_with(seen),
+            "seed {}: {} had {seen:?}, now {:?}\n{}",
+            self.seed,
+            w.task,
+            w.slices,
+            self.trace
+        );
+        seen.clone_from(&w.slices);
+    }
+
+    pub(super) fn step(&mut self, conn: ConnId) {
+        let Some(w) = self.workers.get(&conn).cloned() else {
+            return;
+        };
+        if w.stopped || !w.planned {
+            return;
+        }
+        let stuck = self.poison.get(&w.task).and_then(|all| {
+            let unit = all.iter().find(|unit| unit.number == w.work)?;
+            (!w.skip.contains(unit)).then_some(*unit)
+        });
+        if let (true, Some(unit)) = (w.started, stuck) {
+            let named = w.careful || self.rng.chance(50);
+            let failure = Failure {
+                what: "boom".into(),
+                key: named.then(|| format!("key {}", unit.number)),
+                unit: named.then_some(unit),
+                stderr: vec![],
+                fatal: false,
+            };
+            self.give(Input::Message {
+                conn,
+                message: ToLeader::Failed(failure),
+            });
+            return self.die(conn, Exit::Code(1), false);
+        }
+        self.at(200, Ev::Step(conn));
+        let message = if !w.started {
+            ToLeader::Started { replayed: 0 }
+        } else if w.done {
+            ToLeader::Beat(Report::default())
+        } else if w.work > 0 {
+            ToLeader::Beat(Report {
+                tuples_in: self.now.0,
+                ..Report::default()
+            })
+        } else {
+            let plan = &self.plan;
+            let fed = match w.follow {
+                true => w.drain,
+                false => plan.upstream(w.task).iter().all(|up| self.ended.contains(up)),
+            };
+            if fed {
+                self.ended.insert(w.task);
+            }
+            let acked = plan.downstream(w.task).iter().all(|down| self.acknowledges(&w, *down));
+            if fed && acked {
+                ToLeader::Done(Report::default())
+            } else {
+                ToLeader::Beat(Report::default())
+            }
+        };
+        let mut seen = false;
+        if let Some(w) = self.workers.get_mut(&conn) {
+            w.started = true;
+            w.work = w.work.saturating_sub(1);
+            if let ToLeader::Done(_) = message {
+                w.done = true;
+                seen = true;
+            }
+        }
+        let job = self.job.as_ref();
+        if seen && job.and_then(|j| j.task(w.task)).is_some_and(|t| t.conn() == Some(conn)) {
+            self.said_done.insert(w.task);
+            self.ever_done.insert(w.task);
+        }
+        self.give(Input::Message { conn, message });
+    }
+
+    /// The receiver as `w` knows it lives, has started, and has ended (it consumed all there is).
+    fn acknowledges(&self, w: &Worker, down: TaskId) -> bool {
+        let Some(epoch) = w.peers.get(&down) else {
+            return false;
+        };
+        self.workers
+            .values()
+            .any(|r| r.task == down && r.epoch == *epoch && r.started && !r.stopped && r.planned)
+            && (self.ended.contains(&down) || self.ended.contains(&w.task))
+    }
+
+    pub(super) fn die(&mut self, conn: ConnId, exit: Exit, silent: bool) {
+        let Some(w) = self.workers.remove(&conn) else {
+            return;
+        };
+        if silent {
+            return;
+        }
+        let (a, b) = (self.rng.below(30), self.rng.below(200));
+        self.at(a, Ev::Tell(Input::ConnClosed { conn }));
+        // The exit may be told before, after, or never.
+        if self.rng.chance(90) {
+            self.at(
+                b,
+                Ev::Tell(Input::Exited {
+                    task: w.task,
+                    epoch: w.epoch,
+                    exit,
+                    stderr: vec![],
+                }),
+            );
+        }
+    }
+}

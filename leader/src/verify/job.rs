@@ -1,0 +1,301 @@
+//! Across tasks: what one acknowledged and another covers, slices that meet, the destination, and the end.
+
+use common::control::TaskPlan;
+use common::ids::{Epoch, TaskId};
+use common::task_log::Place;
+use hydfs::client::Streams;
+
+use super::log::TaskLog;
+use super::{Checker, Finding, JobFacts, Outcome, Totals, Verdict, spans_wrong};
+
+struct Judge {
+    checker: Checker,
+    ended: bool,
+}
+
+pub fn finish(
+    checker: Checker,
+    after: &JobFacts,
+    dest: Option<&Streams>,
+    poison: Option<&Streams>,
+) -> Verdict {
+    let ended = checker.facts.outcome == Outcome::Ended;
+    let mut judge = Judge { checker, ended };
+    judge.missing_logs();
+    judge.launched(after);
+    judge.channels();
+    judge.slices();
+    match dest {
+        Some(dest) => judge.destination(after, dest),
+        None => {
+            let what = format!("the destination {} is not there", judge.checker.facts.plan.dest);
+            judge.checker.unchecked.push(what);
+        }
+    }
+    if let Some(poison) = poison {
+        judge.file("the file of tuples set aside", poison);
+    }
+    judge.ends();
+    let none = Streams::default();
+    let totals = judge.totals(dest.unwrap_or(&none));
+    Verdict {
+        outcome: judge.checker.facts.outcome,
+        findings: judge.checker.findings,
+        unchecked: judge.checker.unchecked,
+        totals,
+    }
+}
+
+impl Judge {
+    fn wrong(&mut self, task: Option<TaskId>, what: String) {
+        self.checker.findings.push(Finding {
+            task,
+            byte: None,
+            pos: None,
+            what,
+        });
+    }
+
+    /// The task's log, if it says where the task stands.
+    fn log(&self, task: TaskId) -> Option<&TaskLog> {
+        self.checker.logs.get(&task).filter(|log| !log.damaged)
+    }
+
+    fn plans(&self) -> Vec<TaskPlan> {
+        let plan = &self.checker.facts.plan;
+        plan.tasks().map(|t| plan.task_plan(t, Epoch(0))).collect()
+    }
+
+    fn stream_of(&self, task: TaskId) -> String {
+        format!("{}/{task}", self.checker.facts.plan.job)
+    }
+
+    fn missing_logs(&mut self) {
+        let facts = &self.checker.facts;
+        let expected = facts
+            .plan
+            .tasks()
+            .filter(|t| self.ended || facts.done.contains(t));
+        let gone: Vec<TaskId> = expected.filter(|t| !self.checker.logs.contains_key(t)).collect();
+        for task in gone {
+            self.checker
+                .unchecked
+                .push(format!("{task}: its log is not there"));
+        }
+    }
+
+    /// No process wrote that was never started.
+    fn launched(&mut self, after: &JobFacts) {
+        let newest = |log: &TaskLog| log.epochs.iter().max().copied().unwrap_or_default();
+        let wild: Vec<(TaskId, Epoch, Epoch)> = self
+            .checker
+            .logs
+            .iter()
+            .map(|(task, log)| {
+                (
+                    *task,
+                    newest(log),
+                    after.launched.get(task).copied().unwrap_or_default(),
+                )
+            })
+            .filter(|(_, began, launched)| began > launched)
+            .collect();
+        for (task, began, launched) in wild {
+            self.wrong(
+                Some(task),
+                format!("epoch {began} began, the newest that was started is {launched}"),
+            );
+        }
+    }
+
+    /// What a sender forgot, its receiver never needs again; at the end both counts agree.
+    fn channels(&mut self) {
+        for plan in self.plans() {
+            for (output, to) in plan.downstream.iter().enumerate() {
+                let (Some(sender), receiver) = (self.log(plan.task), self.log(*to)) else {
+                    continue;
+                };
+                if receiver.is_none() && self.checker.logs.contains_key(to) {
+                    continue;
+                }
+                if receiver.is_none() && self.ended {
+                    continue;
+                }
+                let acked = sender.acked(output);
+                let covered = receiver.map_or(0, |r| r.covered(plan.task));
+                let from = plan.task;
+                if acked > covered {
+                    self.wrong(
+                        Some(*to),
+                        format!(
+                            "{from} was told that {acked} units are safe, but the newest checkpoint covers {covered}: a restart would lose units {covered}..{acked}"
+                        ),
+                    );
+                } else if self.ended && acked != covered {
+                    self.wrong(
+                        Some(*to),
+                        format!("it consumed {covered} units of {from}, which sent {acked}"),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Where one slice's lines end the next slice's begin, whoever reads them: each line is read once.
+    fn slices(&mut self) {
+        let place = |p: Place| (p.at, p.line);
+        let mut all = vec![];
+        for plan in self.plans() {
+            let Some(log) = self.log(plan.task) else { continue };
+            for (i, slice) in plan.slices.iter().enumerate() {
+                let reading = log.state.slices.get(&(i as u32));
+                let (first, end) = (
+                    reading.map(|r| place(r.first)),
+                    reading.filter(|r| r.done).map(|r| place(r.next)),
+                );
+                all.push((slice.file.clone(), slice.start, slice.end, plan.task, first, end));
+            }
+        }
+        all.sort();
+        for pair in all.windows(2) {
+            let [
+                (file, _, end, reader, _, Some(reached)),
+                (next_file, start, _, task, Some(first), _),
+            ] = pair
+            else {
+                continue;
+            };
+            if file == next_file && end == start && reached != first {
+                self.wrong(
+                    Some(*task),
+                    format!(
+                        "it begins {file} at byte {}, line {}; {reader}, which reads what lies before, ended at byte {}, line {}",
+                        first.0, first.1, reached.0, reached.1
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Sound streams that come to the file's length.
+    fn file(&mut self, name: &str, streams: &Streams) {
+        let tasks = self.checker.facts.plan.tasks();
+        let mine = tasks
+            .filter(|t| streams.of(&self.stream_of(*t)).is_some())
+            .count();
+        let wrong: Vec<String> = streams
+            .clients
+            .values()
+            .filter_map(|s| spans_wrong(s, streams.missing))
+            .collect();
+        for what in wrong {
+            self.wrong(None, format!("{name}: {what}"));
+        }
+        let total = streams.total();
+        // Others may append just now, and what they have under way is in their streams.
+        let alone = streams.clients.len() == mine;
+        if total < streams.len || (self.ended && alone && total != streams.len) {
+            self.wrong(
+                None,
+                format!(
+                    "{name} has {} bytes, its clients' streams come to {total}",
+                    streams.len
+                ),
+            );
+        }
+        if streams.missing {
+            self.checker
+                .unchecked
+                .push(format!("{name}: a part of who wrote it is being repaired"));
+        }
+    }
+
+    fn destination(&mut self, after: &JobFacts, dest: &Streams) {
+        let name = format!("the destination {}", self.checker.facts.plan.dest);
+        self.file(&name, dest);
+        for plan in self.plans().into_iter().filter(|p| p.dest.is_some()) {
+            let task = plan.task;
+            let Some(log) = self.log(task) else { continue };
+            let acked = log.acked(0);
+            let stream = dest.of(&self.stream_of(task));
+            let length = stream.map_or(0, |s| s.length);
+            if acked > length {
+                self.wrong(
+                    Some(task),
+                    format!(
+                        "it counts {acked} bytes as written to the destination, which has {length} of it (was the file removed, or written anew by another job?)"
+                    ),
+                );
+            } else if self.ended && length != acked {
+                self.wrong(
+                    Some(task),
+                    format!("it ended at {acked} bytes of output, the destination has {length} of it"),
+                );
+            }
+            let wrote = stream.and_then(|s| s.spans.iter().map(|s| s.epoch).max());
+            let launched = after.launched.get(&task).copied().unwrap_or_default();
+            if let Some(epoch) = wrote.filter(|e| *e > launched) {
+                self.wrong(
+                    Some(task),
+                    format!(
+                        "epoch {epoch} wrote to the destination, the newest that was started is {launched}"
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Who said that it was done is done; at the job's end all are.
+    fn ends(&mut self) {
+        let done = self.checker.facts.done.clone();
+        for task in self.checker.facts.plan.tasks().collect::<Vec<_>>() {
+            let Some(log) = self.log(task) else { continue };
+            if !self.ended && !done.contains(&task) {
+                continue;
+            }
+            let what = match &log.checkpoint {
+                _ if !log.state.done => format!("it never finished; its log ends at position {}", log.pos),
+                Some(cut) if cut.done && cut.pos == log.pos => continue,
+                Some(cut) => format!(
+                    "it finished at position {}, but its newest checkpoint is of {}",
+                    log.pos, cut.pos
+                ),
+                None => "it finished without a checkpoint".into(),
+            };
+            let said = if self.ended {
+                "the job has ended"
+            } else {
+                "the leader was told that it is done"
+            };
+            self.wrong(Some(task), format!("{said}, and {what}"));
+        }
+    }
+
+    fn totals(&self, dest: &Streams) -> Totals {
+        let logs = &self.checker.logs;
+        let mine: Vec<TaskId> = self
+            .plans()
+            .iter()
+            .filter(|p| p.dest.is_some())
+            .map(|p| p.task)
+            .filter(|t| dest.of(&self.stream_of(*t)).is_some())
+            .collect();
+        let epochs = |log: &TaskLog| log.epochs.len() as u64;
+        Totals {
+            tasks: logs.len(),
+            orders: logs.values().map(|l| l.orders).sum(),
+            checkpoints: logs.values().map(|l| l.checkpoints).sum(),
+            epochs: logs.values().map(epochs).sum(),
+            restarts: logs.values().map(|l| epochs(l).saturating_sub(1)).sum(),
+            lines: logs
+                .iter()
+                .filter(|(t, _)| t.stage == 0)
+                .map(|(_, l)| l.state.tuples_in)
+                .sum(),
+            log_bytes: self.checker.log_bytes,
+            dest_bytes: dest.len,
+            streams: mine.len(),
+            others: dest.clients.len() - mine.len(),
+        }
+    }
+}

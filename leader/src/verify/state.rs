@@ -1,0 +1,345 @@
+//! What replaying a task's order records comes to: the same numbers that the task keeps in its cuts, worked out anew
+//! from the plan and the records alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::control::{Slice, TaskPlan};
+use common::ids::TaskId;
+use common::task_log::{Cut, Order, Place, SourcePos, SourceRun};
+
+/// How far a source has read one slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Where its first line starts.
+    pub first: Place,
+    /// What comes next.
+    pub next: Place,
+    pub done: bool,
+}
+
+/// A task after some of its order records.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// Units consumed per upstream task.
+    pub consumed: BTreeMap<TaskId, u64>,
+    pub ended: BTreeSet<TaskId>,
+    pub done: bool,
+    pub tuples_in: u64,
+    /// The slice that a source reads now, and all that it has begun.
+    pub slice: u32,
+    pub slices: BTreeMap<u32, Reading>,
+    /// A source's lines per output.
+    pub routed: Vec<u64>,
+}
+
+impl State {
+    pub fn new(plan: &TaskPlan) -> Self {
+        Self {
+            routed: vec![0; plan.downstream.len()],
+            ..Self::default()
+        }
+    }
+
+    pub fn consumed(&self, from: TaskId) -> u64 {
+        self.consumed.get(&from).copied().unwrap_or(0)
+    }
+
+    /// Takes one more record. Returns what is wrong with it; goes on from what it says all the same, so that one fault is
+    /// found once.
+    pub fn apply(&mut self, order: &Order, plan: &TaskPlan) -> Vec<String> {
+        let mut wrong = vec![];
+        if self.done {
+            wrong.push("it comes after the finish".into());
+        }
+        match order {
+            Order::Input { from, start, end } => {
+                self.channel(*from, *start, plan, &mut wrong);
+                if end <= start {
+                    wrong.push(format!("units {start}..{end} of {from} are none"));
+                }
+                self.tuples_in = self.tuples_in.saturating_add(end.saturating_sub(*start));
+                self.consumed.insert(*from, *end);
+            }
+            Order::InputEnd { from, at } => {
+                self.channel(*from, *at, plan, &mut wrong);
+                self.ended.insert(*from);
+                self.consumed.insert(*from, at.saturating_add(1));
+            }
+            Order::Source(run) => self.read(run, plan, &mut wrong),
+            Order::Finish => {
+                self.finish(plan, &mut wrong);
+                self.done = true;
+            }
+        }
+        wrong
+    }
+
+    fn channel(&self, from: TaskId, start: u64, plan: &TaskPlan, wrong: &mut Vec<String>) {
+        if !plan.upstream.contains(&from) {
+            wrong.push(format!("{from} is not upstream of {}", plan.task));
+        }
+        let have = self.consumed(from);
+        if self.ended.contains(&from) {
+            wrong.push(format!("{from} had ended at unit {}", have.saturating_sub(1)));
+        }
+        if start > have {
+            wrong.push(format!("units {have}..{start} of {from} were never consumed"));
+        } else if start < have {
+            wrong.push(format!(
+                "units {start}..{have} of {from} were consumed before: twice now"
+            ));
+        }
+    }
+
+    fn read(&mut self, run: &SourceRun, plan: &TaskPlan, wrong: &mut Vec<String>) {
+        if !plan.upstream.is_empty() || plan.op.is_some() {
+            wrong.push(format!("{} is not a source", plan.task));
+        }
+        let slice = plan.slices.get(run.slice as usize);
+        if !plan.follow {
+            if slice.is_none() {
+                wrong.push(format!(
+                    "there are {} slices, not {}",
+                    plan.slices.len(),
+                    run.slice
+                ));
+            } else if run.slice != self.slice {
+                wrong.push(format!(
+                    "a run of slice {} where slice {} was to be read",
+                    run.slice, self.slice
+                ));
+            }
+        }
+        let (next, begin) = match self.slices.get(&run.slice) {
+            Some(reading) => (reading.next, None),
+            None => {
+                let here = Place {
+                    at: run.from,
+                    line: run.first_line,
+                };
+                (here, Some(here))
+            }
+        };
+        if self.slices.get(&run.slice).is_some_and(|r| r.done) {
+            wrong.push(format!("slice {} was read to its end before", run.slice));
+        }
+        if (next.at, next.line) != (run.from, run.first_line) {
+            wrong.push(format!(
+                "the run begins at byte {}, line {}; byte {}, line {} was next",
+                run.from, run.first_line, next.at, next.line
+            ));
+        }
+        if run.to < run.from || (run.to == run.from) != (run.lines == 0) {
+            wrong.push(format!("{} lines in bytes {}..{}", run.lines, run.from, run.to));
+        }
+        if let Some(slice) = slice {
+            if let Some(at) = begin {
+                wrong.extend(begins_wrong(slice, at));
+            }
+            // The last line may reach behind the slice's end; a file that grows has its end elsewhere.
+            if !plan.follow && run.last != (run.to >= slice.end) {
+                wrong.push(format!(
+                    "the run ends at byte {} of {}, the slice at {}, and it is said {}to be the last",
+                    run.to,
+                    slice.file,
+                    slice.end,
+                    if run.last { "" } else { "not " }
+                ));
+            }
+        }
+        let after = Place {
+            at: run.to,
+            line: run.first_line.saturating_add(run.lines),
+        };
+        let reading = self.slices.entry(run.slice).or_insert(Reading {
+            first: next,
+            next,
+            done: false,
+        });
+        (reading.next, reading.done) = (after, run.last);
+        self.slice = run.slice.saturating_add(u32::from(run.last));
+        self.tuples_in = self.tuples_in.saturating_add(run.lines);
+        route(run, &mut self.routed);
+    }
+
+    fn finish(&self, plan: &TaskPlan, wrong: &mut Vec<String>) {
+        let open: Vec<String> = plan
+            .upstream
+            .iter()
+            .filter(|u| !self.ended.contains(u))
+            .map(|u| u.to_string())
+            .collect();
+        if !open.is_empty() {
+            wrong.push(format!("it finished before {} had ended", open.join(", ")));
+        }
+        let left = plan.slices.iter().enumerate();
+        let left = left.filter(|(i, _)| !self.slices.get(&(*i as u32)).is_some_and(|r| r.done));
+        if !plan.follow
+            && let Some((i, slice)) = left.clone().next()
+        {
+            wrong.push(format!(
+                "it finished with {} slices not read to their end, the first being slice {i}, {}[{}..{}]",
+                left.count(),
+                slice.file,
+                slice.start,
+                slice.end
+            ));
+        }
+    }
+
+    /// Where this is not what the cut says.
+    pub fn differs(&self, cut: &Cut, plan: &TaskPlan) -> Vec<String> {
+        let mut wrong = vec![];
+        let upstream: BTreeSet<TaskId> = self.consumed.keys().chain(cut.consumed.keys()).copied().collect();
+        for from in upstream {
+            let (says, is) = (cut.consumed.get(&from).copied().unwrap_or(0), self.consumed(from));
+            if says != is {
+                wrong.push(format!(
+                    "it says that {says} units of {from} are consumed, the order records come to {is}"
+                ));
+            }
+        }
+        if cut.ended != self.ended {
+            wrong.push(format!(
+                "it says that {} have ended, by the order records {} have",
+                names(&cut.ended),
+                names(&self.ended)
+            ));
+        }
+        if cut.done != self.done {
+            wrong.push(format!(
+                "it says done={}, by the order records it is {}",
+                cut.done, self.done
+            ));
+        }
+        if cut.tuples_in != self.tuples_in {
+            wrong.push(format!(
+                "it says that {} tuples came in, the order records come to {}",
+                cut.tuples_in, self.tuples_in
+            ));
+        }
+        if plan.follow {
+            for (slice, place) in &cut.source.growing {
+                if let Some(reading) = self.slices.get(slice)
+                    && reading.next != *place
+                {
+                    wrong.push(format!(
+                        "it says that slice {slice} is read up to byte {}, line {}; the order records come to byte {}, line {}",
+                        place.at, place.line, reading.next.at, reading.next.line
+                    ));
+                }
+            }
+        } else {
+            let is = self.source();
+            let says = &cut.source;
+            if (says.slice, says.at, says.line) != (is.slice, is.at, is.line) {
+                wrong.push(format!(
+                    "it says that the source stands at {}, by the order records it is {}",
+                    place(says),
+                    place(&is)
+                ));
+            }
+        }
+        wrong
+    }
+
+    /// As a cut has it.
+    fn source(&self) -> SourcePos {
+        let within = self.slices.get(&self.slice).filter(|r| !r.done);
+        SourcePos {
+            slice: self.slice,
+            at: within.map(|r| r.next.at),
+            line: within.map_or(0, |r| r.next.line),
+            growing: BTreeMap::new(),
+        }
+    }
+
+    /// The fault was found: goes on from the cut, so that those behind it do not repeat it.
+    pub fn adopt(&mut self, cut: &Cut) {
+        self.consumed.clone_from(&cut.consumed);
+        self.ended.clone_from(&cut.ended);
+        (self.done, self.tuples_in) = (cut.done, cut.tuples_in);
+        self.slice = cut.source.slice;
+        if let Some(at) = cut.source.at {
+            let next = Place {
+                at,
+                line: cut.source.line,
+            };
+            let reading = self.slices.entry(self.slice).or_insert(Reading {
+                first: next,
+                next,
+                done: false,
+            });
+            (reading.next, reading.done) = (next, false);
+        }
+    }
+}
+
+/// A slice's first line is the first that starts in it: right at its start when a newline stands before that, or behind
+/// the end of the line that reaches in.
+fn begins_wrong(slice: &Slice, first: Place) -> Option<String> {
+    let line = slice.newlines_before + 1 + u64::from(first.at > slice.start);
+    let right = match slice.start {
+        0 => first.at == 0 && first.line == slice.newlines_before + 1,
+        start => first.at >= start && first.line == line,
+    };
+    (!right).then(|| {
+        format!(
+            "{}[{}..{}], {} newlines before it, cannot begin at byte {}, line {}",
+            slice.file, slice.start, slice.end, slice.newlines_before, first.at, first.line
+        )
+    })
+}
+
+/// Lines go to the outputs by their number.
+fn route(run: &SourceRun, routed: &mut [u64]) {
+    let n = routed.len() as u64;
+    if n == 0 {
+        return;
+    }
+    routed
+        .iter_mut()
+        .for_each(|r| *r = r.saturating_add(run.lines / n));
+    for k in 0..run.lines % n {
+        let output = run.first_line.wrapping_add(run.lines / n * n).wrapping_add(k) % n;
+        routed[output as usize] = routed[output as usize].saturating_add(1);
+    }
+}
+
+fn names(tasks: &BTreeSet<TaskId>) -> String {
+    match tasks.len() {
+        0 => "none".into(),
+        _ => tasks.iter().map(TaskId::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn place(pos: &SourcePos) -> String {
+    match pos.at {
+        Some(at) => format!("slice {}, byte {at}, line {}", pos.slice, pos.line),
+        None => format!("the start of slice {}", pos.slice),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_counted_to_the_outputs_that_they_go_to() {
+        for (first_line, lines, outputs) in [(1, 10, 3), (7, 2, 3), (5, 0, 2), (1, 1, 1), (99, 100, 7)] {
+            let run = SourceRun {
+                slice: 0,
+                from: 0,
+                to: 0,
+                first_line,
+                lines,
+                last: false,
+            };
+            let mut routed = vec![0; outputs];
+            route(&run, &mut routed);
+            let mut want = vec![0; outputs];
+            (first_line..first_line + lines).for_each(|n| want[n as usize % outputs] += 1);
+            assert_eq!(routed, want, "{run:?}");
+        }
+    }
+}

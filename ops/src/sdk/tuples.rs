@@ -1,0 +1,71 @@
+//! The tuples of a batch, as an operator sees them: slices of what was received.
+
+use std::cell::Cell;
+
+use crate::foreign::batch::wire::Column;
+
+/// One tuple; the key is empty in an operator that does without ([`super::Program::values_only`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuple<'a> {
+    pub key: &'a [u8],
+    pub value: &'a [u8],
+}
+
+/// A batch. Which tuple was looked at last is noted: it is the one whose key an output takes, and that an error is about.
+#[derive(Debug)]
+pub struct Tuples<'a> {
+    keys: Option<Column<'a>>,
+    values: Column<'a>,
+    current: &'a Cell<usize>,
+}
+
+impl<'a> Tuples<'a> {
+    pub(super) fn new(keys: Option<Column<'a>>, values: Column<'a>, current: &'a Cell<usize>) -> Self {
+        current.set(0);
+        Self {
+            keys,
+            values,
+            current,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Tuple `i`, counted from 0. Panics if there are not so many, as a slice does.
+    #[inline]
+    pub fn get(&self, i: usize) -> Tuple<'a> {
+        self.current.set(i);
+        Tuple {
+            key: self.keys.map_or(b"", |keys| keys.get(i)),
+            value: self.values.get(i),
+        }
+    }
+
+    /// All of them, in order.
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = Tuple<'a>> + use<'a> {
+        let (keys, current) = (self.keys, self.current);
+        self.values.iter().enumerate().map(move |(i, value)| {
+            current.set(i);
+            Tuple {
+                key: keys.map_or(b"", |keys| keys.get(i)),
+                value,
+            }
+        })
+    }
+
+    /// All values end to end: for one search over the whole batch. Value `i` ends at `value_end(i)`.
+    pub fn values_joined(&self) -> &'a [u8] {
+        self.values.data()
+    }
+
+    pub fn value_end(&self, i: usize) -> usize {
+        self.values.end(i)
+    }
+}

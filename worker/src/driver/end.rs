@@ -1,0 +1,52 @@
+//! What ends a process, from what went wrong.
+
+use common::control::Failure;
+
+use super::End;
+use crate::{source, task};
+
+impl From<ops::operator::Error> for End {
+    fn from(error: ops::operator::Error) -> Self {
+        End::Failed(error.into())
+    }
+}
+
+impl From<source::Error> for End {
+    fn from(error: source::Error) -> Self {
+        let fatal = !matches!(error, source::Error::Read { .. });
+        End::Failed(Failure {
+            what: error.to_string(),
+            key: None,
+            unit: None,
+            stderr: vec![],
+            fatal,
+        })
+    }
+}
+
+impl From<hydfs::client::Error> for End {
+    fn from(error: hydfs::client::Error) -> Self {
+        match error {
+            hydfs::client::Error::Fenced { .. } => End::Fenced(error.to_string()),
+            other => End::Failed(Failure {
+                what: other.to_string(),
+                key: None,
+                unit: None,
+                stderr: vec![],
+                fatal: false,
+            }),
+        }
+    }
+}
+
+impl From<task::Error> for End {
+    fn from(error: task::Error) -> Self {
+        End::Failed(Failure {
+            what: error.to_string(),
+            key: None,
+            unit: None,
+            stderr: vec![],
+            fatal: true,
+        })
+    }
+}

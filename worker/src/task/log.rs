@@ -1,0 +1,135 @@
+//! What goes into the log and when: order records at once, checkpoints when the outputs behind them have arrived,
+//! snapshots as the operator's state is stored.
+
+use super::*;
+
+/// With this much to append, it is not held back while another append is under way.
+const GROUP_BYTES: usize = 64 * 1024;
+
+impl Task {
+    /// Is it time to put the operator's state, as it is after the last completed work, into the snapshot file?
+    pub fn wants_snapshot(&self, now: Time) -> bool {
+        self.config.stateful
+            && self.now.pos > self.snapshot_pos
+            && (now.since(self.snapshot_at) >= SNAPSHOT_EVERY
+                || self.bytes_since_snapshot >= self.config.window_bytes / 4
+                || self.now.done)
+    }
+
+    /// The operator's state as it was at `cut` is in these extents of the snapshot file, and they are durable.
+    pub fn snapshotted(&mut self, now: Time, cut: Cut, extents: Vec<(u64, u64)>) {
+        self.snapshot_pos = cut.pos;
+        self.snapshot_at = now;
+        self.bytes_since_snapshot = 0;
+        self.now.snapshot = extents.clone();
+        self.cuts.push_back(Cut {
+            snapshot: extents,
+            ..cut
+        });
+    }
+
+    /// Records to append to the log now; empty when there is nothing. With a checkpoint when one is due.
+    pub fn take_records(&mut self, now: Time) -> Vec<u8> {
+        // One append at a time: what comes meanwhile shares the next one. Under load that is many records.
+        if !self.appends.is_empty() && self.pending.len() < GROUP_BYTES {
+            return Vec::new();
+        }
+        self.make_checkpoint(now);
+        let bytes = std::mem::take(&mut self.pending);
+        if !bytes.is_empty() {
+            self.log_end += bytes.len() as u64;
+            self.appends
+                .push_back((self.log_end, self.pending_pos, self.pending_checkpoint.take()));
+        }
+        bytes
+    }
+
+    /// The newest cut whose outputs are all acknowledged becomes a checkpoint; where the log holds what it takes to give
+    /// them again, any cut.
+    fn make_checkpoint(&mut self, now: Time) {
+        while self.cuts.len() > 1 && self.is_passed(&self.cuts[1]) {
+            self.cuts.pop_front();
+        }
+        let Some(cut) = self.cuts.front().filter(|c| c.pos > self.checkpoint_pos) else {
+            return;
+        };
+        let due = now.since(self.checkpoint_at) >= CHECKPOINT_EVERY
+            || self.bytes_since_checkpoint >= self.config.window_bytes / 4
+            || cut.done;
+        if !due {
+            return;
+        }
+        let mut cut = Box::new(cut.clone());
+        if self.config.keeps != Keeps::Order {
+            cut.acked = self.outputs.iter().map(Output::acked).collect();
+        }
+        self.checkpoint_pos = cut.pos;
+        self.checkpoint_at = now;
+        self.bytes_since_checkpoint = 0;
+        if self.config.exactly_once {
+            let record = Record::Checkpoint(cut.clone());
+            task_log::encode(&record, &mut self.pending);
+            self.pending_checkpoint = Some(cut);
+        } else {
+            self.checkpoint = *cut;
+        }
+    }
+
+    fn is_passed(&self, cut: &Cut) -> bool {
+        // The log itself can give everything again.
+        if self.config.keeps != Keeps::Order {
+            return true;
+        }
+        // A cut may be passed before its own order record is durable: both are in the log by the time that the
+        // checkpoint is, since the log keeps their order.
+        self.outputs
+            .iter()
+            .zip(&cut.emitted)
+            .all(|(o, emitted)| o.acked() >= *emitted)
+    }
+
+    /// When to look at [`Task::take_records`] again although nothing happens: a checkpoint is due then.
+    pub fn checkpoint_deadline(&self) -> Option<Time> {
+        let waiting = self.cuts.back().is_some_and(|c| c.pos > self.checkpoint_pos);
+        waiting.then_some(self.checkpoint_at + CHECKPOINT_EVERY)
+    }
+
+    pub fn snapshot_deadline(&self) -> Option<Time> {
+        (self.config.stateful && self.now.pos > self.snapshot_pos)
+            .then_some(self.snapshot_at + SNAPSHOT_EVERY)
+    }
+
+    /// Everything below `offset` of the log is durable.
+    pub fn logged(&mut self, offset: u64) {
+        while self.appends.front().is_some_and(|(end, ..)| *end <= offset) {
+            if let Some((_, pos, checkpoint)) = self.appends.pop_front() {
+                self.durable = self.durable.max(pos);
+                if let Some(cut) = checkpoint {
+                    self.checkpoint = *cut;
+                }
+            }
+        }
+    }
+
+    /// The order records that outputs may depend on when they leave.
+    pub fn durable(&self) -> u64 {
+        #[cfg(test)]
+        if self.config.mutant == Mutant::EarlySend {
+            return u64::MAX;
+        }
+        #[cfg(test)]
+        if self.config.mutant == Mutant::Ungated {
+            return self.durable;
+        }
+        // A state that came to be by chance must be stored before anybody sees what it led to.
+        if self.config.stateful && self.config.keeps == Keeps::Productions {
+            return self.checkpoint.pos;
+        }
+        self.durable
+    }
+
+    /// End of the log, counting what is under way.
+    pub fn log_end(&self) -> u64 {
+        self.log_end
+    }
+}
