@@ -5,13 +5,17 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
+
+pub mod chaos;
+pub mod procs;
+pub mod proxy;
 
 /// A local cluster under a folder of its own, on addresses of its own. Taken down when dropped.
 pub struct Cluster {
@@ -58,7 +62,8 @@ pub fn wait_for<T>(what: &str, most: Duration, mut probe: impl FnMut() -> Result
 }
 
 impl Cluster {
-    /// `subnet` such as `127.0.31`: one per test binary, so that none meets another's cluster.
+    /// `subnet` such as `127.0.31`, or `127.0.31.21` where the first node is not to be `.11`: one per test, so that none
+    /// meets another's cluster.
     pub fn up(subnet: &str, nodes: usize) -> Result<Self> {
         let bin = match std::env::var_os("RAINSTORM_BIN") {
             Some(bin) => bin.into(),
@@ -81,6 +86,44 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The same with `in/data.txt`, lines of [`write_text`]; a copy is `data.txt` in the cluster's folder.
+    pub fn with_text(subnet: &str, nodes: usize, lines: u64) -> Result<Self> {
+        let cluster = Self::up(subnet, nodes)?;
+        write_text(&cluster.path("data.txt"), lines, 7)?;
+        cluster.hydfs(&["create", "data.txt", "in/data.txt"])?;
+        Ok(cluster)
+    }
+
+    /// An executable in the cluster's folder; `./NAME` for jobs started there.
+    pub fn write_operator(&self, name: &str, text: &str) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::write(self.path(name), text)?;
+        Ok(std::fs::set_permissions(
+            self.path(name),
+            std::fs::Permissions::from_mode(0o755),
+        )?)
+    }
+
+    /// On that node workers are started through a shell script, which does this first: a fault between a worker and the rest.
+    pub fn wrap_worker(&self, node: &str, first: &str) -> Result<()> {
+        let folder = self.path(&format!("bin-{node}"));
+        std::fs::create_dir(&folder)?;
+        let bin = std::path::absolute(&self.bin)?;
+        for program in ["memberd", "hydfsd", "hydfs", "leader", "rainstormctl"] {
+            std::os::unix::fs::symlink(bin.join(program), folder.join(program))?;
+        }
+        let script = format!(
+            "#!/bin/sh\n{first}\nexec {} \"$@\"\n",
+            bin.join("worker").display()
+        );
+        self.write_operator(&format!("bin-{node}/worker"), &script)?;
+        let config = std::fs::read_to_string(self.config())?;
+        let name = format!("name = \"{node}\"\n");
+        let with_bin = config.replace(&name, &format!("{name}bin = \"{}\"\n", folder.display()));
+        ensure!(with_bin != config, "no node {node} in the cluster file");
+        Ok(std::fs::write(self.config(), with_bin)?)
+    }
+
     pub fn nodes(&self) -> usize {
         self.nodes
     }
@@ -90,20 +133,30 @@ impl Cluster {
         self.folder.path().join(name)
     }
 
-    fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.path("run/cluster.toml")
     }
 
     /// `demo/cluster.sh` on this cluster.
     pub fn script(&self, args: &[&str]) -> Result<String> {
-        let subnet = std::fs::read_to_string(self.path("subnet"))?;
+        succeed(&mut self.script_command(args)?)
+    }
+
+    /// The same, not started yet.
+    pub fn script_command(&self, args: &[&str]) -> Result<Command> {
+        let text = std::fs::read_to_string(self.path("subnet"))?;
+        let (subnet, first) = match text.matches('.').count() {
+            3 => text.rsplit_once('.').unwrap_or((&text, "11")),
+            _ => (text.as_str(), "11"),
+        };
         let mut command = Command::new(root().join("demo/cluster.sh"));
         command
             .args(args)
             .env("RAINSTORM_RUN", self.path("run"))
-            .env("RAINSTORM_SUBNET", subnet);
+            .env("RAINSTORM_SUBNET", subnet)
+            .env("RAINSTORM_FIRST", first);
         command.env("RAINSTORM_BIN", &self.bin).stdin(Stdio::null());
-        succeed(&mut command)
+        Ok(command)
     }
 
     /// One of our programs, told about this cluster.
@@ -127,14 +180,19 @@ impl Cluster {
 
     /// Starts a job; its output goes to files beside the cluster.
     pub fn start(&self, name: &str, args: &[&str]) -> Result<Job<'_>> {
+        let all: Vec<&str> = ["--job", name].into_iter().chain(args.iter().copied()).collect();
+        self.spawn_leader(name, name, &all)
+    }
+
+    fn spawn_leader(&self, name: &str, files: &str, args: &[&str]) -> Result<Job<'_>> {
         let (stdout, stderr) = (
-            self.path(&format!("{name}.out")),
-            self.path(&format!("{name}.err")),
+            self.path(&format!("{files}.out")),
+            self.path(&format!("{files}.err")),
         );
-        let summary = self.path(&format!("{name}.json"));
+        let summary = self.path(&format!("{files}.json"));
         let mut command = self.command("leader");
         command
-            .args(["--job", name, "--progress", "never", "--summary"])
+            .args(["--progress", "never", "--summary"])
             .arg(&summary)
             .args(args);
         let child = command
@@ -149,6 +207,11 @@ impl Cluster {
             stderr,
             summary,
         })
+    }
+
+    /// Starts `leader --resume` of a job whose leader is gone.
+    pub fn resume(&self, name: &str) -> Result<Job<'_>> {
+        self.spawn_leader(name, &format!("{name}.resumed"), &["--resume", name])
     }
 
     /// The tasks of a job that are up, as the console tells.
@@ -353,8 +416,27 @@ impl Job<'_> {
         Ok(found)
     }
 
-    /// Waits for the end; the job must succeed. Returns the summary.
-    pub fn finish(mut self, most: Duration) -> Result<serde_json::Value> {
+    /// The leader's pid, while it runs.
+    pub fn leader(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// `kill -9` of the leader.
+    pub fn kill_leader(&mut self) -> Result<()> {
+        ensure!(
+            self.is_running()?,
+            "the job was over when its leader was killed: the fault hit nothing"
+        );
+        let Some(mut child) = self.child.take() else {
+            bail!("no leader")
+        };
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Waits for the leader's end, whatever it is; kills it when it takes longer. Then its standard error goes with the error.
+    pub fn wait_for_end(&mut self, most: Duration) -> Result<ExitStatus> {
         let Some(mut child) = self.child.take() else {
             bail!("finished twice")
         };
@@ -363,15 +445,42 @@ impl Job<'_> {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let stderr = std::fs::read_to_string(&self.stderr)?;
-        let status = status.with_context(|| stderr.clone())?;
-        ensure!(status.success(), "the job failed with {status}: {stderr}");
+        status.with_context(|| self.said())
+    }
+
+    /// What the leader said on standard error.
+    pub fn said(&self) -> String {
+        let bytes = std::fs::read(&self.stderr).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The figures of a job that has ended.
+    pub fn summary(&self) -> Result<serde_json::Value> {
         let text = std::fs::read(&self.summary).context("the summary")?;
-        // P: no process of the job is left on any node.
-        wait_for("the workers to be gone", Duration::from_secs(5), || {
-            Ok(self.cluster.processes("worker")?.is_empty().then_some(()))
-        })?;
         Ok(serde_json::from_slice(&text)?)
+    }
+
+    /// Waits for the end; the job must succeed. Returns the summary.
+    pub fn finish(mut self, most: Duration) -> Result<serde_json::Value> {
+        let status = self.wait_for_end(most)?;
+        ensure!(status.success(), "the job failed with {status}: {}", self.said());
+        // P: no process of the job is left on any node.
+        self.cluster.wait_until_gone(&self.name, Duration::from_secs(5))?;
+        self.summary()
+    }
+
+    /// Waits for the end; the job must fail, with exit code 1 and the reason in the last line, and leave no process. Returns
+    /// what it said.
+    pub fn fail(mut self, most: Duration) -> Result<String> {
+        let status = self.wait_for_end(most)?;
+        let said = self.said();
+        ensure!(
+            status.code() == Some(1),
+            "the job ended with {status}, should have failed: {said}"
+        );
+        ensure!(!said.contains("panicked"), "{said}");
+        self.cluster.wait_until_gone(&self.name, Duration::from_secs(5))?;
+        Ok(said)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use system_tests::{Cluster, Job, wait_for, write_text};
+use system_tests::{Cluster, Job, wait_for};
 
 const LINES: u64 = 400_000;
 /// Tuples per second: slow enough that every fault hits a running job.
@@ -50,13 +50,6 @@ const THREE: Case = Case {
     tasks: &["s0t0", "s1t1", "s2t0", "s3t1"],
 };
 
-fn prepare(subnet: &str, nodes: usize) -> Result<Cluster> {
-    let cluster = Cluster::up(subnet, nodes)?;
-    write_text(&cluster.path("data.txt"), LINES, 7)?;
-    cluster.hydfs(&["create", "data.txt", "in/data.txt"])?;
-    Ok(cluster)
-}
-
 fn start<'a>(cluster: &'a Cluster, case: &Case, name: &str) -> Result<Job<'a>> {
     let dest = format!("out/{name}");
     let mut args = case.args.to_vec();
@@ -67,7 +60,7 @@ fn start<'a>(cluster: &'a Cluster, case: &Case, name: &str) -> Result<Job<'a>> {
 }
 
 fn kill_each_in_turn(subnet: &str, case: &Case) -> Result<()> {
-    let cluster = prepare(subnet, 3)?;
+    let cluster = Cluster::with_text(subnet, 3, LINES)?;
     let mut job = start(&cluster, case, case.name)?;
     let mut killed = vec![];
     for task in case.tasks {
@@ -118,7 +111,7 @@ fn t13_kill_each_task_of_three_stages() -> Result<()> {
 
 #[test]
 fn t14_kill_a_random_task_every_second() -> Result<()> {
-    let cluster = prepare("127.0.34", 3)?;
+    let cluster = Cluster::with_text("127.0.34", 3, LINES)?;
     for (n, case) in [&REPLACE, &COUNT, &THREE].into_iter().enumerate() {
         let mut job = start(&cluster, case, case.name)?;
         let (mut kills, mut random) = (0u64, 17 + n as u64);
@@ -155,7 +148,7 @@ fn t14_kill_a_random_task_every_second() -> Result<()> {
 
 #[test]
 fn t15_kill_a_node_in_mid_run() -> Result<()> {
-    let cluster = prepare("127.0.35", 5)?;
+    let cluster = Cluster::with_text("127.0.35", 5, LINES)?;
     for (case, node) in [(&REPLACE, "n4"), (&COUNT, "n2"), (&THREE, "n5")] {
         let mut job = start(&cluster, case, case.name)?;
         let tasks = cluster.tasks(case.name)?;

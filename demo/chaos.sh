@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Random jobs under random faults (kill -9 of tasks, operators, daemons and nodes, SIGSTOP) on a cluster of its own, every
+# output compared with awk's. `demo/chaos.sh --runs 300` takes about twenty minutes; `demo/chaos.sh --help` tells the rest.
+set -euo pipefail
+# shellcheck source=demo/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+need_cc
+need_cargo
+need_ssh
+need_programs
+cd "$ROOT"
+cargo build --quiet --release -p system-tests --bin chaos
+RAINSTORM_BIN=$BIN exec "${CARGO_TARGET_DIR:-$ROOT/target}/release/chaos" --evidence "$RUN/chaos" "$@"
