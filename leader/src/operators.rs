@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use common::control::{OpCode, OpKind, OpSpec, Protocol};
-use ops::foreign::{Description, describe};
+use ops::foreign::describe;
 
 use crate::cli::{self, Productions, Stage, refuse};
 
@@ -29,11 +29,6 @@ pub struct Resolved {
     pub spec: OpSpec,
     pub content: Option<(String, PathBuf)>,
     pub notes: Vec<String>,
-}
-
-/// Whether an executable wants the tuples' keys. All do as long as a [`Description`] does not speak of it.
-fn wants_keys(_said: &Description) -> bool {
-    true
 }
 
 /// Finds stage `k`'s operator (counted from 1) and checks all that can be checked without running it.
@@ -135,7 +130,7 @@ pub async fn resolve(
             hydfs_name: hydfs_name.clone(),
             hash: hash.to_string(),
             protocol: said.as_ref().map_or(Protocol::Text, |d| d.protocol),
-            keys: said.as_ref().is_none_or(wants_keys),
+            keys: said.as_ref().is_none_or(|d| d.keys),
             snapshot: said.as_ref().is_some_and(|d| d.snapshot),
         },
         deterministic: match productions {

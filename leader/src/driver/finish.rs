@@ -132,7 +132,7 @@ impl Run {
                 "tuples were"
             };
             base.screen.say(&format!(
-                "{} {tuples} set aside, with the reasons: hydfs cat {file}",
+                "{} {tuples} set aside (why: POISON in the log); read with: hydfs cat {file}",
                 job.poisoned()
             ));
         }

@@ -43,6 +43,8 @@ pub struct Resumed {
     pub poisoned: u64,
     /// Some process was started: the destination must be there.
     pub launched: bool,
+    /// Tuples in the destination. Not in the journal: for the caller to fill in.
+    pub before: u64,
     /// Why the job failed, when it did.
     pub failed: Option<String>,
 }
@@ -61,6 +63,7 @@ pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> 
         arrived: BTreeMap::new(),
         poisoned: 0,
         launched: false,
+        before: 0,
         failed: None,
     };
     let mut newest = 0;
@@ -126,10 +129,11 @@ impl Job {
             done,
             mut arrived,
             poisoned,
+            before,
             ..
         } = resumed;
         let mut job = Self::new(plan, config, nodes, failed);
-        job.poisoned = poisoned;
+        (job.poisoned, job.before) = (poisoned, before);
         for task in job.tasks.values_mut() {
             task.begin_after(base, done.get(&task.id).copied(), arrived.remove(&task.id));
         }

@@ -253,6 +253,7 @@ fn taken_up(done: &[TaskId]) -> (Rig, Vec<Effect>) {
         arrived: BTreeMap::new(),
         poisoned: 3,
         launched: true,
+        before: 9,
         failed: None,
     };
     let config = Config {
@@ -294,6 +295,7 @@ fn a_job_taken_up_starts_all_that_may_be_needed_under_epochs_of_its_own() {
     let (source, _) = rig.register(SOURCE, 1001);
     assert!(rig.done(source).contains(&Effect::Done));
 
+    assert_eq!(rig.job.possible_duplicates(), 0, "exactly once");
     let (_, out) = taken_up(&[SOURCE]);
     assert_eq!(launched(&out), [(SINK, 1001, "n1")]);
     let (_, out) = taken_up(&[SOURCE, SINK]);
