@@ -151,7 +151,7 @@ fn attempt(
         outcome.wrong.push(format!("the logs say: {some:#?}"));
     }
     judged(cluster, scenario, work, struck.resume.is_some(), outcome)?;
-    if options.verify {
+    if options.verify && scenario.exactly_once {
         let said = cluster
             .command("rainstormctl")
             .args(["verify", &scenario.job()])
@@ -202,7 +202,9 @@ fn wait_for_tuples(job: &mut Job<'_>, logs: &LogTail) -> Result<()> {
 fn end<'c>(cluster: &'c Cluster, scenario: &Scenario, job: &mut Job<'c>, struck: &mut Struck) -> Result<()> {
     if let Some(pause) = struck.resume {
         std::thread::sleep(pause);
-        *job = cluster.resume(&scenario.job())?;
+        // From a node that lives.
+        let up = (1..=cluster.nodes()).map(|n| format!("n{n}")).find(|n| !struck.is_down(n));
+        *job = cluster.resume(&scenario.job(), &up.unwrap_or_else(|| "n1".into()))?;
     }
     let deadline = now() + scenario.paced() + PATIENCE;
     let running = wait_for("the job's end", PATIENCE + scenario.paced(), || {
