@@ -37,7 +37,8 @@ pub struct TaskInfo {
     pub state: String,
 }
 
-fn root() -> PathBuf {
+/// The folder of the repository.
+pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent()
         .map(Path::to_path_buf)

@@ -246,7 +246,9 @@ impl Struck {
     /// Whether a node, or a daemon of it, was killed and is not known to be up again.
     pub fn is_down(&self, name: &str) -> bool {
         self.starting.iter().any(|start| match start {
-            Start::At { node, .. } | Start::UnderWay { node, .. } | Start::AfterTheRun { node } => node == name,
+            Start::At { node, .. } | Start::UnderWay { node, .. } | Start::AfterTheRun { node } => {
+                node == name
+            }
         })
     }
 
