@@ -37,7 +37,8 @@ pub struct TaskInfo {
     pub state: String,
 }
 
-fn root() -> PathBuf {
+/// The folder of the repository.
+pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent()
         .map(Path::to_path_buf)
@@ -209,9 +210,13 @@ impl Cluster {
         })
     }
 
-    /// Starts `leader --resume` of a job whose leader is gone.
-    pub fn resume(&self, name: &str) -> Result<Job<'_>> {
-        self.spawn_leader(name, &format!("{name}.resumed"), &["--resume", name])
+    /// Starts `leader --resume` of a job whose leader is gone, as that node's.
+    pub fn resume(&self, name: &str, node: &str) -> Result<Job<'_>> {
+        self.spawn_leader(
+            name,
+            &format!("{name}.resumed"),
+            &["--node", node, "--resume", name],
+        )
     }
 
     /// The tasks of a job that are up, as the console tells.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use system_tests::chaos::scenario::FOREIGN_TWICE;
+use system_tests::chaos::kinds::FOREIGN_TWICE;
 use system_tests::procs::{is_alive, signal};
 use system_tests::proxy::Proxy;
 use system_tests::{Cluster, now, wait_for};

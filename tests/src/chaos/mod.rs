@@ -5,6 +5,7 @@
 
 pub mod evidence;
 pub mod judge;
+pub mod kinds;
 pub mod random;
 pub mod recovery;
 pub mod report;

@@ -101,7 +101,7 @@ fn attempt(
         let name = format!("{}/{}", scenario.source(), input.name);
         cluster.hydfs(&["create", &local.to_string_lossy(), &name])?;
     }
-    let op = operator(scenario, work)?;
+    let op = scenario.kind.operator(scenario.seed, work)?;
     let args = scenario.args(&op);
     let job_began = now();
     let mut job = cluster.start(
@@ -151,7 +151,7 @@ fn attempt(
         outcome.wrong.push(format!("the logs say: {some:#?}"));
     }
     judged(cluster, scenario, work, struck.resume.is_some(), outcome)?;
-    if options.verify {
+    if options.verify && scenario.exactly_once {
         let said = cluster
             .command("rainstormctl")
             .args(["verify", &scenario.job()])
@@ -167,18 +167,6 @@ fn attempt(
         }
     }
     Ok(())
-}
-
-/// The foreign executable. Its content is the run's own: none is found in a node's cache.
-fn operator(scenario: &Scenario, work: &Path) -> Result<String> {
-    use std::os::unix::fs::PermissionsExt;
-    let Some((text, _)) = scenario.kind.foreign() else {
-        return Ok(String::new());
-    };
-    let path = work.join("operator.sh");
-    std::fs::write(&path, format!("{text}# {}\n", scenario.seed))?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-    Ok(path.to_string_lossy().into_owned())
 }
 
 /// For jobs without output before their end: until the first stage has passed tuples on.
@@ -202,7 +190,11 @@ fn wait_for_tuples(job: &mut Job<'_>, logs: &LogTail) -> Result<()> {
 fn end<'c>(cluster: &'c Cluster, scenario: &Scenario, job: &mut Job<'c>, struck: &mut Struck) -> Result<()> {
     if let Some(pause) = struck.resume {
         std::thread::sleep(pause);
-        *job = cluster.resume(&scenario.job())?;
+        // From a node that lives.
+        let up = (1..=cluster.nodes())
+            .map(|n| format!("n{n}"))
+            .find(|n| !struck.is_down(n));
+        *job = cluster.resume(&scenario.job(), &up.unwrap_or_else(|| "n1".into()))?;
     }
     let deadline = now() + scenario.paced() + PATIENCE;
     let running = wait_for("the job's end", PATIENCE + scenario.paced(), || {
@@ -230,8 +222,8 @@ fn judged(
     let want = judge::expected(scenario, work)?;
     let got = work.join("got");
     cluster.hydfs(&["get", &scenario.dest(), &got.to_string_lossy()])?;
+    outcome.verdict = judge::compare(&want, &judge::normal(scenario, &got)?);
     let got = std::fs::read(got)?;
-    outcome.verdict = judge::compare(&want, &got);
     if !outcome.verdict.holds(scenario.exactly_once) {
         std::fs::write(work.join("expected"), &want)?;
         outcome

@@ -243,6 +243,15 @@ impl Struck {
         }
     }
 
+    /// Whether a node, or a daemon of it, was killed and is not known to be up again.
+    pub fn is_down(&self, name: &str) -> bool {
+        self.starting.iter().any(|start| match start {
+            Start::At { node, .. } | Start::UnderWay { node, .. } | Start::AfterTheRun { node } => {
+                node == name
+            }
+        })
+    }
+
     /// Starts the nodes whose time has come; does not wait for them.
     pub fn start_nodes(&mut self, cluster: &Cluster) -> Result<()> {
         for start in &mut self.starting {

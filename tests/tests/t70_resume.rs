@@ -1,0 +1,127 @@
+//! The leader is killed and the job taken up again: the workers are gone, the output is exact. (faults.md: leader `kill -9`, then
+//! `--resume`)
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use system_tests::chaos::judge;
+use system_tests::chaos::kinds::FOREIGN_TWICE;
+use system_tests::{Cluster, Job, wait_for};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const COUNT: [&str; 10] = [
+    "2",
+    "2",
+    "grep",
+    "--key word:0 static",
+    "count",
+    "",
+    "in",
+    "out/count",
+    "true",
+    "false",
+];
+const COUNT_ORACLE: &str = r#"awk '/static/ { print $1 "\t" ++n[$1] }' data.txt"#;
+
+/// What the successor prints is the job's whole output.
+fn printed_is_stored(cluster: &Cluster, job: &Job<'_>, dest: &str) -> Result<()> {
+    let printed = std::fs::read(&job.stdout)?;
+    let verdict = judge::compare(&cluster.sorted(dest)?, &printed);
+    ensure!(verdict.holds(true), "printed is not what is stored: {verdict:?}");
+    Ok(())
+}
+
+#[test]
+fn t71_a_job_is_taken_up_twice_after_its_leader_died() -> Result<()> {
+    let cluster = Cluster::with_text("127.0.57", 3, 300_000)?;
+    let mut args = COUNT.to_vec();
+    args.push("70000");
+    let mut job = cluster.start("taken", &args)?;
+    job.wait_for_output()?;
+    job.kill_leader()?;
+    // At once, on another node, while the workers of the first are still noticing.
+    let mut second = cluster.resume("taken", "n2")?;
+    second.wait_for_output()?;
+    wait_for("its tasks to run", Duration::from_secs(20), || {
+        let tasks = cluster.tasks("taken")?;
+        Ok((tasks.len() == 6 && tasks.iter().all(|t| t.state == "running" && t.epoch > 1)).then_some(()))
+    })?;
+    ensure!(
+        cluster.workers("taken")?.len() == 6,
+        "workers of the dead leader are left"
+    );
+    second.kill_leader()?;
+    cluster.wait_until_gone("taken", Duration::from_secs(5))?;
+    // Later, with nobody left, and a task killed for good measure.
+    let mut third = cluster.resume("taken", "n3")?;
+    let victim = third.kill_task("s2t0")?;
+    ensure!(victim.epoch > 2, "{victim:?}");
+    let status = third.wait_for_end(LIMIT)?;
+    ensure!(status.success(), "the job failed with {status}: {}", third.said());
+    cluster.wait_until_gone("taken", Duration::from_secs(5))?;
+    cluster.check("out/count", COUNT_ORACLE)?;
+    printed_is_stored(&cluster, &third, "out/count")
+}
+
+#[test]
+fn t72_a_job_with_a_foreign_operator_is_taken_up_from_two_nodes_at_once() -> Result<()> {
+    let cluster = Cluster::with_text("127.0.57.21", 3, 200_000)?;
+    cluster.write_operator("twice.sh", FOREIGN_TWICE)?;
+    let args = [
+        "3",
+        "2",
+        "grep",
+        "static",
+        "transform:./twice.sh",
+        "",
+        "replace",
+        "static STATIC",
+        "in",
+        "out/twice",
+        "true",
+        "false",
+        "50000",
+    ];
+    let mut job = cluster.start("foreign", &args)?;
+    job.wait_for_output()?;
+    // While it runs, nobody else may have it.
+    let out = cluster.leader(&["--node", "n2", "--resume", "foreign"])?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    ensure!(
+        !out.status.success() && said.contains("foreign is running"),
+        "{:?}: {said}",
+        out.status.code()
+    );
+    ensure!(job.is_running()?, "the job was over");
+    job.kill_leader()?;
+    // The executable is not where it was: HyDFS has it.
+    std::fs::remove_file(cluster.path("twice.sh"))?;
+    let mut one = cluster.resume("foreign", "n1")?;
+    let other = cluster
+        .command("leader")
+        .args(["--node", "n3", "--console", "none", "--resume", "foreign"])
+        .output()?;
+    let status = one.wait_for_end(LIMIT)?;
+    let said = format!("{}{}", one.said(), String::from_utf8_lossy(&other.stderr));
+    ensure!(
+        status.success() != other.status.success(),
+        "one must end it, the other be refused: {status} and {}: {said}",
+        other.status
+    );
+    cluster.wait_until_gone("foreign", Duration::from_secs(5))?;
+    cluster.check(
+        "out/twice",
+        r#"awk '/static/ { even = length($0) % 2 == 0; gsub(/static/, "STATIC"); print "in/data.txt:" NR "\tA " $0; if (even) print "even\tB " $0 }' data.txt"#,
+    )?;
+    // What has ended cannot be taken up; what never was, neither.
+    for name in ["foreign", "nobody"] {
+        let out = cluster.leader(&["--resume", name])?;
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        ensure!(
+            !out.status.success() && said.contains(name),
+            "{name}: {:?}: {said}",
+            out.status.code()
+        );
+    }
+    Ok(())
+}
