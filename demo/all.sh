@@ -39,7 +39,7 @@ of_jobs() {
 
 # left_over BEFORE: what was not there before and does not end, pids in one line.
 left_over() {
-    local deadline=$((SECONDS + 5)) new
+    local deadline=$((SECONDS + 15)) new # the SSH connections of a leader that was killed end by themselves after 10 s
     while new=$(comm -13 <(echo "$1") <(of_jobs) | xargs) && [ -n "$new" ] && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.1; done
     echo "$new"
 }

@@ -256,9 +256,9 @@ same() {
     sort -o "$3.sorted" "$3"
     if ! cmp -s "$2.sorted" "$3.sorted"; then
         say "missing (first 3 of $(comm -23 "$2.sorted" "$3.sorted" | wc -l)):"
-        comm -23 "$2.sorted" "$3.sorted" | head -n 3 | cat -v
+        comm -23 "$2.sorted" "$3.sorted" | sed -n 1,3p | cat -v
         say "too many (first 3 of $(comm -13 "$2.sorted" "$3.sorted" | wc -l)):"
-        comm -13 "$2.sorted" "$3.sorted" | head -n 3 | cat -v
+        comm -13 "$2.sorted" "$3.sorted" | sed -n 1,3p | cat -v
         fail "$1: WRONG; compare $2 and $3"
     fi
     [ -s "$2" ] || fail "$1: nothing was expected, so nothing is proved"
