@@ -82,6 +82,10 @@ part lints cargo clippy --workspace --all-targets -- -D warnings
 part tests cargo test --workspace --exclude system-tests
 part build cargo build --release
 # The system tests start clusters through demo/cluster.sh, with RAINSTORM_RUN in a temporary folder: in this one.
+demos() {
+    "$ROOT/demo/cluster.sh" up 3 >/dev/null && "$ROOT/demo/all.sh" && "$ROOT/demo/cluster.sh" down >/dev/null
+}
+RAINSTORM_RUN=$SCRATCH/demos RAINSTORM_SUBNET=127.0.39 part demos demos
 RAINSTORM_BIN=$BIN TMPDIR=$SCRATCH part system-tests cargo test -p system-tests --release -- --test-threads=1
 
 step 'all passed'

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::control::{OpCode, OpKind, TaskPlan};
 use crate::ids::{Epoch, TaskId};
 
 pub const CUT_VERSION: u8 = 1;
@@ -159,6 +160,33 @@ pub enum Error {
         "the log was written by another version: checkpoint version {0}, this program knows {CUT_VERSION}"
     )]
     Version(u8),
+}
+
+/// What a task's log holds, so that a restart can give again what the task has given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// The order of what was consumed: upstream still has the tuples, and the operator makes the same of them.
+    Order,
+    /// What was consumed as well: the operator has a state that nobody can save.
+    Inputs,
+    /// What was put out as well: the operator would not make the same again.
+    Productions,
+}
+
+impl Keeps {
+    /// What the task's log must hold, and whether the operator's state goes into snapshots.
+    pub fn of(plan: &TaskPlan) -> (Self, bool) {
+        let Some(op) = plan.op.as_ref().filter(|_| plan.exactly_once) else {
+            return (Keeps::Order, false);
+        };
+        let aggregate = op.kind == OpKind::Aggregate;
+        let saves = aggregate && !matches!(op.code, OpCode::Foreign { snapshot: false, .. });
+        match op.deterministic {
+            false => (Keeps::Productions, saves),
+            true if aggregate && !saves => (Keeps::Inputs, false),
+            true => (Keeps::Order, saves),
+        }
+    }
 }
 
 /// Appends the record's stored form to `out`.

@@ -122,6 +122,15 @@ pub async fn resolve(
     .map_err(|e| no(format!("{} cannot be read: {e}", path.display())))?;
     let hydfs_name = format!("ops/{hash}");
     let says_yes = said.as_ref().is_none_or(|d| d.deterministic);
+    let snapshot = said.as_ref().is_some_and(|d| d.snapshot);
+    let forgets = kind == OpKind::Aggregate && !snapshot;
+    if exactly_once && forgets && !says_yes && productions != Productions::Weak {
+        return Err(no(
+            "an aggregate that is not deterministic and cannot save its state cannot be made exact: let it save its state \
+             (the SDKs do), or say false for exactly_once"
+                .into(),
+        ));
+    }
     let spec = OpSpec {
         exe: stage.exe,
         args: stage.args,
@@ -131,11 +140,12 @@ pub async fn resolve(
             hash: hash.to_string(),
             protocol: said.as_ref().map_or(Protocol::Text, |d| d.protocol),
             keys: said.as_ref().is_none_or(|d| d.keys),
-            snapshot: said.as_ref().is_some_and(|d| d.snapshot),
+            snapshot,
         },
         deterministic: match productions {
             Productions::Auto => says_yes,
-            Productions::Strong => false,
+            // Its whole input is kept; that is as strong.
+            Productions::Strong => forgets,
             Productions::Weak => true,
         },
     };
@@ -336,6 +346,12 @@ mod tests {
         assert!(!auto.spec.deterministic && auto.notes.is_empty(), "{auto:?}");
         let weak = resolve(1, located(), true, Productions::Weak).await.unwrap();
         assert!(weak.spec.deterministic && weak.notes[0].contains("exactly-once does not hold"));
+        let line = "rainstorm-operator/1 kind=aggregate protocol=text deterministic=no";
+        std::fs::write(&file, format!("#!/bin/sh\necho {line}\n")).unwrap();
+        let refused = resolve(1, located(), true, Productions::Auto).await.unwrap_err();
+        assert!(refused.to_string().contains("cannot be made exact"), "{refused}");
+        let line = "rainstorm-operator/1 kind=transform protocol=text deterministic=no";
+        std::fs::write(&file, format!("#!/bin/sh\necho {line}\n")).unwrap();
         let loose = resolve(1, located(), false, Productions::Weak).await.unwrap();
         assert!(loose.notes.is_empty());
     }

@@ -2,9 +2,9 @@
 //! [`super::state`].)
 
 use common::control::{OpKind, TaskPlan};
-use common::task_log::Cut;
+use common::task_log::{Cut, Keeps};
 
-use super::shape::{Keeps, Shape};
+use super::shape::Shape;
 use super::state::State;
 
 /// What is wrong with `cut`. `state`: after the order records up to it.

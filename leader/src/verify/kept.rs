@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::shape::{Keeps, Shape};
+use common::task_log::Keeps;
+
+use super::shape::Shape;
 
 /// A chunk that a position put out.
 #[derive(Debug, Clone, Copy)]

@@ -1,17 +1,8 @@
 //! What a task's log must hold and how many outputs it speaks of, by the plan. (The worker decides the same, in its own
 //! words: `docs/exactly-once.md`, "What the log keeps".)
 
-use common::control::{OpCode, OpKind, TaskPlan};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keeps {
-    /// The order of what was consumed.
-    Order,
-    /// What was consumed as well.
-    Inputs,
-    /// What was put out as well.
-    Productions,
-}
+use common::control::TaskPlan;
+use common::task_log::Keeps;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
@@ -26,20 +17,7 @@ pub struct Shape {
 
 impl Shape {
     pub fn of(plan: &TaskPlan) -> Self {
-        let (keeps, stateful) = match &plan.op {
-            None => (Keeps::Order, false),
-            Some(op) => {
-                let saves = match &op.code {
-                    OpCode::Builtin => op.kind == OpKind::Aggregate,
-                    OpCode::Foreign { snapshot, .. } => *snapshot,
-                };
-                match (op.deterministic, op.kind) {
-                    (false, _) => (Keeps::Productions, saves),
-                    (true, OpKind::Aggregate) if !saves => (Keeps::Inputs, false),
-                    (true, _) => (Keeps::Order, saves),
-                }
-            }
-        };
+        let (keeps, stateful) = Keeps::of(plan);
         Self {
             keeps,
             stateful,

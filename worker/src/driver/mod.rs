@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::cluster::{Cluster, Node};
-use common::control::{Failure, OpCode, OpKind, TaskPlan, ToLeader, ToWorker};
+use common::control::{Failure, TaskPlan, ToLeader, ToWorker};
 use common::ids::{Epoch, JobName, TaskId};
 use common::net::Identity;
+use common::task_log::Keeps;
 use hydfs::client::Client;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::source::Source;
 use crate::task::inbox::Item;
 use crate::task::output::Output;
-use crate::task::{Config, Keeps, Task};
+use crate::task::{Config, Task};
 use crate::wire::{Open, Opened};
 use engine::{Engine, OutLink};
 use operator::Runner;
@@ -212,20 +213,6 @@ async fn await_plan(inbox: &mut mpsc::UnboundedReceiver<Event>, lease: Duration)
         .unwrap_or_else(|_| Err(End::LeaderLost("it sent no plan".into())))
 }
 
-/// What the task's log must hold, and whether the operator's state goes into snapshots.
-fn kept(plan: &TaskPlan) -> (Keeps, bool) {
-    let Some(op) = plan.op.as_ref().filter(|_| plan.exactly_once) else {
-        return (Keeps::Order, false);
-    };
-    let aggregate = op.kind == OpKind::Aggregate;
-    let saves = aggregate && !matches!(op.code, OpCode::Foreign { snapshot: false, .. });
-    match op.deterministic {
-        false => (Keeps::Productions, saves),
-        true if aggregate && !saves => (Keeps::Inputs, false),
-        true => (Keeps::Order, saves),
-    }
-}
-
 /// Opens storage (which fences the predecessor out), reads the log back and makes the operator ready.
 async fn prepare(
     start: &Start,
@@ -235,7 +222,7 @@ async fn prepare(
     events: links::Events,
 ) -> Result<Engine, (End, control::Control)> {
     let client = Client::new(Arc::new(start.cluster.clone()), start.me.clone());
-    let (keeps, stateful) = kept(&plan);
+    let (keeps, stateful) = Keeps::of(&plan);
     let began = common::clock::now();
     let ready = async {
         let runner = async {

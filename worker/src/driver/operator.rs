@@ -59,8 +59,8 @@ impl Runner {
                     ("RAINSTORM_TASK".to_owned(), plan.task.to_string()),
                     ("RAINSTORM_STAGE".to_owned(), plan.task.stage.to_string()),
                 ];
-                let task = plan.task;
-                let said = move |line: &str| tracing::info!(%task, line, "OP_STDERR");
+                let (job, task, epoch, pid) = (plan.job.clone(), plan.task, plan.epoch, std::process::id());
+                let said = move |line: &str| tracing::info!(%job, %task, %epoch, pid, line, "OP_STDERR");
                 let timeout = Duration::from_millis(plan.op_timeout_ms);
                 let spec = foreign::Spec {
                     kind: op.kind,

@@ -31,7 +31,7 @@ use common::clock::Time;
 use common::control::{Format, Unit};
 use common::ids::{Epoch, TaskId};
 
-use common::task_log::{self, CUT_VERSION, Cut, Order, Record, SourcePos, SourceRun};
+use common::task_log::{self, CUT_VERSION, Cut, Keeps, Order, Record, SourcePos, SourceRun};
 use inbox::{Content, Inbox, Item, Received};
 use output::{Chunk, Output};
 use router::Router;
@@ -42,17 +42,6 @@ use crate::wire;
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(25);
 /// An operator's state is put into a snapshot at most this often ...
 const SNAPSHOT_EVERY: Duration = Duration::from_millis(100);
-
-/// What the log holds, so that a restart can give again what the task has given out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keeps {
-    /// The order of what was consumed: upstream still has the tuples, and the operator makes the same of them.
-    Order,
-    /// What was consumed as well: the operator has a state that nobody can save.
-    Inputs,
-    /// What was put out as well: the operator would not make the same again.
-    Productions,
-}
 
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -253,7 +253,12 @@ impl Output {
     /// Units below `upto` are acknowledged: forgets them. Calls `gone` for each chunk that is now wholly acknowledged.
     pub fn acknowledge(&mut self, upto: u64, mut gone: impl FnMut(&Chunk)) {
         self.confirmed = self.confirmed.max(upto);
-        while let Some(chunk) = self.chunks.front().filter(|c| c.end <= self.confirmed) {
+        // The end mark stays: without a log a receiver's next process knows nothing of it, and would wait.
+        while let Some(chunk) = self
+            .chunks
+            .front()
+            .filter(|c| c.end <= self.confirmed && c.tuples > 0)
+        {
             gone(chunk);
             self.kept_bytes -= chunk.payload.len();
             self.chunks.pop_front();
@@ -324,7 +329,9 @@ mod tests {
         assert_eq!(out.next_chunk(2).unwrap().start, 12);
         let mut gone = 0;
         out.acknowledge(14, |_| gone += 1);
-        assert_eq!((gone, out.kept_bytes(), out.oldest()), (3, 0, 14));
+        assert_eq!((gone, out.oldest()), (2, 13), "but for the end mark");
+        out.resume(13);
+        assert_eq!(out.next_chunk(2).unwrap().end, 14);
     }
 
     #[test]

@@ -19,7 +19,8 @@ use rand::seq::IteratorRandom;
 
 use super::Outcome;
 use super::history::{History, Stored, Written, ended, stream};
-use super::shape::{Keeps, Shape};
+use super::shape::Shape;
+use common::task_log::Keeps;
 
 /// Falsifies the history; `None`: it has nothing of that kind.
 pub type Tamper = fn(&mut History, &mut StdRng) -> Option<()>;
