@@ -73,6 +73,9 @@ impl Job {
         let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
+        if !own {
+            self.unreachable.insert(task.node.clone(), now);
+        }
         task.strikes += 1;
         if task.strikes == 1 {
             task.first_strike = now;

@@ -54,6 +54,7 @@ impl Job {
             task.addr = Some(addr);
             task.last_heard = now;
             task.strikes = 0;
+            self.unreachable.remove(&task.node);
         }
         let plan = Box::new(self.next_plan(id, epoch));
         out.push(Effect::Send {

@@ -46,6 +46,8 @@ pub const ZOMBIE_AFTER: Duration = Duration::from_secs(30);
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// A done task's process is gone: how long its upstream tasks have to become done as well.
 const REVIVE_AFTER: Duration = Duration::from_secs(1);
+/// How long a node where a launch came to nothing is only used when there is no other.
+const UNREACHABLE_FOR: Duration = Duration::from_secs(30);
 /// Consecutive launches of one task that end by themselves before they register.
 const MOST_STRIKES: u32 = 8;
 /// The same for launches of which nothing was heard: only after this long.
@@ -76,6 +78,8 @@ pub struct Job {
     /// All nodes that tasks may run on, in the cluster file's order.
     nodes: Vec<NodeName>,
     failed_nodes: BTreeSet<NodeName>,
+    /// Where a launch came to nothing, and when: membership may not have noticed, or may be out of this leader's sight.
+    unreachable: BTreeMap<NodeName, Time>,
     no_node_since: Option<Time>,
     next_beat: Time,
     restarts: u32,
@@ -117,6 +121,7 @@ impl Job {
             processes: BTreeMap::new(),
             nodes,
             failed_nodes: failed,
+            unreachable: BTreeMap::new(),
             no_node_since: None,
             next_beat: Time::ZERO,
             restarts: 0,
@@ -185,6 +190,7 @@ impl Job {
             Input::NodeFailed(node) => self.node_failed(now, node, out),
             Input::NodeAlive(node) => {
                 if self.failed_nodes.remove(&node) {
+                    self.unreachable.remove(&node);
                     out.push(Effect::Event(Event::NodeBack { node }));
                 }
             }
@@ -226,7 +232,7 @@ impl Job {
             };
             return;
         }
-        let Some(node) = node.or_else(|| self.choose_node(id)) else {
+        let Some(node) = node.or_else(|| self.choose_node(now, id)) else {
             let since = *self.no_node_since.get_or_insert(now);
             if now.since(since) >= NO_NODE_WITHIN {
                 self.give_up(
@@ -291,8 +297,9 @@ impl Job {
         }
     }
 
-    /// The live node with the fewest unfinished tasks, one where this task has not just failed if there is one.
-    fn choose_node(&self, id: TaskId) -> Option<NodeName> {
+    /// The live node with the fewest unfinished tasks; one that answers, and where this task has not just failed, if there is
+    /// one.
+    fn choose_node(&self, now: Time, id: TaskId) -> Option<NodeName> {
         let avoid = self.tasks.get(&id).map(|t| (&t.avoid, &t.node));
         let load = |node: &NodeName| {
             self.tasks
@@ -308,7 +315,9 @@ impl Job {
             .min_by_key(|(i, node)| {
                 let (avoided, last) =
                     avoid.map_or((false, false), |(set, last)| (set.contains(*node), last == *node));
+                let unreachable = self.unreachable.get(*node);
                 (
+                    unreachable.is_some_and(|at| now.since(*at) < UNREACHABLE_FOR),
                     avoided,
                     last && avoided,
                     load(node),

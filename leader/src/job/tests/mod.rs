@@ -339,6 +339,31 @@ fn a_failed_node_is_left_by_all_its_tasks_and_not_used_until_it_is_back() {
     assert_eq!(launched(&rig.after(100))[0].2, bad.as_str());
 }
 
+/// The leader's own memberd may be dead, so that nobody says which nodes are.
+#[test]
+fn nodes_that_do_not_answer_are_left_alone_although_the_task_failed_everywhere() {
+    let mut rig = Rig::new(4, 3);
+    let dead = |node: &str| node == "n1" || node == "n2";
+    let (mut epoch, mut ran) = (1, vec![]);
+    for _ in 0..20 {
+        let node = rig.job.task(SINK).unwrap().node.to_string();
+        if dead(&node) {
+            rig.give(Input::LaunchFailed {
+                task: SINK,
+                epoch: Epoch(epoch),
+                why: "no answer".into(),
+            });
+        } else {
+            let (conn, _) = rig.register(SINK, epoch);
+            rig.give(Input::ConnClosed { conn });
+            ran.push(node);
+        }
+        rig.after(2500);
+        epoch = rig.job.task(SINK).unwrap().epoch.0;
+    }
+    assert!(ran.len() >= 14, "it was tried in vain too often: it ran on {ran:?}");
+}
+
 #[test]
 fn without_any_node_the_job_waits_and_then_fails() {
     let mut rig = Rig::new(1, 5);
