@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Measures RainStorm on this machine: the six jobs, start-up, recovery. Every figure's output is checked against an oracle.
 set -euo pipefail
-# shellcheck source=demo/lib.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../demo/lib.sh"
-export LC_ALL=C
+# shellcheck source=bench/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'TXT'
@@ -29,26 +28,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 
-DATA=$ROOT/bench/data OUT=$ROOT/bench/out
-export RAINSTORM_RUN=$OUT/run RAINSTORM_SUBNET=${BENCH_SUBNET:-127.0.41}
-export RAINSTORM_CLUSTER=$OUT/run/cluster.toml
-mkdir -p "$DATA" "$OUT"
-cleanup() {
-    "$ROOT/demo/cluster.sh" down >/dev/null || true
-    rm -rf "$OUT/run" "$OUT"/*.got
-}
-trap cleanup EXIT
-
-[ -x "$BIN/leader" ] || fail "the programs are not built; type: cargo build --release"
-for set in "text $TEXT_MB" "csv $CSV_MB"; do
-    read -r kind mb <<<"$set"
-    [ -s "$DATA/$kind-$mb" ] || { step "making $mb MB of $kind"; "$ROOT/datasets/make.sh" "$kind" "$mb" "$DATA/$kind-$mb"; }
-done
-"$ROOT/demo/cluster.sh" down >/dev/null 2>&1 || true
-"$ROOT/demo/cluster.sh" up 3 --fresh >/dev/null
-step "loading"
-"$BIN/hydfs" create "$DATA/text-$TEXT_MB" text/data 2>/dev/null
-"$BIN/hydfs" create "$DATA/csv-$CSV_MB" csv/data 2>/dev/null
+bench_cluster "$TEXT_MB" "$CSV_MB"
 
 # The job's operators, and an awk program that says the same.
 job_args() {
@@ -62,7 +42,7 @@ job_args() {
 }
 source_of() { case $1 in T*) echo text ;; *) echo csv ;; esac; }
 oracle() {
-    local text=$DATA/text-$TEXT_MB csv=$DATA/csv-$CSV_MB
+    local text=$TEXT csv=$CSV
     case $1 in
         T0) awk '{ sub(/\r$/, ""); print "text/data:" NR "\t" $0 }' "$text" ;;
         T1) awk '/static/ { sub(/\r$/, ""); gsub(/static/, "STATIC"); print "text/data:" NR "\t" $0 }' "$text" ;;
@@ -73,9 +53,6 @@ oracle() {
     esac | sort -S 1G --parallel=2
 }
 
-json() { sed -n "s/.*\"$1\": *\"\{0,1\}\([-0-9.a-z]*\).*/\1/p" "$2" | head -1; }
-median() { sort -n | awk '{ v[NR] = $1 } END { if (NR) print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
-spread() { sort -n | awk '{ v[NR] = $1; s += $1; q += $1 * $1 } END { m = s / NR; d = q / NR - m * m; printf "%.2f-%.2f sd %.2f", v[1], v[NR], sqrt(d > 0 ? d : 0) }'; }
 cpu_ticks() { awk '/^cpu / { print $2 + $3 + $4 + $7 + $8 }' /proc/stat; }
 
 N=0
@@ -141,7 +118,7 @@ N=$((N + 1)) JOB=bench-$N-$$
 "$BIN/leader" --job "$JOB" --console none --progress never --summary "$OUT/summary.json" \
     2 3 identity '' identity '' text "out/$N" true false "$((4800000 / (KILLS * 2 + 5)))" &
 LEADER=$!
-trap 'kill "$LEADER" 2>/dev/null || true; wait "$LEADER" 2>/dev/null || true; cleanup' EXIT
+trap 'kill "$LEADER" 2>/dev/null || true; wait "$LEADER" 2>/dev/null || true; bench_cleanup' EXIT
 : >"$OUT/recovery.tsv"
 list() { "$BIN/rainstormctl" list_tasks "$JOB" --json 2>/dev/null | tr -d '\n' | tr '{' '\n' | grep '"state": *"running"' || true; }
 for ((kill = 0; kill < KILLS; kill++)); do

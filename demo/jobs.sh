@@ -89,15 +89,18 @@ typed() {
     done
 }
 
-# start_job ARGS...: the leader in the background; its standard output in $OUT, its progress shown, indented.
-start_job() {
-    OUT=$WORK/$JOB.out SUMMARY=$WORK/$JOB.json
+# start_leader ARGS...: in the background; its standard output in $OUT, its messages in $ERR and shown, indented.
+start_leader() {
+    OUT=$WORK/$JOB.out ERR=$WORK/$JOB.err SUMMARY=$WORK/$JOB.json
     rm -f "$SUMMARY"
-    say "${DIM}\$ leader --job $JOB $(typed "$@")$PLAIN"
+    say "${DIM}\$ leader $(typed "$@")$PLAIN"
     # Not through `rs`: $! must be the leader itself.
-    "$BIN/leader" --job "$JOB" --summary "$SUMMARY" "$@" >"$OUT" 2> >(tee "$WORK/$JOB.err" | sed -u 's/^/    | /' >&2) &
+    "$BIN/leader" --summary "$SUMMARY" "$@" >"$OUT" 2> >(tee "$ERR" | sed -u 's/^/    | /' >&2) &
     LEADER=$!
 }
+
+# start_job ARGS...: the leader of a new job.
+start_job() { start_leader --job "$JOB" "$@"; }
 
 job_runs() { [ -n "$LEADER" ] && kill -0 "$LEADER" 2>/dev/null; }
 
@@ -111,19 +114,38 @@ await_output() {
     done
 }
 
-# end_job SECONDS: waits for its end and requires success.
-end_job() {
-    local deadline=$((SECONDS + $1)) code=0
+# await_end SECONDS: waits for the leader's end. Sets CODE, its exit code. 1: it still runs.
+await_end() {
+    local deadline=$((SECONDS + $1))
     while job_runs; do
-        [ "$SECONDS" -lt "$deadline" ] || fail "the job still runs after $1 s"
+        [ "$SECONDS" -lt "$deadline" ] || return 1
         sleep 0.05
     done
-    wait "$LEADER" || code=$?
+    CODE=0
+    wait "$LEADER" || CODE=$?
     LEADER=''
-    [ "$code" -eq 0 ] || fail "the job failed, exit code $code (its messages are above)"
+}
+
+# end_job SECONDS: waits for its end and requires success. Sets GOT, a copy of its output in HyDFS.
+end_job() {
+    await_end "$1" || fail "the job still runs after $1 s"
+    [ "$CODE" -eq 0 ] || fail "the job failed, exit code $CODE (its messages are above)"
     [ -s "$SUMMARY" ] || fail "the job left no summary"
+    fetch_output
+}
+
+fetch_output() {
     GOT=$WORK/$JOB.tsv
     rs hydfs get "$DEST" "$GOT" >&2 || fail "cannot fetch the job's output $DEST"
+}
+
+# await_message PATTERN: a line of the leader's messages; they pass through a pipe and may come after its end.
+await_message() {
+    local deadline=$((SECONDS + 5))
+    until grep -qE -- "$1" "$ERR"; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "the leader did not say \`$1\`"
+        sleep 0.05
+    done
 }
 
 # run_job ARGS...: from start to end.
@@ -178,6 +200,31 @@ kill_now() {
     step "kill -9 of $TASK (pid $PID on $NODE) after $lines output lines"
 }
 
+# kill_operator PATTERN [NOT_PID]: kill -9 of the operator's own process below a worker that goes on. Sets TASK, NODE,
+# PID (the worker's), OPERATOR and KILLED_AT.
+kill_operator() {
+    local deadline=$((SECONDS + 15)) lines
+    OPERATOR=''
+    until [ -n "$OPERATOR" ]; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "no task $1 has an operator process"
+        running_task "$@"
+        OPERATOR=$(cat "/proc/$PID/task/"*/children 2>/dev/null | awk '{ print $1; exit }') || true
+    done
+    lines=$(wc -l <"$OUT")
+    KILLED_AT=$EPOCHREALTIME
+    kill -9 "$OPERATOR" || fail "cannot kill the operator of $TASK (pid $OPERATOR on $NODE)"
+    job_runs || fail "the job was over when the operator of $TASK was killed: nothing is proved"
+    step "kill -9 of the operator of $TASK (pid $OPERATOR, its worker is $PID on $NODE) after $lines output lines"
+}
+
+# await_restart: of the task killed last.
+await_restart() {
+    local old=$PID
+    await_log leader TASK_RESTART "$TASK" "$KILLED_AT"
+    running_task "$TASK" "$old"
+    say "$TASK restarted $EVENT_AFTER s after the kill, now pid $PID on $NODE"
+}
+
 # other_pids TASK: which process each other task is; the same before and after means that nobody else restarted.
 other_pids() { tasks | awk -v task="$1" '$1 != task { print $1, $4 }' | sort; }
 
@@ -209,9 +256,9 @@ same() {
     sort -o "$3.sorted" "$3"
     if ! cmp -s "$2.sorted" "$3.sorted"; then
         say "missing (first 3 of $(comm -23 "$2.sorted" "$3.sorted" | wc -l)):"
-        comm -23 "$2.sorted" "$3.sorted" | head -n 3 | cat -v
+        comm -23 "$2.sorted" "$3.sorted" | sed -n 1,3p | cat -v
         say "too many (first 3 of $(comm -13 "$2.sorted" "$3.sorted" | wc -l)):"
-        comm -13 "$2.sorted" "$3.sorted" | head -n 3 | cat -v
+        comm -13 "$2.sorted" "$3.sorted" | sed -n 1,3p | cat -v
         fail "$1: WRONG; compare $2 and $3"
     fi
     [ -s "$2" ] || fail "$1: nothing was expected, so nothing is proved"
@@ -231,4 +278,12 @@ counted_by_first_word() {
 # static_in_capitals FILE: what `grep -n | sed` make of it, the keys spelled as the job spells them ($FILE:line).
 static_in_capitals() {
     sed 's/\r$//' "$1" | grep -a -n static | sed "s/static/STATIC/g; s|^\([0-9]*\):|$FILE:\1\t|"
+}
+
+# bundle PROGRAM: one executable of an operator written with the Python SDK. Sets BUNDLED.
+bundle() {
+    BUNDLED=$RUN/operators/$(basename "$1" .py)
+    mkdir -p "$RUN/operators"
+    say "${DIM}\$ python3 -m rainstorm bundle $1 -o $BUNDLED$PLAIN"
+    PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$ROOT/ops/python python3 -m rainstorm bundle "$ROOT/$1" -o "$BUNDLED" 2>&1 | sed 's/^/    /'
 }

@@ -31,6 +31,18 @@ pub enum Error {
     Option { option: &'static str, what: String },
 }
 
+impl Error {
+    /// A command line that works.
+    pub fn example(&self) -> &'static str {
+        match self {
+            Error::Option {
+                option: "--resume", ..
+            } => "leader --resume myjob",
+            _ => EXAMPLE,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Console {
     All,

@@ -222,8 +222,9 @@ impl Journal {
         for _ in 0..MOST_TRIES {
             match patient.open_append(&name, WRITER, epoch, false).await {
                 Ok(appender) => {
-                    // All of the journal is this one stream.
-                    let records = read_to(client, &name, appender.length()).await?;
+                    // From the fence on nothing is added. A journal that was copied is not this stream's alone.
+                    let len = client.stat(&name).await?.len.max(appender.length());
+                    let records = read_to(client, &name, len).await?;
                     return Ok((Self::new(appender), records, epoch));
                 }
                 Err(Error::Fenced { epoch: newest, .. }) => epoch = Epoch(newest.0.max(epoch.0) + 1),

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use common::control::{OpCode, OpKind, OpSpec, Protocol};
-use ops::foreign::{Description, describe};
+use ops::foreign::describe;
 
 use crate::cli::{self, Productions, Stage, refuse};
 
@@ -29,11 +29,6 @@ pub struct Resolved {
     pub spec: OpSpec,
     pub content: Option<(String, PathBuf)>,
     pub notes: Vec<String>,
-}
-
-/// Whether an executable wants the tuples' keys. All do as long as a [`Description`] does not speak of it.
-fn wants_keys(_said: &Description) -> bool {
-    true
 }
 
 /// Finds stage `k`'s operator (counted from 1) and checks all that can be checked without running it.
@@ -135,7 +130,7 @@ pub async fn resolve(
             hydfs_name: hydfs_name.clone(),
             hash: hash.to_string(),
             protocol: said.as_ref().map_or(Protocol::Text, |d| d.protocol),
-            keys: said.as_ref().is_none_or(wants_keys),
+            keys: said.as_ref().is_none_or(|d| d.keys),
             snapshot: said.as_ref().is_some_and(|d| d.snapshot),
         },
         deterministic: match productions {
@@ -309,19 +304,31 @@ mod tests {
         assert_eq!(resolved.content.unwrap().0, format!("ops/{hash}"));
         let plain = locate(2, &stage(name, &[])).unwrap();
         let plain = resolve(2, plain, true, Productions::Strong).await.unwrap();
-        assert_eq!((plain.spec.kind, plain.spec.deterministic), (OpKind::Transform, false));
+        assert_eq!(
+            (plain.spec.kind, plain.spec.deterministic),
+            (OpKind::Transform, false)
+        );
         let aggregate = || locate(2, &stage(&format!("aggregate:{name}"), &[])).unwrap();
         let kept = resolve(2, aggregate(), true, auto).await.unwrap();
-        assert!(kept.notes[0].contains("all its input is kept"), "{:?}", kept.notes);
-        assert!(resolve(2, aggregate(), false, auto).await.unwrap().notes.is_empty());
+        assert!(
+            kept.notes[0].contains("all its input is kept"),
+            "{:?}",
+            kept.notes
+        );
+        assert!(
+            resolve(2, aggregate(), false, auto)
+                .await
+                .unwrap()
+                .notes
+                .is_empty()
+        );
     }
 
     #[tokio::test]
     async fn what_an_executable_says_of_itself_decides_what_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("op.sh");
-        let line =
-            "rainstorm-operator/1 kind=transform protocol=text deterministic=no";
+        let line = "rainstorm-operator/1 kind=transform protocol=text deterministic=no";
         std::fs::write(&file, format!("#!/bin/sh\necho {line}\n")).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
         let located = || locate(1, &stage(file.to_str().unwrap(), &[])).unwrap();

@@ -258,7 +258,12 @@ mod tests {
             lease: Duration::from_secs(3),
             max_restarts: 5,
         };
-        let job = Job::new(plan, config, vec![NodeName::new("n1").unwrap()], Default::default());
+        let job = Job::new(
+            plan,
+            config,
+            vec![NodeName::new("n1").unwrap()],
+            Default::default(),
+        );
         assert!(
             display.plain(&job).starts_with("j: 0 lines read; 0 source"),
             "{}",

@@ -28,7 +28,8 @@ pub struct Summary {
     pub scale_events: u32,
     /// Tuples set aside in `<dest>.poison`.
     pub poisoned: u64,
-    /// Without exactly-once: tuples that were sent again after a restart, and may have counted twice.
+    /// Without exactly-once: tuples that were sent again after a restart, and may have counted twice; in a job that was
+    /// taken up, all that was in the destination by then.
     pub possible_duplicates: u64,
     pub stages: Vec<Stage>,
     pub latency_ms: Option<Latency>,
@@ -111,10 +112,7 @@ impl Summary {
             restarts: job.restarts(),
             scale_events: 0,
             poisoned: job.poisoned(),
-            possible_duplicates: match plan.exactly_once {
-                true => 0,
-                false => job.tasks().map(|t| t.totals.resent()).sum(),
-            },
+            possible_duplicates: job.possible_duplicates(),
             stages,
             latency_ms: Latency::of(&histogram),
         }

@@ -24,6 +24,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    common::heap::keep_freed_memory();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(usage) => {

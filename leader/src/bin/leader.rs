@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 fn refuse(error: &cli::Error) -> ExitCode {
     eprintln!(
         "leader: {error}\n  an example that works: {}\n  all of it: leader --help",
-        cli::EXAMPLE
+        error.example()
     );
     ExitCode::from(2)
 }

@@ -9,7 +9,8 @@ use common::ids::JobName;
 
 use super::positionals::Positionals;
 use super::{
-    Console, Error, IfExists, LauncherKind, Poison, Productions, Progress, Request, Resume, Start, What, refuse,
+    Console, Error, IfExists, LauncherKind, Poison, Productions, Progress, Request, Resume, Start, What,
+    refuse,
 };
 
 const GRAMMAR: &str = "leader [OPTIONS] <Nstages> <Ntasks_per_stage> <op1_exe> <op1_args> ... <opN_exe> <opN_args> \
@@ -177,7 +178,11 @@ impl Args {
     }
 
     fn start(&self, op_timeout: Option<Duration>) -> Result<Start, Error> {
-        let job = self.job.as_ref().map(|name| job_name("--job", name)).transpose()?;
+        let job = self
+            .job
+            .as_ref()
+            .map(|name| job_name("--job", name))
+            .transpose()?;
         let given = Positionals::read(&self.rest)?;
         if let Some(most) = self.max_tasks.filter(|most| given.tasks > *most) {
             return Err(refuse(

@@ -118,7 +118,10 @@ fn mistakes_name_the_argument() {
             "--resume j 1 1 identity '' d out true false",
             "takes no arguments, the job's plan is in its journal; leave out: 1 1 identity",
         ),
-        ("--resume j --follow", "--follow: --resume takes the job up as it was planned"),
+        (
+            "--resume j --follow",
+            "--follow: --resume takes the job up as it was planned",
+        ),
         ("--resume j --job k", "--job: "),
         ("--resume j --format tsv", "--format: "),
         ("--resume j --dry-run", "--dry-run: "),

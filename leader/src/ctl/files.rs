@@ -7,7 +7,7 @@ use common::ids::{JobName, TaskId};
 use hydfs::client::{Client, Error as StoreError, Streams};
 
 use super::Error;
-use crate::journal;
+use crate::journal::{self, OpenError};
 
 /// How long a piece of a file that is known to be there may take to come.
 const PIECE_WITHIN: Duration = Duration::from_secs(5);
@@ -71,14 +71,17 @@ pub async fn streams(client: &Client, file: &str) -> Result<Option<Streams>, Sto
 
 /// The job's journal; without one, which jobs there are.
 pub async fn journal(client: &Client, job: &JobName) -> Result<Vec<journal::Record>, Error> {
-    let name = journal::name(job);
-    let Some(bytes) = read(client, &name).await? else {
-        return Err(Error::UnknownJob {
+    match journal::read(client, job).await {
+        Ok(records) => Ok(records),
+        Err(OpenError::Storage(StoreError::NoSuchFile { .. })) => Err(Error::UnknownJob {
             job: job.to_string(),
             have: known(client).await,
-        });
-    };
-    journal::decode(&bytes).map_err(|damage| Error::Journal { name, damage })
+        }),
+        Err(error) => Err(Error::Journal {
+            name: journal::name(job),
+            error,
+        }),
+    }
 }
 
 async fn known(client: &Client) -> String {

@@ -170,7 +170,10 @@ fn order_fields(order: &Order) -> Vec<(&'static str, Value)> {
             ("start", json!(at)),
         ],
         Order::Source(run) => vec![
-            ("kind", json!("source")),
+            (
+                "kind",
+                json!(if run.growing { "growing_source" } else { "source" }),
+            ),
             ("slice", json!(run.slice)),
             ("start", json!(run.from)),
             ("end", json!(run.to)),
@@ -198,6 +201,9 @@ fn cut_fields(cut: &Cut) -> Vec<(&'static str, Value)> {
         ("line", json!(cut.source.line)),
         ("snapshot", json!(cut.snapshot)),
     ];
+    if !cut.acked.is_empty() {
+        fields.push(("acked", json!(cut.acked)));
+    }
     if !cut.source.growing.is_empty() {
         let places = cut.source.growing.iter();
         let places = places.map(|(slice, place)| (slice.to_string(), json!(place.at)));
@@ -232,6 +238,7 @@ mod tests {
             first_line: 2,
             lines: 1,
             last: true,
+            growing: false,
         };
         let records = [
             Record::Began {

@@ -136,8 +136,8 @@ pub enum Error {
     Store(#[from] hydfs::client::Error),
     #[error("HyDFS has no journal of a job `{job}`{have}")]
     UnknownJob { job: String, have: String },
-    #[error("{name}: {damage}")]
-    Journal { name: String, damage: journal::Damage },
+    #[error("{name}: {error}")]
+    Journal { name: String, error: journal::OpenError },
     #[error("the journal of job {job} holds no plan: the job never started")]
     NoPlan { job: String },
     #[error("{task} of job {job} has no log: {why}")]

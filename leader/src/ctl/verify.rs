@@ -42,11 +42,8 @@ pub async fn run(client: &Client, job: &JobName) -> Result<Done, Error> {
         );
     }
     let dest = files::streams(client, &plan.dest).await?;
-    let poison = plan
-        .tasks()
-        .find_map(|t| plan.task_plan(t, common::ids::Epoch(0)).poison);
-    let poison = match poison {
-        Some(file) => files::streams(client, &file).await?,
+    let poison = match checker.poison() {
+        Some(file) => files::streams(client, file).await?,
         None => None,
     };
     let after = JobFacts::of(&files::journal(client, job).await?).ok_or_else(no_plan)?;
@@ -63,7 +60,11 @@ fn report(job: &JobName, verdict: &Verdict) -> Done {
         Outcome::Failed(why) => format!("failed ({why}), checked as far as it came: "),
     };
     let (word, code) = match (verdict.findings.len(), verdict.unchecked.len()) {
-        (0, 0) => ("proved".to_owned(), 0),
+        (0, 0) if verdict.totals.tasks == 0 => {
+            ("not proved, no task has written a log yet".to_owned(), UNCHECKED)
+        }
+        (0, 0) => ("proved".into(), 0),
+        (0, 1) => ("not proved, 1 thing could not be checked".into(), UNCHECKED),
         (0, n) => (format!("not proved, {n} things could not be checked"), UNCHECKED),
         (1, _) => ("refuted, 1 finding".into(), REFUTED),
         (n, _) => (format!("refuted, {n} findings"), REFUTED),
@@ -137,6 +138,8 @@ mod tests {
         let says = "9 tasks, 1,234 order records, 50 checkpoints, 10 epochs (1 restart), 1,000,000 lines; destination 4,567 bytes = 3 streams";
         assert_eq!((done.code, done.text), (0, format!("job x: proved: {says}")));
         verdict.outcome = Outcome::Open;
+        verdict.totals.tasks = 0;
+        assert_eq!(report(&job, &verdict).code, UNCHECKED);
         verdict.unchecked.push("its log is not there".into());
         let done = report(&job, &verdict);
         assert_eq!(done.code, UNCHECKED);

@@ -126,9 +126,13 @@ impl Run {
             });
         }
         if let (true, Some(file)) = (job.poisoned() > 0, &plan.poison) {
-            let tuples = if job.poisoned() == 1 { "tuple was" } else { "tuples were" };
+            let tuples = if job.poisoned() == 1 {
+                "tuple was"
+            } else {
+                "tuples were"
+            };
             base.screen.say(&format!(
-                "{} {tuples} set aside, with the reasons: hydfs cat {file}",
+                "{} {tuples} set aside (why: POISON in the log); read with: hydfs cat {file}",
                 job.poisoned()
             ));
         }

@@ -66,7 +66,11 @@ async fn look_out(
         match files {
             Ok(files) => {
                 failed = false;
-                let new: Vec<String> = files.into_iter().map(|f| f.file).filter(|f| seen.insert(f.clone())).collect();
+                let new: Vec<String> = files
+                    .into_iter()
+                    .map(|f| f.file)
+                    .filter(|f| seen.insert(f.clone()))
+                    .collect();
                 if !new.is_empty() && tell.send(Found::More(new)).await.is_err() {
                     return Ok(());
                 }
@@ -86,7 +90,9 @@ async fn look_out(
     let files = match tokio::time::timeout(LAST_WITHIN, files::list(&client, &src)).await {
         Ok(Ok(files)) => files.into_iter().map(|f| f.file).collect(),
         other => {
-            let why = other.map_or("no answer in time".into(), |r| r.err().map_or(String::new(), |e| e.to_string()));
+            let why = other.map_or("no answer in time".into(), |r| {
+                r.err().map_or(String::new(), |e| e.to_string())
+            });
             tracing::warn!(src, why, "LOOKOUT_FAILED");
             vec![]
         }

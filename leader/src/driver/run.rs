@@ -25,6 +25,9 @@ use crate::progress::Display;
 
 pub(super) const TICK: Duration = Duration::from_millis(50);
 const RATE_EVERY: Duration = Duration::from_secs(5);
+/// How often it is noted where a source has arrived, at most; and for each file that it follows so much later.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+const NOTE_FILE: Duration = Duration::from_millis(1);
 
 pub(super) struct Run {
     pub base: Base,
@@ -38,8 +41,8 @@ pub(super) struct Run {
     lookout: Option<Lookout>,
     /// It was told to look for the last time.
     ending: bool,
-    /// Where sources have arrived, as the journal has it.
-    arrived: BTreeMap<TaskId, SourcePos>,
+    /// Where sources have arrived, as the journal has it, and when to note it again.
+    arrived: BTreeMap<TaskId, (SourcePos, Time)>,
     began: Time,
     /// When the last stage first reported output: for runs that print nothing.
     pub first_report_us: Option<u64>,
@@ -111,10 +114,10 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
                 run.give(Input::Tick);
                 let now = clock::now();
                 display.show(&run.job, now);
+                run.note_arrivals(now);
                 if now >= next_rate {
                     next_rate = now + RATE_EVERY;
                     report::rates(&run.job);
-                    run.note_arrivals();
                 }
             }
         }
@@ -163,8 +166,7 @@ impl Run {
                 // Nodes come from the cluster file.
                 if let Ok(node) = cluster.node(node.as_str()) {
                     let job = &self.job.plan().job;
-                    let order =
-                        launcher::order(cluster, node, job, task, epoch, self.addr, &self.own_folder);
+                    let order = launcher::order(cluster, node, job, task, epoch, self.addr, &self.own_folder);
                     self.launcher.launch(order);
                 }
             }
@@ -220,9 +222,7 @@ impl Run {
             }
             _ => {
                 tracing::error!(job = %job, error = %error, "JOURNAL_FAILED");
-                format!(
-                    "its journal cannot be written: {error}; when storage is back: leader --resume {job}"
-                )
+                format!("its journal cannot be written: {error}; when storage is back: leader --resume {job}")
             }
         };
         self.give(Input::Stop { why });
@@ -259,20 +259,22 @@ impl Run {
 
     /// Without exactly-once the journal says now and then how far the sources are, or who takes the job up would begin at
     /// the beginning.
-    fn note_arrivals(&mut self) {
+    fn note_arrivals(&mut self, now: Time) {
         if self.job.plan().exactly_once {
             return;
         }
         for task in self.job.tasks() {
-            if let Some(place) = &task.arrived
-                && self.arrived.get(&task.id) != Some(place)
-            {
-                self.arrived.insert(task.id, place.clone());
-                self.journal.write(Entry::Arrived {
-                    task: task.id,
-                    place: place.clone(),
-                });
+            let Some(place) = &task.arrived else { continue };
+            let noted = self.arrived.get(&task.id);
+            if noted.is_some_and(|(noted, next)| now < *next || noted == place) {
+                continue;
             }
+            let next = now + NOTE_EVERY + NOTE_FILE * place.growing.len().min(60_000) as u32;
+            self.arrived.insert(task.id, (place.clone(), next));
+            self.journal.write(Entry::Arrived {
+                task: task.id,
+                place: place.clone(),
+            });
         }
     }
 

@@ -93,7 +93,12 @@ impl Job {
                     self.tell_source(task, ToWorker::Drain, out);
                 }
             }
-            Change::Skip { task: id, unit, key, why } => {
+            Change::Skip {
+                task: id,
+                unit,
+                key,
+                why,
+            } => {
                 self.poisoned += 1;
                 let Some(task) = self.tasks.get_mut(&id) else {
                     return;

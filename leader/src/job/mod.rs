@@ -88,6 +88,8 @@ pub struct Job {
     slices: Vec<usize>,
     draining: bool,
     poisoned: u64,
+    /// Tuples that were in the destination before this leader, and may come again: without exactly-once.
+    before: u64,
 }
 
 impl Job {
@@ -107,6 +109,7 @@ impl Job {
             slices: plan.sources.iter().map(Vec::len).collect(),
             draining: plan.drain,
             poisoned: plan.skips.values().map(|units| units.len() as u64).sum(),
+            before: 0,
             plan,
             config,
             tasks,
@@ -145,6 +148,14 @@ impl Job {
     /// The sources were told to end, or are about to be.
     pub fn is_draining(&self) -> bool {
         self.draining
+    }
+
+    /// Tuples that may be in the destination twice; at most so many.
+    pub fn possible_duplicates(&self) -> u64 {
+        match self.plan.exactly_once {
+            true => 0,
+            false => self.before + self.tasks.values().map(|t| t.totals.resent()).sum::<u64>(),
+        }
     }
 
     /// How many tuples were set aside, in the job's whole life.

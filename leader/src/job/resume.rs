@@ -43,6 +43,8 @@ pub struct Resumed {
     pub poisoned: u64,
     /// Some process was started: the destination must be there.
     pub launched: bool,
+    /// Tuples in the destination. Not in the journal: for the caller to fill in.
+    pub before: u64,
     /// Why the job failed, when it did.
     pub failed: Option<String>,
 }
@@ -61,6 +63,7 @@ pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> 
         arrived: BTreeMap::new(),
         poisoned: 0,
         launched: false,
+        before: 0,
         failed: None,
     };
     let mut newest = 0;
@@ -126,10 +129,11 @@ impl Job {
             done,
             mut arrived,
             poisoned,
+            before,
             ..
         } = resumed;
         let mut job = Self::new(plan, config, nodes, failed);
-        job.poisoned = poisoned;
+        (job.poisoned, job.before) = (poisoned, before);
         for task in job.tasks.values_mut() {
             task.begin_after(base, done.get(&task.id).copied(), arrived.remove(&task.id));
         }
@@ -251,7 +255,10 @@ mod tests {
         assert_eq!(base(vec![plan(), launch(TASK, 3), taken_up(1000)], 3), 2000);
         assert_eq!(base(vec![plan(), launch(TASK, 3)], 3), 2000);
         assert_eq!(
-            base(vec![plan(), launch(TASK, 999), taken_up(2000), launch(TASK, 2001)], 3),
+            base(
+                vec![plan(), launch(TASK, 999), taken_up(2000), launch(TASK, 2001)],
+                3
+            ),
             3000
         );
     }
@@ -289,7 +296,10 @@ mod tests {
         ]);
         let resumed = resume(&all, Epoch(3)).unwrap();
         assert_eq!(resumed.plan.sources[1].last(), Some(&slice));
-        assert_eq!((resumed.plan.skips[&TASK].clone(), resumed.poisoned), (vec![unit], 1));
+        assert_eq!(
+            (resumed.plan.skips[&TASK].clone(), resumed.poisoned),
+            (vec![unit], 1)
+        );
         assert!(resumed.plan.drain && resumed.failed.is_none() && resumed.plan.max_restarts == 9);
         assert_eq!(resumed.done[&SOURCE].tuples_in, 7);
     }
@@ -302,8 +312,13 @@ mod tests {
             task: SOURCE,
             place: SourcePos::default(),
         };
-        let entries =
-            |plan: &Plan| records(vec![Entry::Plan(Box::new(plan.clone())), done(SOURCE), arrived.clone()]);
+        let entries = |plan: &Plan| {
+            records(vec![
+                Entry::Plan(Box::new(plan.clone())),
+                done(SOURCE),
+                arrived.clone(),
+            ])
+        };
         let resumed = resume(&entries(&loose), Epoch(2)).unwrap();
         assert!(resumed.done.is_empty() && resumed.arrived.contains_key(&SOURCE));
         // What a lost state had counted must come again.

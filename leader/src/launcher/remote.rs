@@ -219,8 +219,12 @@ impl SocketFolder {
 
     /// Removes what programs that were killed have left.
     fn tidy(place: &Path) {
-        let Ok(entries) = std::fs::read_dir(place) else { return };
-        let ours = entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX));
+        let Ok(entries) = std::fs::read_dir(place) else {
+            return;
+        };
+        let ours = entries
+            .flatten()
+            .filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX));
         for entry in ours {
             // Others' are not ours to open, or to remove.
             let left = File::open(entry.path().join(LOCK)).and_then(lock);

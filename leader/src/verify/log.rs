@@ -1,14 +1,16 @@
 //! One task's log: against itself, against HyDFS's record of who wrote it, against the snapshot file.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
-use common::control::{OpKind, TaskPlan};
+use common::control::TaskPlan;
 use common::ids::{Epoch, TaskId};
 use common::task_log::{self, Cut, Order, Record};
 use hydfs::client::{ClientId, Span};
 
+use super::kept::Kept;
+use super::shape::Shape;
 use super::state::State;
-use super::{Finding, Findings, TaskFiles, spans_wrong};
+use super::{Finding, Findings, TaskFiles, cut, spans_wrong};
 
 /// What is left of a log for the checks across tasks.
 #[derive(Debug, Clone, Default)]
@@ -26,13 +28,21 @@ pub struct TaskLog {
 }
 
 impl TaskLog {
-    /// Units of an output that the newest checkpoint knows to be acknowledged.
-    pub fn acked(&self, output: usize) -> u64 {
+    /// Units of an output that were emitted up to the newest checkpoint.
+    pub fn sent(&self, output: usize) -> u64 {
         self.checkpoint
             .as_ref()
             .and_then(|c| c.emitted.get(output))
             .copied()
             .unwrap_or(0)
+    }
+
+    /// Those of them that it knows to be acknowledged.
+    pub fn acked(&self, output: usize) -> u64 {
+        match &self.checkpoint {
+            Some(cut) if !cut.acked.is_empty() => cut.acked.get(output).copied().unwrap_or(0),
+            _ => self.sent(output),
+        }
     }
 
     /// Units of an upstream task's channel that the newest checkpoint covers.
@@ -47,6 +57,7 @@ impl TaskLog {
 
 struct Check<'a> {
     plan: &'a TaskPlan,
+    shape: Shape,
     log: TaskLog,
     findings: Findings,
     /// Where the record at hand begins.
@@ -55,21 +66,17 @@ struct Check<'a> {
     behind: VecDeque<(u64, Order)>,
     at_checkpoint: State,
     snapshot_len: u64,
-    /// Per output: where the next production begins.
-    produced: Vec<u64>,
-    productions: u64,
-    produced_pos: u64,
-    /// Positions whose order record is a batch of tuples; only while positions are dense.
-    batches: Vec<bool>,
-    /// Positions whose consumed tuples are kept.
-    kept: BTreeSet<u64>,
+    kept: Kept,
 }
 
 /// Checks one task's log. `ended`: nothing more will come.
 pub fn check(plan: &TaskPlan, ended: bool, files: TaskFiles<'_>) -> (TaskLog, Vec<Finding>) {
     let name = plan.task.to_string();
+    let shape = Shape::of(plan);
+    let snapshots = files.snapshots.and_then(|s| s.of(&name));
     let mut check = Check {
         plan,
+        shape,
         log: TaskLog {
             state: State::new(plan),
             ..TaskLog::default()
@@ -78,12 +85,8 @@ pub fn check(plan: &TaskPlan, ended: bool, files: TaskFiles<'_>) -> (TaskLog, Ve
         byte: 0,
         behind: VecDeque::new(),
         at_checkpoint: State::new(plan),
-        snapshot_len: files.snapshots.and_then(|s| s.of(&name)).map_or(0, |s| s.length),
-        produced: vec![],
-        productions: 0,
-        produced_pos: 0,
-        batches: vec![],
-        kept: BTreeSet::new(),
+        snapshot_len: snapshots.map_or(0, |s| s.length),
+        kept: Kept::new(shape),
     };
     let spans = check.owners(ended, &name, &files);
     let mut records = task_log::records(files.log);
@@ -115,6 +118,10 @@ impl Check<'_> {
             pos,
             what,
         });
+    }
+
+    fn all_wrong(&mut self, pos: u64, what: impl IntoIterator<Item = String>) {
+        what.into_iter().for_each(|what| self.wrong(Some(pos), what));
     }
 
     fn wrong_file(&mut self, what: String) {
@@ -184,6 +191,7 @@ impl Check<'_> {
             // Said once.
             self.log.epochs.push(Epoch::default());
         }
+        let next = self.log.pos.saturating_add(1);
         match record {
             Record::Began { epoch, pos } => self.began(epoch, pos),
             Record::Order { pos, order } => self.order(pos, order),
@@ -194,15 +202,18 @@ impl Check<'_> {
                 start,
                 end,
                 ..
-            } => self.production(pos, output, start, end),
+            } => {
+                let wrong = self.kept.production(pos, output, start..end, next);
+                self.all_wrong(pos, wrong);
+            }
             Record::Tuples { pos, .. } => {
-                if !self.kept.insert(pos) {
-                    self.wrong(Some(pos), "the consumed tuples are kept twice".into());
-                }
+                let wrong = self.kept.tuples(pos, next);
+                self.all_wrong(pos, wrong);
             }
         }
     }
 
+    /// A process goes on behind what its predecessors did; what is behind that is void.
     fn began(&mut self, epoch: Epoch, pos: u64) {
         if let Some(last) = self.log.epochs.last()
             && epoch <= *last
@@ -211,14 +222,25 @@ impl Check<'_> {
         } else if epoch == Epoch::default() {
             self.wrong(Some(pos), "epoch 0 began; epochs count from 1".into());
         }
-        if pos != self.log.pos {
-            let what = format!(
-                "epoch {epoch} began after position {pos}; the log was at {}",
-                self.log.pos
-            );
+        self.log.epochs.push(epoch);
+        let have = self.log.pos;
+        let safe = self.log.checkpoint.as_ref().map_or(0, |c| c.pos);
+        let right = if self.shape.voids() { safe } else { have };
+        if pos != right {
+            let what =
+                format!("epoch {epoch} began behind position {pos}, where it was to go on behind {right}");
             self.wrong(Some(pos), what);
         }
-        self.log.epochs.push(epoch);
+        if (safe..have).contains(&pos) {
+            self.behind.retain(|(p, _)| *p <= pos);
+            self.kept.void(pos);
+            self.log.pos = pos;
+            self.log.state = self.at_checkpoint.clone();
+            for (_, order) in &self.behind {
+                // What is wrong with it was said when it was read.
+                let _ = self.log.state.apply(order, self.plan);
+            }
+        }
     }
 
     fn order(&mut self, pos: u64, order: Order) {
@@ -235,34 +257,32 @@ impl Check<'_> {
             self.wrong(Some(pos), format!("positions {next}..{pos} are missing"));
         }
         self.log.pos = pos;
-        for what in self.log.state.apply(&order, self.plan) {
-            self.wrong(Some(pos), what);
-        }
-        if pos == self.batches.len() as u64 + 1 {
-            self.batches.push(matches!(order, Order::Input { .. }));
-        }
+        let wrong = self.log.state.apply(&order, self.plan);
+        self.all_wrong(pos, wrong);
+        let wrong = self.kept.order(pos, matches!(order, Order::Input { .. }));
+        self.all_wrong(pos, wrong);
         self.behind.push_back((pos, order));
     }
 
     fn checkpoint(&mut self, cut: Cut) {
         self.log.checkpoints += 1;
-        let pos = Some(cut.pos);
+        let pos = cut.pos;
         let before = self.log.checkpoint.as_ref().map_or(0, |c| c.pos);
-        if cut.pos <= before {
+        if pos <= before {
             self.wrong(
-                pos,
-                format!("a checkpoint of position {} after one of {before}", cut.pos),
+                Some(pos),
+                format!("a checkpoint of position {pos} after one of {before}"),
             );
             return;
         }
-        if cut.pos > self.log.pos {
+        if pos > self.log.pos {
             let what = format!(
-                "a checkpoint of position {}; the log had come to {}",
-                cut.pos, self.log.pos
+                "a checkpoint of position {pos}; the log had come to {}",
+                self.log.pos
             );
-            self.wrong(pos, what);
+            self.wrong(Some(pos), what);
         }
-        while self.behind.front().is_some_and(|(p, _)| *p <= cut.pos)
+        while self.behind.front().is_some_and(|(p, _)| *p <= pos)
             && let Some((_, order)) = self.behind.pop_front()
         {
             // What is wrong with it was said when it was read.
@@ -270,167 +290,24 @@ impl Check<'_> {
         }
         let differs = self.at_checkpoint.differs(&cut, self.plan);
         if !differs.is_empty() {
-            differs.into_iter().for_each(|what| self.wrong(pos, what));
+            self.all_wrong(pos, differs);
             self.at_checkpoint.adopt(&cut);
         }
-        self.emitted(&cut);
-        self.snapshot(&cut);
+        let last = self.log.checkpoint.as_ref();
+        let (state, plan) = (&self.at_checkpoint, self.plan);
+        let wrong = cut::wrong(&cut, last, state, plan, self.shape, self.snapshot_len);
+        self.all_wrong(pos, wrong);
+        let wrong = self.kept.checkpoint(pos, &cut.emitted);
+        self.all_wrong(pos, wrong);
         self.log.checkpoint = Some(cut);
-    }
-
-    /// Outputs only grow, and come to what was counted.
-    fn emitted(&mut self, cut: &Cut) {
-        let pos = Some(cut.pos);
-        let outputs = self.plan.downstream.len().max(1);
-        if cut.emitted.len() != outputs {
-            self.wrong(
-                pos,
-                format!("it speaks of {} outputs, there are {outputs}", cut.emitted.len()),
-            );
-            return;
-        }
-        let mut wrong = vec![];
-        if let Some(last) = &self.log.checkpoint {
-            let counters = [
-                ("tuples came in", last.tuples_in, cut.tuples_in),
-                ("tuples went out", last.tuples_out, cut.tuples_out),
-                ("bytes came in", last.bytes_in, cut.bytes_in),
-            ];
-            for (what, before, now) in counters {
-                if now < before {
-                    wrong.push(format!(
-                        "it says that {now} {what}, the checkpoint before said {before}"
-                    ));
-                }
-            }
-            for (i, (before, now)) in last.emitted.iter().zip(&cut.emitted).enumerate() {
-                if now < before {
-                    wrong.push(format!(
-                        "output {i} has come to {now} units, in the checkpoint before to {before}"
-                    ));
-                }
-            }
-        }
-        if self.plan.downstream.is_empty() {
-            // Each tuple is a line of at least its newline.
-            if cut.emitted[0] < cut.tuples_out {
-                wrong.push(format!("{} tuples in {} bytes", cut.tuples_out, cut.emitted[0]));
-            }
-        } else {
-            let ends = u128::from(cut.done) * outputs as u128;
-            let units: u128 = cut.emitted.iter().map(|e| u128::from(*e)).sum();
-            if units != u128::from(cut.tuples_out) + ends {
-                wrong.push(format!(
-                    "{} tuples went out{}, the outputs come to {units} units",
-                    cut.tuples_out,
-                    if cut.done { " and each output's end" } else { "" }
-                ));
-            }
-        }
-        match self.plan.op.as_ref().map(|op| op.kind) {
-            // A source's outputs follow from what it read.
-            None => {
-                let ends = u64::from(cut.done);
-                for (i, (says, routed)) in cut.emitted.iter().zip(&self.at_checkpoint.routed).enumerate() {
-                    if *says != routed.saturating_add(ends) {
-                        wrong.push(format!(
-                            "output {i} has come to {says} units, by the lines read it is {}",
-                            routed.saturating_add(ends)
-                        ));
-                    }
-                }
-            }
-            Some(OpKind::Filter) if cut.tuples_out > cut.tuples_in => wrong.push(format!(
-                "a filter put {} tuples out, of {}",
-                cut.tuples_out, cut.tuples_in
-            )),
-            Some(_) => {}
-        }
-        let ends = u64::from(cut.done && !self.plan.downstream.is_empty());
-        let kept = |i: usize| self.produced.get(i).copied().unwrap_or(0);
-        let repeats = self.plan.op.as_ref().is_none_or(|op| op.deterministic);
-        for (i, acked) in cut.emitted.iter().enumerate().filter(|_| !repeats) {
-            let logged = kept(i);
-            if *acked > logged.saturating_add(ends) {
-                wrong.push(format!(
-                    "{acked} units of output {i} are acknowledged, and only {logged} were kept as they were put out"
-                ));
-            }
-        }
-        wrong.into_iter().for_each(|what| self.wrong(pos, what));
-    }
-
-    fn snapshot(&mut self, cut: &Cut) {
-        let mut end = 0u64;
-        for (offset, len) in &cut.snapshot {
-            let to = offset.saturating_add(*len);
-            if *len == 0 || *offset < end {
-                self.wrong(
-                    Some(cut.pos),
-                    format!("the snapshot's piece {offset}..{to} is empty, or not behind {end}"),
-                );
-            }
-            if to > self.snapshot_len {
-                let what = format!(
-                    "the snapshot's piece {offset}..{to} is not in the snapshot file, which has {} bytes",
-                    self.snapshot_len
-                );
-                self.wrong(Some(cut.pos), what);
-            }
-            end = to;
-        }
-    }
-
-    /// Productions of an output follow on from each other, in the order of their positions.
-    fn production(&mut self, pos: u64, output: u16, start: u64, end: u64) {
-        let outputs = self.plan.downstream.len().max(1);
-        if usize::from(output) >= outputs {
-            self.wrong(Some(pos), format!("there are {outputs} outputs, not {output}"));
-            return;
-        }
-        self.produced.resize(outputs, 0);
-        self.productions += 1;
-        let have = self.produced[usize::from(output)];
-        if start != have || end < start {
-            self.wrong(
-                Some(pos),
-                format!("units {start}..{end} of output {output} were put out where unit {have} was next"),
-            );
-        }
-        if pos < self.produced_pos {
-            self.wrong(
-                Some(pos),
-                format!(
-                    "put out by position {pos}, after what position {} put out",
-                    self.produced_pos
-                ),
-            );
-        }
-        self.produced[usize::from(output)] = end;
-        self.produced_pos = pos;
     }
 
     fn end(&mut self) {
         self.log.epochs.retain(|e| *e != Epoch::default());
-        if self.log.damaged {
-            return;
-        }
-        if self.productions > 0 && self.produced_pos > self.log.pos {
-            self.wrong_file(format!(
-                "what position {} put out is kept, the order records end at {}",
-                self.produced_pos, self.log.pos
-            ));
-        }
-        if self.batches.len() as u64 == self.log.pos {
-            let strange = self.kept.iter().find(|pos| {
-                let index = pos.checked_sub(1).and_then(|i| usize::try_from(i).ok());
-                !index.and_then(|i| self.batches.get(i)).copied().unwrap_or(false)
-            });
-            if let Some(pos) = strange.copied() {
-                self.wrong_file(format!(
-                    "the tuples of position {pos} are kept, which has no order record of a batch"
-                ));
-            }
+        if !self.log.damaged
+            && let Some(what) = self.kept.end(self.log.pos)
+        {
+            self.wrong_file(what);
         }
     }
 }

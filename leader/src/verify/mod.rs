@@ -2,16 +2,22 @@
 //! forbids. Pure: [`crate::ctl`] fetches the files. `docs/exactly-once.md` says what is proved by it and what is not.
 //!
 //! ```text
-//!   journal --> JobFacts --+                      state.rs  what replaying order records comes to
+//!   journal --> JobFacts --+
 //!   logs, streams ---------+--> Checker --> Verdict
-//!   destination -----------+     log.rs   one task: its log against itself, its streams, its snapshot file
-//!                                job.rs   across tasks: channels, slices, the destination, the end
+//!   destination -----------+    log.rs    one task: its log against itself, its streams, its snapshot file
+//!                                 state.rs  what replaying order records comes to
+//!                                 cut.rs    checkpoints
+//!                                 kept.rs   inputs and productions in the log; shape.rs: whether they must be there
+//!                               job.rs    across tasks: channels, slices, the destination, the end
 //! ```
 //! While a job runs its files grow. What is read must be read downstream: a task's log before the logs of the tasks that
 //! it sends to, the destination last. Then what a sender knows to be acknowledged is in what its receiver says later.
 
+mod cut;
 mod job;
+mod kept;
 mod log;
+mod shape;
 mod state;
 
 #[cfg(test)]
@@ -24,6 +30,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use common::control::TaskPlan;
 use common::ids::{Epoch, TaskId};
 use hydfs::client::{StreamInfo, Streams};
 
@@ -58,25 +65,33 @@ pub struct JobFacts {
 impl JobFacts {
     /// `None`: the journal holds no plan.
     pub fn of(journal: &[Record]) -> Option<Self> {
-        let mut plan = None;
+        let mut plan: Option<Plan> = None;
         let mut outcome = Outcome::Open;
         let mut launched: BTreeMap<TaskId, Epoch> = BTreeMap::new();
         let mut done = BTreeSet::new();
         for record in journal {
-            // Other entries say nothing about what may be in the logs.
-            #[allow(unreachable_patterns)]
             match &record.entry {
                 Entry::Plan(p) => plan = Some(p.as_ref().clone()),
                 Entry::Launch { task, epoch, .. } => {
                     let newest = launched.entry(*task).or_default();
                     *newest = (*newest).max(*epoch);
-                    // A job that was taken up again after its end has not ended.
-                    outcome = Outcome::Open;
                 }
                 Entry::Done { task, .. } => drop(done.insert(*task)),
+                Entry::Change(change) => {
+                    if let Some(plan) = &mut plan {
+                        plan.apply(change);
+                    }
+                }
+                Entry::Resumed { settings, .. } => {
+                    outcome = Outcome::Open;
+                    if let Some(plan) = &mut plan {
+                        settings.apply(plan);
+                    }
+                }
                 Entry::End { ok: true, .. } => outcome = Outcome::Ended,
                 Entry::End { ok: false, why } => outcome = Outcome::Failed(why.clone()),
-                _ => {}
+                // Without exactly-once only.
+                Entry::Arrived { .. } => {}
             }
         }
         Some(Self {
@@ -183,6 +198,7 @@ pub struct Verdict {
 #[derive(Debug)]
 pub struct Checker {
     facts: JobFacts,
+    plans: BTreeMap<TaskId, TaskPlan>,
     findings: Vec<Finding>,
     unchecked: Vec<String>,
     logs: BTreeMap<TaskId, TaskLog>,
@@ -192,7 +208,9 @@ pub struct Checker {
 impl Checker {
     /// `facts`: from before any log was read.
     pub fn new(facts: JobFacts) -> Self {
+        let plan = &facts.plan;
         Self {
+            plans: plan.tasks().map(|t| (t, plan.task_plan(t, Epoch(0)))).collect(),
             facts,
             findings: vec![],
             unchecked: vec![],
@@ -201,15 +219,18 @@ impl Checker {
         }
     }
 
-    pub fn facts(&self) -> &JobFacts {
-        &self.facts
+    /// The HyDFS file of tuples set aside, if the job has one.
+    pub fn poison(&self) -> Option<&str> {
+        self.plans.values().find_map(|p| p.poison.as_deref())
     }
 
     /// One task's log. A task without one is not handed in: it never ran, or its log is gone.
     pub fn task(&mut self, task: TaskId, files: TaskFiles<'_>) {
-        let plan = self.facts.plan.task_plan(task, Epoch(0));
+        let Some(plan) = self.plans.get(&task) else {
+            return;
+        };
         let ended = self.facts.outcome == Outcome::Ended;
-        let (log, findings) = log::check(&plan, ended, files);
+        let (log, findings) = log::check(plan, ended, files);
         if files.log_streams.missing {
             self.unchecked
                 .push(format!("{task}: a part of who wrote its log is being repaired"));
@@ -263,7 +284,7 @@ pub fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);

@@ -96,7 +96,13 @@ impl State {
             wrong.push(format!("{} is not a source", plan.task));
         }
         let slice = plan.slices.get(run.slice as usize);
-        if !plan.follow {
+        if run.growing != plan.follow {
+            wrong.push(match run.growing {
+                true => "files that grow are read in turn, and this job follows none".into(),
+                false => "a job that follows its files reads them in turn".to_owned(),
+            });
+        }
+        if !run.growing {
             if slice.is_none() {
                 wrong.push(format!(
                     "there are {} slices, not {}",
@@ -137,7 +143,7 @@ impl State {
                 wrong.extend(begins_wrong(slice, at));
             }
             // The last line may reach behind the slice's end; a file that grows has its end elsewhere.
-            if !plan.follow && run.last != (run.to >= slice.end) {
+            if !run.growing && run.last != (run.to >= slice.end) {
                 wrong.push(format!(
                     "the run ends at byte {} of {}, the slice at {}, and it is said {}to be the last",
                     run.to,
@@ -157,7 +163,11 @@ impl State {
             done: false,
         });
         (reading.next, reading.done) = (after, run.last);
-        self.slice = run.slice.saturating_add(u32::from(run.last));
+        if run.growing {
+            reading.done = slice.is_some_and(|s| run.to >= s.end);
+        } else {
+            self.slice = run.slice.saturating_add(u32::from(run.last));
+        }
         self.tuples_in = self.tuples_in.saturating_add(run.lines);
         route(run, &mut self.routed);
     }
@@ -218,25 +228,26 @@ impl State {
                 cut.tuples_in, self.tuples_in
             ));
         }
-        if plan.follow {
-            for (slice, place) in &cut.source.growing {
-                if let Some(reading) = self.slices.get(slice)
-                    && reading.next != *place
-                {
-                    wrong.push(format!(
-                        "it says that slice {slice} is read up to byte {}, line {}; the order records come to byte {}, line {}",
-                        place.at, place.line, reading.next.at, reading.next.line
-                    ));
-                }
-            }
-        } else {
-            let is = self.source();
-            let says = &cut.source;
-            if (says.slice, says.at, says.line) != (is.slice, is.at, is.line) {
+        let is = self.source(plan);
+        let says = &cut.source;
+        if (says.slice, says.at, says.line) != (is.slice, is.at, is.line) {
+            wrong.push(format!(
+                "it says that the source stands at {}, by the order records it is {}",
+                place(says),
+                place(&is)
+            ));
+        }
+        let slices: BTreeSet<u32> = is.growing.keys().chain(says.growing.keys()).copied().collect();
+        for slice in slices {
+            let (says, is) = (says.growing.get(&slice), is.growing.get(&slice));
+            if says != is {
+                let at = |p: Option<&Place>| {
+                    p.map_or("nowhere".into(), |p| format!("byte {}, line {}", p.at, p.line))
+                };
                 wrong.push(format!(
-                    "it says that the source stands at {}, by the order records it is {}",
-                    place(says),
-                    place(&is)
+                    "it says that slice {slice} is read up to {}, by the order records it is {}",
+                    at(says),
+                    at(is)
                 ));
             }
         }
@@ -244,7 +255,14 @@ impl State {
     }
 
     /// As a cut has it.
-    fn source(&self) -> SourcePos {
+    fn source(&self, plan: &TaskPlan) -> SourcePos {
+        if plan.follow {
+            let growing = self.slices.iter().map(|(slice, reading)| (*slice, reading.next));
+            return SourcePos {
+                growing: growing.collect(),
+                ..SourcePos::default()
+            };
+        }
         let within = self.slices.get(&self.slice).filter(|r| !r.done);
         SourcePos {
             slice: self.slice,
@@ -260,6 +278,15 @@ impl State {
         self.ended.clone_from(&cut.ended);
         (self.done, self.tuples_in) = (cut.done, cut.tuples_in);
         self.slice = cut.source.slice;
+        for (slice, place) in &cut.source.growing {
+            let next = *place;
+            let reading = self.slices.entry(*slice).or_insert(Reading {
+                first: next,
+                next,
+                done: false,
+            });
+            reading.next = next;
+        }
         if let Some(at) = cut.source.at {
             let next = Place {
                 at,
@@ -334,6 +361,7 @@ mod tests {
                 first_line,
                 lines,
                 last: false,
+                growing: false,
             };
             let mut routed = vec![0; outputs];
             route(&run, &mut routed);

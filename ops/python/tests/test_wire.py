@@ -29,6 +29,7 @@ class Wire(unittest.TestCase):
         three = wire.pack_u32s
         for column in (
             (three([3, 1]), b"abc"),
+            (three([2, 1, 3]), b"abc"),
             (three([1, 2]), b"abc"),
             (three([4]), b"abc"),
             (b"", b"abc"),

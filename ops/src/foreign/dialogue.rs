@@ -19,6 +19,11 @@ pub trait Dialogue {
 
     fn is_answered(&self) -> bool;
 
+    /// So many answers are due that it is no use to look at each as it comes.
+    fn many_are_due(&self) -> bool {
+        false
+    }
+
     /// The tuple that the program is at, or has stumbled over, where that is known: its number in the batch, and its
     /// key, which is appended.
     fn stuck_at(&self, key: &mut Vec<u8>) -> Option<usize>;

@@ -26,6 +26,10 @@ const PIPE_BYTES: i32 = 1 << 20;
 const READ_BYTES: usize = 256 << 10;
 /// What one large answer needed is given back.
 const KEEP_BYTES: usize = 4 << 20;
+/// A program that flushes each answer would have us wake for each, and stop for it: where many are due still, and few have
+/// come, the next ones are left to gather for a while.
+const GATHER: Duration = Duration::from_millis(1);
+const FEW_BYTES: usize = 4 << 10;
 /// How long the rest of a dead program's answers may take to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -49,6 +53,7 @@ enum Event {
     Wrote(io::Result<usize>),
     Read(io::Result<usize>),
     Ended(io::Result<ExitStatus>),
+    Gathered,
     Timer,
 }
 
@@ -121,7 +126,8 @@ impl Pipes {
         let op_timeout = self.op_timeout;
         let mut deadline = clock::now() + op_timeout;
         let mut timer = pin!(clock::sleep_until(deadline));
-        let mut ended = false;
+        let mut gather = pin!(clock::sleep_until(deadline));
+        let (mut gathering, mut ended) = (false, false);
         while !dialogue.is_answered() {
             let Self {
                 group,
@@ -136,9 +142,10 @@ impl Pipes {
             // Reading comes first: it makes room for the program to go on.
             let event = tokio::select! {
                 biased;
-                read = stdout.read_buf(buffer) => Event::Read(read),
+                read = stdout.read_buf(buffer), if !gathering => Event::Read(read),
                 wrote = write(stdin, unwritten), if stdin.is_some() && !unwritten.is_empty() => Event::Wrote(wrote),
                 end = group.wait(), if !ended => Event::Ended(end),
+                () = &mut gather, if gathering => Event::Gathered,
                 () = &mut timer => Event::Timer,
             };
             match event {
@@ -151,7 +158,12 @@ impl Pipes {
                     if taken > 0 && !ended {
                         deadline = now + op_timeout;
                     }
+                    gathering = taken < FEW_BYTES && dialogue.many_are_due();
+                    if gathering {
+                        gather.set(clock::sleep_until(now + GATHER));
+                    }
                 }
+                Event::Gathered => gathering = false,
                 Event::Wrote(Ok(n)) => dialogue.wrote(n),
                 Event::Wrote(Err(_)) => {
                     // It ends, or has closed its input. What it has answered before counts: read on for a moment.

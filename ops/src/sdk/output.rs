@@ -112,10 +112,11 @@ impl<'a> Output<'a> {
         let answer = if self.passing {
             Answer::Passed(passes)
         } else {
-            let all_own = keys.len() == values.len();
+            // Their number says which they are.
+            let implied = keys.len() == values.len() || (keys.is_empty() && self.one_to_one);
             Answer::Outputs {
                 more,
-                origins: (!all_own && !(self.one_to_one && keys.is_empty())).then_some(origins),
+                origins: (!implied).then_some(origins),
                 keys: (!keys.is_empty()).then(|| keys.column()),
                 values: values.column(),
             }

@@ -37,6 +37,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    common::heap::keep_freed_memory();
     let args = Args::parse();
     let who = format!("{} of job {}", args.task_id, args.job);
     match start(args) {

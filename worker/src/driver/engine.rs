@@ -49,6 +49,8 @@ pub struct Engine {
     pub storage: Storage,
     pub runner: Option<Runner>,
     pub source: Option<Source>,
+    /// What the leader said to a source that follows, and it has not heard yet.
+    pub(super) source_words: Vec<ToWorker>,
     pub events: mpsc::UnboundedReceiver<Event>,
     pub control: Control,
     pub links: Vec<OutLink>,
@@ -83,6 +85,7 @@ impl Engine {
             storage,
             runner: None,
             source: None,
+            source_words: Vec::new(),
             events,
             control,
             links: Vec::new(),
@@ -194,16 +197,8 @@ impl Engine {
             ToWorker::Rate(per_s) => self.pace.per_s = per_s,
             ToWorker::Finish => return Err(End::Finished),
             ToWorker::Refused { why } => return Err(End::Fenced(why)),
-            ToWorker::Slices(slices) => {
-                if let Some(Source::Growing(follower)) = &mut self.source {
-                    follower.add(slices);
-                }
-            }
-            ToWorker::Drain => {
-                if let Some(Source::Growing(follower)) = &mut self.source {
-                    follower.drain();
-                }
-            }
+            // The source may be reading just now, beside this.
+            ToWorker::Slices(_) | ToWorker::Drain => self.source_words.push(message),
             ToWorker::Beat | ToWorker::Plan(_) => {}
         }
         Ok(())

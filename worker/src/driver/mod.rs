@@ -217,14 +217,12 @@ fn kept(plan: &TaskPlan) -> (Keeps, bool) {
     let Some(op) = plan.op.as_ref().filter(|_| plan.exactly_once) else {
         return (Keeps::Order, false);
     };
-    let saves = match op.code {
-        OpCode::Builtin => op.kind == OpKind::Aggregate,
-        OpCode::Foreign { snapshot, .. } => snapshot,
-    };
-    match (op.deterministic, op.kind) {
-        (false, _) => (Keeps::Productions, saves),
-        (true, OpKind::Aggregate) if !saves => (Keeps::Inputs, false),
-        (true, _) => (Keeps::Order, saves),
+    let aggregate = op.kind == OpKind::Aggregate;
+    let saves = aggregate && !matches!(op.code, OpCode::Foreign { snapshot: false, .. });
+    match op.deterministic {
+        false => (Keeps::Productions, saves),
+        true if aggregate && !saves => (Keeps::Inputs, false),
+        true => (Keeps::Order, saves),
     }
 }
 

@@ -110,9 +110,12 @@ impl Engine {
 
     async fn read(&mut self, replay: Option<SourceRun>) -> Result<Step, End> {
         let place = self.task.now().source.clone();
-        let Some(source) = &self.source else {
+        let Some(source) = &mut self.source else {
             return Ok(Step::Idle);
         };
+        for word in self.source_words.drain(..) {
+            source.hear(word);
+        }
         if replay.is_none() && source.is_end(&place) {
             self.task.complete(Done {
                 order: Order::Finish,

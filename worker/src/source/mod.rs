@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::control::{Slice, TaskPlan};
+use common::control::{Slice, TaskPlan, ToWorker};
 use hydfs::client::{Client, Error as HydfsError, ReadStream};
 use memchr::{memchr, memrchr};
 
@@ -62,6 +62,15 @@ impl Source {
         match plan.follow {
             true => Self::Growing(Box::new(Follower::new(client, slices, plan.drain))),
             false => Self::Fixed(Box::new(Reader::new(client, slices))),
+        }
+    }
+
+    /// What the leader says to a source that follows, in order.
+    pub fn hear(&mut self, word: ToWorker) {
+        match (self, word) {
+            (Self::Growing(follower), ToWorker::Slices(slices)) => follower.add(slices),
+            (Self::Growing(follower), ToWorker::Drain) => follower.drain(),
+            _ => {}
         }
     }
 

@@ -217,7 +217,8 @@ impl Task {
             if chunk.pos > last {
                 continue;
             }
-            if chunk.pos > cut.pos {
+            // What is set aside does not count as output.
+            if chunk.pos > cut.pos && index < self.channels() {
                 self.now.tuples_out += chunk.tuples;
             }
             if let Some(output) = self.outputs.get_mut(index) {

@@ -20,7 +20,7 @@ impl Transform for Templates {
         let mut last = b' ';
         for &byte in tuple.value {
             // Digits that begin a word, and all that hangs on to them: 3, 12.5, 0xff, 10.0.0.7, 11:02:55.
-            let begins = byte.is_ascii_digit() && !last.is_ascii_alphabetic();
+            let begins = byte.is_ascii_digit() && !last.is_ascii_alphanumeric();
             let goes_on = in_number && (byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b':' | b'-'));
             if begins && !in_number {
                 self.template.extend_from_slice(b"<n>");

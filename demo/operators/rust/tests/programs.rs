@@ -67,6 +67,7 @@ async fn templates() {
         ("disk 3 failed after 12.5 s", "disk <n> failed after <n> s"),
         ("10.0.0.7:22 closed at 11:02:55", "<n> closed at <n>"),
         ("sda1 is 0xff", "sda1 is <n>"),
+        ("sda12 as utf16", "sda12 as utf16"),
         ("", ""),
         ("42", "<n>"),
     ] {

@@ -43,7 +43,7 @@ pub(super) async fn prepare(request: Request, how: Resume, started_us: u64) -> R
         };
         journal.write(resuming);
         let flushed = async { Ok(journal.flush().await?) };
-        tokio::try_join!(flushed, destination(&base, &resumed))?;
+        ((), resumed.before) = tokio::try_join!(flushed, destination(&base, &resumed))?;
         Ok((journal, resumed))
     };
     let bound = async { bind(&base.cluster, &base.node).await };
@@ -100,7 +100,10 @@ fn unreadable(job: &JobName, error: OpenError) -> Error {
 fn refuse(job: &JobName, error: ResumeError) -> Error {
     let more = match error {
         ResumeError::NeverBegan => {
-            format!("; start it anew under another name, or under this one after: hydfs rm {}", journal::name(job))
+            format!(
+                "; start it anew under another name, or under this one after: hydfs rm {}",
+                journal::name(job)
+            )
         }
         ResumeError::Ended => String::new(),
     };
@@ -122,12 +125,12 @@ fn settings(how: &Resume, plan: &Plan) -> Settings {
     }
 }
 
-/// The destination is there, or is made if no process can have written to it yet.
-async fn destination(base: &Base, resumed: &Resumed) -> Result<(), Error> {
+/// The destination is there, or is made if no process can have written to it yet. Returns how many lines are in it.
+async fn destination(base: &Base, resumed: &Resumed) -> Result<u64, Error> {
     let plan = &resumed.plan;
     let made = match resumed.launched {
-        true => base.client.stat(&plan.dest).await.map(drop),
-        false => make_dest(&base.client, plan).await,
+        true => base.client.stat(&plan.dest).await.map(|stat| stat.newlines),
+        false => make_dest(&base.client, plan).await.map(|()| 0),
     };
     made.map_err(|e| match e {
         StoreError::NoSuchFile { .. } => Error::Cannot(format!(

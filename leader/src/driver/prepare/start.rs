@@ -37,7 +37,10 @@ pub(super) async fn prepare(request: Request, start: Start, started_us: u64) -> 
         resolve_all(located, &start),
         members(&base.follower, &base.node.name),
     )?;
-    resolved.iter().flat_map(|r| &r.notes).for_each(|note| base.screen.say(note));
+    resolved
+        .iter()
+        .flat_map(|r| &r.notes)
+        .for_each(|note| base.screen.say(note));
     let nodes = place_of(&base.cluster, &alive);
     let plan = planned(&start, job, &inputs, &resolved, dest, &nodes)?;
     if start.dry_run {
@@ -136,9 +139,7 @@ fn planned(
     // A limited rate of less than one line a second and source would be no limit.
     let most = match start.rate {
         0 => start.tasks_per_stage,
-        rate => start
-            .tasks_per_stage
-            .min(u16::try_from(rate).unwrap_or(u16::MAX)),
+        rate => start.tasks_per_stage.min(u16::try_from(rate).unwrap_or(u16::MAX)),
     };
     let sources = match start.follow {
         true => plan::follow(inputs, most),

@@ -125,7 +125,11 @@ impl World {
     pub(super) fn check_end(&self) {
         let (seed, trace) = (self.seed, &self.trace);
         let tasks = self.plan.tasks().count();
-        assert_eq!(self.ever_done.len(), tasks, "seed {seed}: done too early\n{trace}");
+        assert_eq!(
+            self.ever_done.len(),
+            tasks,
+            "seed {seed}: done too early\n{trace}"
+        );
         let Some(job) = &self.job else { return };
         if self.plan.follow {
             assert!(job.plan().drain, "seed {seed}: ended by itself");

@@ -183,7 +183,10 @@ impl World {
             if fed {
                 self.ended.insert(w.task);
             }
-            let acked = plan.downstream(w.task).iter().all(|down| self.acknowledges(&w, *down));
+            let acked = plan
+                .downstream(w.task)
+                .iter()
+                .all(|down| self.acknowledges(&w, *down));
             if fed && acked {
                 ToLeader::Done(Report::default())
             } else {
@@ -200,7 +203,11 @@ impl World {
             }
         }
         let job = self.job.as_ref();
-        if seen && job.and_then(|j| j.task(w.task)).is_some_and(|t| t.conn() == Some(conn)) {
+        if seen
+            && job
+                .and_then(|j| j.task(w.task))
+                .is_some_and(|t| t.conn() == Some(conn))
+        {
             self.said_done.insert(w.task);
             self.ever_done.insert(w.task);
         }

@@ -7,9 +7,12 @@ pub const ROWS: &[Row<Tamper>] = &[
         "acknowledge what the receiver's log does not cover",
         |j, r| {
             let (task, _) = pick(j, r, |t, _| t.stage > 0)?;
+            // One whose log can give nothing again knows that all it sent is safe.
+            let sender = TaskId::new(task.stage - 1, 0);
+            (keeps(j, sender) == Keeps::Order).then_some(())?;
             without_checkpoint(j, task)
         },
-        &["a restart would lose"],
+        &["a restart would lose", "which sent"],
     ),
     (
         "acknowledge a unit that was never sent",
@@ -25,7 +28,7 @@ pub const ROWS: &[Row<Tamper>] = &[
                 },
             )
         },
-        &["a restart would lose"],
+        &["a restart would lose", "which sent"],
     ),
     (
         "send more than was consumed",
@@ -68,7 +71,7 @@ pub const ROWS: &[Row<Tamper>] = &[
             }
             Some(())
         },
-        &["a restart would lose"],
+        &["a restart would lose", "which sent"],
     ),
     (
         "the leader was told of an end that is not there",
@@ -106,7 +109,7 @@ pub const ROWS: &[Row<Tamper>] = &[
             stream.spans.last_mut()?.end += 1;
             Some(())
         },
-        &["the destination has"],
+        &["bytes of output to the destination"],
     ),
     (
         "lose output that counts as written",
@@ -118,7 +121,10 @@ pub const ROWS: &[Row<Tamper>] = &[
             stream.spans.last_mut()?.end -= 1;
             Some(())
         },
-        &["bytes as written to the destination"],
+        &[
+            "bytes as written to the destination",
+            "bytes of output to the destination",
+        ],
     ),
     (
         "lose a task's output",
@@ -128,7 +134,10 @@ pub const ROWS: &[Row<Tamper>] = &[
             j.dest.len -= gone.length;
             Some(())
         },
-        &["bytes as written to the destination"],
+        &[
+            "bytes as written to the destination",
+            "bytes of output to the destination",
+        ],
     ),
     (
         "output in the wrong order of epochs",
@@ -168,7 +177,7 @@ pub const ROWS: &[Row<Tamper>] = &[
             stream.spans.last_mut()?.epoch = stream.epoch;
             Some(())
         },
-        &["wrote to the destination, the newest"],
+        &["wrote to the destination out, the newest"],
     ),
     (
         "output of an epoch that never fenced",
@@ -178,5 +187,36 @@ pub const ROWS: &[Row<Tamper>] = &[
             Some(())
         },
         &["the newest fence is"],
+    ),
+    (
+        "set more aside than was",
+        |j, r| {
+            let poison = j.poison.as_mut()?;
+            let stream = poison
+                .clients
+                .values_mut()
+                .filter(|s| !s.spans.is_empty())
+                .choose(r)?;
+            stream.spans.last_mut()?.end += 1;
+            stream.length += 1;
+            poison.len += 1;
+            Some(())
+        },
+        &["bytes of output to the file of tuples set aside"],
+    ),
+    (
+        "lose what was set aside",
+        |j, r| {
+            let poison = j.poison.as_mut()?;
+            let stream = poison.clients.values_mut().filter(|s| s.length > 0).choose(r)?;
+            poison.len -= stream.length;
+            stream.length = 0;
+            stream.spans.clear();
+            Some(())
+        },
+        &[
+            "bytes of output to the file of tuples set aside",
+            "as written to the file of tuples",
+        ],
     ),
 ];

@@ -198,4 +198,34 @@ pub const ROWS: &[Row<Tamper>] = &[
         |j, r| edit_cut(j, r, |_, _| true, |c| c.version += 1),
         &["another version"],
     ),
+    (
+        "acknowledged what was not put out",
+        |j, r| {
+            edit_cut(
+                j,
+                r,
+                |_, c| !c.acked.is_empty(),
+                |c| c.acked[0] = c.emitted[0] + 1,
+            )
+        },
+        &["are acknowledged, of"],
+    ),
+    (
+        "acknowledged outputs that are not there",
+        |j, r| edit_cut(j, r, |_, c| !c.acked.is_empty(), |c| c.acked.push(0)),
+        &["acknowledged outputs, there are"],
+    ),
+    (
+        "a checkpoint that outputs had not passed",
+        |j, r| {
+            let job = j.clone();
+            edit_cut(
+                j,
+                r,
+                |t, _| keeps(&job, t) == Keeps::Order,
+                |c| c.acked = c.emitted.clone(),
+            )
+        },
+        &["holds nothing to give them again"],
+    ),
 ];

@@ -54,7 +54,7 @@ pub const ROWS: &[Row<Tamper>] = &[
             }
             Some(())
         },
-        &["the log was at"],
+        &["where it was to go on"],
     ),
     (
         "drop a beginning",
@@ -93,9 +93,21 @@ pub const ROWS: &[Row<Tamper>] = &[
         &["newest that was started"],
     ),
     (
+        "begin before what is done",
+        |j, r| {
+            let (task, i) = restart(j, r)?;
+            if let Record::Began { pos, .. } = &mut log(j, task)?[i].1 {
+                *pos = pos.checked_sub(1)?
+            }
+            Some(())
+        },
+        &["where it was to go on"],
+    ),
+    (
         "drop a production",
         |j, r| {
             let (task, i) = pick(j, r, |_, r| matches!(r, Record::Production { .. }))?;
+            (!j.has_voids(task)).then_some(())?;
             log(j, task)?.remove(i);
             Some(())
         },
@@ -120,7 +132,7 @@ pub const ROWS: &[Row<Tamper>] = &[
             }
             Some(())
         },
-        &["after what position", "the order records end"],
+        &["was at work"],
     ),
     (
         "a production of no output",
@@ -134,6 +146,45 @@ pub const ROWS: &[Row<Tamper>] = &[
         &["outputs, not 99"],
     ),
     (
+        "a production whose order record is not there",
+        |j, r| {
+            let (task, i, pos) = order(j, r, |o| *o == Order::Finish)?;
+            let log = log(j, task)?;
+            log.truncate(i);
+            matches!(log.last()?.1, Record::Production { pos: p, .. } if p == pos).then_some(())
+        },
+        &["the order records end"],
+    ),
+    (
+        "a production that nobody asked for",
+        |j, r| {
+            let job = j.clone();
+            let (task, i) = pick(j, r, |t, _| keeps(&job, t) == Keeps::Order)?;
+            let record = Record::Production {
+                pos: 1,
+                output: 0,
+                start: 0,
+                end: 1,
+                tuples: 1,
+                born_us: 0,
+                payload: vec![].into(),
+            };
+            let log = log(j, task)?;
+            log.insert(i + 1, (log[i].0, record));
+            Some(())
+        },
+        &["can make it again"],
+    ),
+    (
+        "drop consumed tuples",
+        |j, r| {
+            let (task, i) = pick(j, r, |_, r| matches!(r, Record::Tuples { .. }))?;
+            log(j, task)?.remove(i);
+            Some(())
+        },
+        &["are not kept"],
+    ),
+    (
         "tuples twice",
         |j, r| {
             let (task, i) = pick(j, r, |_, r| matches!(r, Record::Tuples { .. }))?;
@@ -144,7 +195,7 @@ pub const ROWS: &[Row<Tamper>] = &[
         &["kept twice"],
     ),
     (
-        "tuples of no batch",
+        "tuples of another position",
         |j, r| {
             let (task, i) = pick(j, r, |_, r| matches!(r, Record::Tuples { .. }))?;
             if let Record::Tuples { pos, .. } = &mut log(j, task)?[i].1 {
@@ -152,6 +203,58 @@ pub const ROWS: &[Row<Tamper>] = &[
             }
             Some(())
         },
-        &["no order record of a batch"],
+        &["was at work"],
+    ),
+    (
+        "tuples of an end",
+        |j, r| {
+            let job = j.clone();
+            let hit = |t, r: &Record| {
+                keeps(&job, t) == Keeps::Inputs
+                    && matches!(
+                        r,
+                        Record::Order {
+                            order: Order::InputEnd { .. },
+                            ..
+                        }
+                    )
+            };
+            let (task, i) = pick(j, r, hit)?;
+            let log = log(j, task)?;
+            let (Record::Order { pos, .. }, epoch) = (&log[i].1, log[i].0) else {
+                return None;
+            };
+            let record = Record::Tuples {
+                pos: *pos,
+                frame: vec![].into(),
+            };
+            log.insert(i, (epoch, record));
+            Some(())
+        },
+        &["consumed none"],
+    ),
+    (
+        "tuples whose order record is not there",
+        |j, r| {
+            let (task, i) = pick(j, r, |_, r| matches!(r, Record::Tuples { .. }))?;
+            log(j, task)?.truncate(i + 1);
+            Some(())
+        },
+        &["which has no order record"],
+    ),
+    (
+        "tuples that upstream has",
+        |j, r| {
+            let job = j.clone();
+            let (task, i) = pick(j, r, |t, _| keeps(&job, t) == Keeps::Order)?;
+            let record = Record::Tuples {
+                pos: 1,
+                frame: vec![].into(),
+            };
+            let log = log(j, task)?;
+            log.insert(i + 1, (log[i].0, record));
+            Some(())
+        },
+        &["upstream has it"],
     ),
 ];

@@ -7,6 +7,8 @@ mod orders;
 mod source;
 mod stored;
 
+use std::collections::BTreeSet;
+
 use common::control::OpKind;
 use common::ids::{Epoch, TaskId};
 use common::task_log::{Cut, Order, Record, SourceRun};
@@ -17,6 +19,7 @@ use rand::seq::IteratorRandom;
 
 use super::Outcome;
 use super::history::{History, Stored, Written, ended, stream};
+use super::shape::{Keeps, Shape};
 
 /// Falsifies the history; `None`: it has nothing of that kind.
 pub type Tamper = fn(&mut History, &mut StdRng) -> Option<()>;
@@ -46,11 +49,11 @@ fn log(job: &mut History, task: TaskId) -> Option<&mut Vec<Written>> {
 }
 
 fn order(job: &mut History, rng: &mut StdRng, wanted: fn(&Order) -> bool) -> Option<(TaskId, usize, u64)> {
-    let (task, i) = pick(
-        job,
-        rng,
-        |_, r| matches!(r, Record::Order { order, .. } if wanted(order)),
-    )?;
+    // Where nothing is void: positions come once, and can be counted.
+    let straight: BTreeSet<TaskId> = job.logs.keys().filter(|t| !job.has_voids(**t)).copied().collect();
+    let hit =
+        |t, r: &Record| matches!(r, Record::Order { order, .. } if wanted(order) && straight.contains(&t));
+    let (task, i) = pick(job, rng, hit)?;
     match log(job, task)?[i].1 {
         Record::Order { pos, .. } => Some((task, i, pos)),
         _ => None,
@@ -72,7 +75,7 @@ fn edit_order(
 }
 
 fn edit_run(job: &mut History, rng: &mut StdRng, edit: fn(&mut SourceRun)) -> Option<()> {
-    let (task, i, _) = order(job, rng, |o| matches!(o, Order::Source(_)))?;
+    let (task, i, _) = order(job, rng, is_run)?;
     if let Record::Order {
         order: Order::Source(run),
         ..
@@ -102,6 +105,15 @@ fn edit_cut(
 
 fn is_batch(order: &Order) -> bool {
     matches!(order, Order::Input { .. })
+}
+
+/// Of a file that does not grow.
+fn is_run(order: &Order) -> bool {
+    matches!(order, Order::Source(run) if !run.growing)
+}
+
+fn keeps(job: &History, task: TaskId) -> Keeps {
+    Shape::of(&job.facts.plan.task_plan(task, Epoch(1))).keeps
 }
 
 /// Positions behind `pos` move by one, everywhere in the log: what was cut out (or put in) leaves no gap.

@@ -199,7 +199,7 @@ pub const ROWS: &[Row<Tamper>] = &[
             }
             Some(())
         },
-        &["it finished before", "not read to their end"],
+        &["after the finish"],
     ),
     (
         "never finish",

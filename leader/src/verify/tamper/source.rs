@@ -5,7 +5,7 @@ use super::*;
 pub const ROWS: &[Row<Tamper>] = &[
     (
         "cut a run out",
-        |j, r| cut_out(j, r, |o| matches!(o, Order::Source(_))),
+        |j, r| cut_out(j, r, is_run),
         &[
             "was next",
             "not read to their end",
@@ -16,7 +16,7 @@ pub const ROWS: &[Row<Tamper>] = &[
     ),
     (
         "read a run twice",
-        |j, r| put_in(j, r, |o| matches!(o, Order::Source(_)), |o| o),
+        |j, r| put_in(j, r, is_run, |o| o),
         &["was next", "was to be read"],
     ),
     (
@@ -55,6 +55,7 @@ pub const ROWS: &[Row<Tamper>] = &[
                 first_line: 1,
                 lines: 1,
                 last: true,
+                growing: false,
             };
             if let Record::Order { order, .. } = &mut log(j, task)?[i].1 {
                 *order = Order::Source(run)
@@ -75,7 +76,7 @@ pub const ROWS: &[Row<Tamper>] = &[
                 Record::Order {
                     order: Order::Source(run),
                     ..
-                } => {
+                } if !run.growing => {
                     let slice = &plan.sources[usize::from(task.index)][run.slice as usize];
                     // Only a shift that the slice itself allows.
                     let begins = run.first_line == slice.newlines_before + 2 && run.from > slice.start;
@@ -101,5 +102,67 @@ pub const ROWS: &[Row<Tamper>] = &[
             (!before).then_some(())
         },
         &["which reads what lies before"],
+    ),
+    (
+        "a place in a growing file",
+        |j, r| {
+            edit_cut(
+                j,
+                r,
+                |_, c| !c.source.growing.is_empty(),
+                |c| {
+                    if let Some(place) = c.source.growing.values_mut().next() {
+                        place.at += 1
+                    }
+                },
+            )
+        },
+        &["it says that slice"],
+    ),
+    (
+        "a growing file that is not in the checkpoint",
+        |j, r| {
+            edit_cut(
+                j,
+                r,
+                |_, c| !c.source.growing.is_empty(),
+                |c| {
+                    c.source.growing.pop_first();
+                },
+            )
+        },
+        &["read up to nowhere"],
+    ),
+    (
+        "a file that grows, or not",
+        |j, r| {
+            edit_order(
+                j,
+                r,
+                |o| matches!(o, Order::Source(_)),
+                |o| {
+                    if let Order::Source(run) = o {
+                        run.growing = !run.growing
+                    }
+                },
+            )
+        },
+        &["in turn"],
+    ),
+    (
+        "skip lines of a growing file",
+        |j, r| {
+            edit_order(
+                j,
+                r,
+                |o| matches!(o, Order::Source(run) if run.growing),
+                |o| {
+                    if let Order::Source(run) = o {
+                        (run.to, run.lines) = (run.to + 1, run.lines + 1)
+                    }
+                },
+            )
+        },
+        &["was next", "it says that"],
     ),
 ];

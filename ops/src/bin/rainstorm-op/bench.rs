@@ -40,7 +40,7 @@ pub fn main(args: &[String]) -> ExitCode {
         Err(e) => Err(e.to_string()),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(report) => crate::print(&report),
         Err(e) => {
             eprintln!("rainstorm-op: {e}");
             ExitCode::FAILURE
@@ -96,7 +96,8 @@ impl Emit for Columns {
     }
 }
 
-async fn run(o: &Options) -> Result<(), String> {
+async fn run(o: &Options) -> Result<String, String> {
+    let mut report = String::new();
     let exe = Path::new(&o.exe)
         .canonicalize()
         .map_err(|e| format!("{}: {e}", o.exe))?;
@@ -143,6 +144,7 @@ async fn run(o: &Options) -> Result<(), String> {
         Protocol::Batch => "batch",
     };
     let foreign = say(
+        &mut report,
         &format!("{} ({protocol} protocol)", o.exe),
         tuples,
         out.tuples,
@@ -151,7 +153,7 @@ async fn run(o: &Options) -> Result<(), String> {
     if let ((Some(a), Some(b)), (Some(c), Some(d))) = (cpu_before, cpu_after) {
         let per_tuple = |before, after| (after - before) as f64 / tuples as f64;
         let (here, there) = (per_tuple(a, c), per_tuple(b, d));
-        println!("           CPU: {here:.0} ns a tuple here, {there:.0} in the program");
+        report += &format!("           CPU: {here:.0} ns a tuple here, {there:.0} in the program\n");
     }
     process.finish().await.map_err(|e| e.to_string())?;
 
@@ -159,9 +161,9 @@ async fn run(o: &Options) -> Result<(), String> {
         OpKind::Aggregate => "count".to_owned(),
         OpKind::Filter | OpKind::Transform => "identity".to_owned(),
     });
-    let inside = in_process(&like, &batches, o.duration)?;
-    println!("{:>10.0} % of it", 100.0 * foreign / inside);
-    Ok(())
+    let inside = in_process(&mut report, &like, &batches, o.duration)?;
+    report += &format!("{:>10.0} % of it\n", 100.0 * foreign / inside);
+    Ok(report)
 }
 
 /// Processor time used so far: here, and by the program.
@@ -176,7 +178,7 @@ fn cpu_ns(pid: &str) -> Option<u64> {
     text.split_ascii_whitespace().next()?.parse().ok()
 }
 
-fn in_process(like: &str, batches: &[Batch], duration: Duration) -> Result<f64, String> {
+fn in_process(report: &mut String, like: &str, batches: &[Batch], duration: Duration) -> Result<f64, String> {
     let mut words = like.split_ascii_whitespace().map(str::to_owned);
     let name = words.next().unwrap_or_default();
     let mut operator: Box<dyn Operator> =
@@ -189,10 +191,10 @@ fn in_process(like: &str, batches: &[Batch], duration: Duration) -> Result<f64, 
             tuples += batch.len();
         }
         if clock::now().since(begin) > duration {
-            let per_s = say(&format!("{like} (in process)"), tuples, out.tuples, begin);
+            let per_s = say(report, &format!("{like} (in process)"), tuples, out.tuples, begin);
             if let (Some(before), Some(after)) = (cpu, cpu_ns("self")) {
-                println!(
-                    "           CPU: {:.0} ns a tuple",
+                *report += &format!(
+                    "           CPU: {:.0} ns a tuple\n",
                     (after - before) as f64 / tuples as f64
                 );
             }
@@ -201,11 +203,11 @@ fn in_process(like: &str, batches: &[Batch], duration: Duration) -> Result<f64, 
     }
 }
 
-fn say(name: &str, tuples: usize, outputs: u64, begin: clock::Time) -> f64 {
+fn say(report: &mut String, name: &str, tuples: usize, outputs: u64, begin: clock::Time) -> f64 {
     let seconds = clock::now().since(begin).as_secs_f64();
     let per_s = tuples as f64 / seconds;
-    println!(
-        "{per_s:>10.0} tuples/s, {:>10.0} outputs/s  {name}",
+    *report += &format!(
+        "{per_s:>10.0} tuples/s, {:>10.0} outputs/s  {name}\n",
         outputs as f64 / seconds
     );
     per_s

@@ -8,6 +8,9 @@ use super::grammar::{Answers, LONGEST_LINE, write_tuple};
 use crate::foreign::dialogue::Dialogue;
 use crate::operator::{Emit, Error, quoted};
 
+/// More answers than a quick script gives in a millisecond.
+const MANY: usize = 256;
+
 /// Memory that is used again for each batch.
 #[derive(Debug, Default)]
 pub struct Text {
@@ -120,6 +123,10 @@ impl Dialogue for Asked<'_> {
 
     fn is_answered(&self) -> bool {
         self.answered == self.batch.len()
+    }
+
+    fn many_are_due(&self) -> bool {
+        !self.text.careful && self.batch.len() - self.answered > MANY
     }
 
     /// Answering more than was asked is noticed when there is no tuple without an answer: then it is the last.

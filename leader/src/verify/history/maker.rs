@@ -1,114 +1,18 @@
-//! Made-up jobs: consistent histories of all tasks, from a seed, with restarts. Made without the checker's code: lines
-//! have real places in a file, units are counted as they are emitted.
+//! How a job that has ended is made up: input first, then task by task what it consumes and puts out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::control::{OpKind, Slice};
+use common::control::{OpCode, OpKind, OpSpec, Protocol, Slice};
 use common::ids::{Epoch, NodeName, TaskId};
-use common::task_log::{CUT_VERSION, Cut, Order, Record, SourcePos, SourceRun, encode};
-use hydfs::client::{ClientId, Span, StreamInfo, Streams};
+use common::task_log::{CUT_VERSION, Cut, Order, Place, Record, SourcePos, SourceRun};
+use hydfs::client::{Span, StreamInfo};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Checker, JobFacts, Outcome, TaskFiles, Verdict};
+use super::{History, Written, cut_off, file, stream};
 use crate::plan::Plan;
 use crate::plan::tests::sample;
-
-/// A record and the process that appended it.
-pub type Written = (Epoch, Record);
-
-/// Everything that is stored of a job.
-#[derive(Debug, Clone)]
-pub struct History {
-    pub facts: JobFacts,
-    pub logs: BTreeMap<TaskId, Vec<Written>>,
-    /// Length of each snapshot file.
-    pub snapshots: BTreeMap<TaskId, u64>,
-    pub dest: Streams,
-}
-
-/// One task's files, as bytes.
-#[derive(Debug, Clone)]
-pub struct Stored {
-    pub log: Vec<u8>,
-    pub streams: Streams,
-    pub snapshots: Option<Streams>,
-}
-
-pub fn stream(name: &str, spans: Vec<Span>) -> StreamInfo {
-    StreamInfo {
-        client: ClientId::of(name),
-        epoch: spans.last().map_or(Epoch(1), |s| s.epoch),
-        length: spans.last().map_or(0, |s| s.end),
-        spans,
-    }
-}
-
-pub fn file(streams: Vec<StreamInfo>) -> Streams {
-    Streams {
-        len: streams.iter().map(|s| s.length).sum(),
-        missing: false,
-        clients: streams.into_iter().map(|s| (s.client, s)).collect(),
-    }
-}
-
-impl History {
-    pub fn stored(&self, task: TaskId) -> Stored {
-        let (mut log, mut spans): (Vec<u8>, Vec<Span>) = Default::default();
-        for (epoch, record) in self.logs.get(&task).into_iter().flatten() {
-            let start = log.len() as u64;
-            encode(record, &mut log);
-            let end = log.len() as u64;
-            match spans.last_mut().filter(|s| s.epoch == *epoch) {
-                Some(last) => last.end = end,
-                None => spans.push(Span {
-                    epoch: *epoch,
-                    start,
-                    end,
-                }),
-            }
-        }
-        let name = task.to_string();
-        let snapshots = self.snapshots.get(&task).map(|len| {
-            let span = Span {
-                epoch: Epoch(1),
-                start: 0,
-                end: *len,
-            };
-            file(vec![stream(&name, vec![span])])
-        });
-        Stored {
-            log,
-            streams: file(vec![stream(&name, spans)]),
-            snapshots,
-        }
-    }
-
-    pub fn check(&self) -> Verdict {
-        self.check_with(|_, _| {})
-    }
-
-    /// After `tamper` had its way with the stored bytes.
-    pub fn check_with(&self, mut tamper: impl FnMut(TaskId, &mut Stored)) -> Verdict {
-        let mut checker = Checker::new(self.facts.clone());
-        for task in self.logs.keys() {
-            let mut stored = self.stored(*task);
-            tamper(*task, &mut stored);
-            let files = TaskFiles {
-                log: &stored.log,
-                log_streams: &stored.streams,
-                snapshots: stored.snapshots.as_ref(),
-            };
-            checker.task(*task, files);
-        }
-        checker.finish(&self.facts, Some(&self.dest), None)
-    }
-
-    pub fn dest_stream(&mut self, task: TaskId) -> &mut StreamInfo {
-        let id = ClientId::of(&format!("j/{task}"));
-        self.dest.clients.get_mut(&id).expect("the task has a stream")
-    }
-}
+use crate::verify::{JobFacts, Outcome};
 
 /// A job that has ended.
 pub fn ended(seed: u64) -> History {
@@ -122,12 +26,11 @@ pub fn ended(seed: u64) -> History {
     let mut plan = sample(stages, tasks, sources, &nodes);
     let files = Files::make(&mut rng, sources);
     plan.sources = files.slices.clone();
-    for stage in plan.stages.iter_mut().skip(1) {
-        if let Some(op) = &mut stage.op {
-            op.kind = [OpKind::Transform, OpKind::Filter, OpKind::Aggregate][rng.random_range(0..3)];
-            op.deterministic = rng.random_bool(0.8);
-        }
+    for op in plan.stages.iter_mut().filter_map(|s| s.op.as_mut()) {
+        operator(&mut rng, op);
     }
+    plan.follow = rng.random_bool(0.2);
+    plan.poison = rng.random_bool(0.3).then(|| "out.poison".into());
     let mut job = Maker {
         rng,
         plan,
@@ -137,10 +40,12 @@ pub fn ended(seed: u64) -> History {
         snapshots: BTreeMap::new(),
         launched: BTreeMap::new(),
         dest: vec![],
+        aside: vec![],
     };
     for task in job.plan.tasks().collect::<Vec<_>>() {
         job.task(task);
     }
+    let poison = job.plan.poison.as_ref().map(|_| file(job.aside));
     let facts = JobFacts {
         done: job.plan.tasks().collect(),
         outcome: Outcome::Ended,
@@ -152,54 +57,36 @@ pub fn ended(seed: u64) -> History {
         logs: job.logs,
         snapshots: job.snapshots,
         dest: file(job.dest),
+        poison,
     }
 }
 
-/// The same job, cut off in its middle: each log ends somewhere, where what it counts as acknowledged is covered.
-pub fn running(seed: u64) -> History {
-    let mut job = ended(seed);
-    let mut rng = StdRng::seed_from_u64(!seed);
-    job.facts.outcome = Outcome::Open;
-    let tasks: Vec<TaskId> = job.logs.keys().rev().copied().collect();
-    let mut covered: BTreeMap<(TaskId, TaskId), u64> = BTreeMap::new();
-    for task in tasks {
-        let outputs = job.facts.plan.downstream(task);
-        let log = job.logs.get_mut(&task).unwrap();
-        let most = rng.random_range(0..=log.len());
-        let acknowledged = |record: &Record| match record {
-            Record::Checkpoint(cut) => outputs
-                .iter()
-                .zip(&cut.emitted)
-                .all(|(to, n)| *n <= covered.get(&(*to, task)).copied().unwrap_or(0)),
-            _ => true,
+/// One of each sort that a log keeps something else for.
+fn operator(rng: &mut StdRng, op: &mut OpSpec) {
+    (op.kind, op.deterministic) = [
+        (OpKind::Transform, true),
+        (OpKind::Filter, true),
+        (OpKind::Aggregate, true),
+        (OpKind::Transform, false),
+        (OpKind::Aggregate, false),
+    ][rng.random_range(0..5)];
+    if op.kind == OpKind::Aggregate && op.deterministic && rng.random_bool(0.5) {
+        op.code = OpCode::Foreign {
+            hydfs_name: "ops/x".into(),
+            hash: "x".into(),
+            protocol: Protocol::Text,
+            keys: true,
+            snapshot: false,
         };
-        let keep = log.iter().take(most).take_while(|(_, r)| acknowledged(r)).count();
-        log.truncate(keep);
-        let newest = log.iter().rev().find_map(|(_, r)| match r {
-            Record::Checkpoint(cut) => Some(cut.as_ref().clone()),
-            _ => None,
-        });
-        let newest = newest.unwrap_or_default();
-        for (from, n) in &newest.consumed {
-            covered.insert((task, *from), *n);
-        }
-        if !newest.done {
-            job.facts.done.remove(&task);
-        }
-        if outputs.is_empty() {
-            let acked = newest.emitted.first().copied().unwrap_or(0);
-            let stream = job.dest_stream(task);
-            let end = rng.random_range(acked..=stream.length);
-            stream.spans.retain(|s| s.start < end);
-            if let Some(last) = stream.spans.last_mut() {
-                last.end = end;
-            }
-            stream.length = end;
-        }
     }
-    // Some of it may be under way still.
-    job.dest.len = job.dest.total() - rng.random_range(0..=job.dest.total().min(5));
-    job
+}
+
+fn append(spans: &mut Vec<Span>, epoch: Epoch, start: u64, end: u64) {
+    match spans.last_mut().filter(|s| s.epoch == epoch) {
+        Some(last) => last.end = end,
+        None if end > start => spans.push(Span { epoch, start, end }),
+        None => {}
+    }
 }
 
 /// The input: files of lines, cut into slices anywhere.
@@ -253,6 +140,29 @@ struct Maker {
     snapshots: BTreeMap<TaskId, u64>,
     launched: BTreeMap<TaskId, Epoch>,
     dest: Vec<StreamInfo>,
+    aside: Vec<StreamInfo>,
+}
+
+/// What an operator asks of its log.
+#[derive(Clone, Copy)]
+struct Sort {
+    kind: Option<OpKind>,
+    inputs: bool,
+    productions: bool,
+    snapshots: bool,
+}
+
+impl Sort {
+    fn of(op: Option<&OpSpec>) -> Self {
+        let aggregate = op.is_some_and(|op| op.kind == OpKind::Aggregate);
+        let foreign = op.is_some_and(|op| op.code != OpCode::Builtin);
+        Self {
+            kind: op.map(|op| op.kind),
+            inputs: aggregate && foreign,
+            productions: op.is_some_and(|op| !op.deterministic),
+            snapshots: aggregate && !foreign,
+        }
+    }
 }
 
 impl Maker {
@@ -262,47 +172,52 @@ impl Maker {
             _ => self.orders(task),
         };
         let outputs = self.plan.downstream(task);
-        let op = self.plan.stages[usize::from(task.stage)].op.clone();
-        let kind = op.as_ref().map(|op| op.kind);
-        let produces = op.as_ref().is_some_and(|op| !op.deterministic);
+        let sort = Sort::of(self.plan.stages[usize::from(task.stage)].op.as_ref());
+        let channels = outputs.len().max(1);
+        let aside = self.plan.poison.is_some() && sort.kind.is_some();
         let mut now = Cut {
             version: CUT_VERSION,
-            emitted: vec![0; outputs.len().max(1)],
+            emitted: vec![0; channels + usize::from(aside)],
             ..Cut::default()
         };
         let mut log: Vec<Written> = vec![];
-        let (mut epoch, mut checkpoint, mut cuts) = (Epoch(0), 0, vec![]);
-        let (mut snapshot, mut dest) = (0u64, Vec::<Span>::new());
-        for order in orders {
+        let (mut epoch, mut checkpoint, mut cuts) = (Epoch(0), now.clone(), vec![]);
+        let (mut snapshot, mut dest, mut away) = (0u64, Vec::<Span>::new(), Vec::<Span>::new());
+        while (now.pos as usize) < orders.len() {
             while epoch == Epoch(0) || self.rng.random_bool(0.04) {
                 // Some were started and never came to write anything.
                 epoch.0 += 1 + u64::from(self.rng.random_bool(0.1));
+                if sort.productions && sort.snapshots {
+                    // Nothing of what the last checkpoint does not cover had left.
+                    now = checkpoint.clone();
+                    now.acked.clear();
+                    cuts.clear();
+                    if outputs.is_empty() {
+                        cut_off(&mut dest, now.emitted[0]);
+                    }
+                    if aside {
+                        cut_off(&mut away, now.emitted[channels]);
+                    }
+                }
                 log.push((epoch, Record::Began { epoch, pos: now.pos }));
             }
+            let order = orders[now.pos as usize].clone();
             let before = now.emitted.clone();
-            self.apply(&order, kind, &mut now, &outputs);
+            self.apply(&order, sort.kind, &mut now, &outputs, aside);
             let pos = now.pos;
-            log.push((
-                epoch,
-                Record::Order {
-                    pos,
-                    order: order.clone(),
-                },
-            ));
-            if kind == Some(OpKind::Aggregate)
-                && matches!(order, Order::Input { .. })
-                && self.rng.random_bool(0.3)
-            {
+            if sort.inputs && matches!(order, Order::Input { .. }) {
                 let frame = b"frame".to_vec().into();
                 log.push((epoch, Record::Tuples { pos, frame }));
             }
             for (output, (start, end)) in before.iter().zip(&now.emitted).enumerate() {
-                if produces && start < end && !now.done {
+                let middle = self.rng.random_range(*start..=*end);
+                let chunks = [(*start, middle), (middle, *end)];
+                for (start, end) in chunks.into_iter().filter(|(s, e)| sort.productions && s < e) {
                     let production = Record::Production {
                         pos,
                         output: output as u16,
-                        start: *start,
-                        end: *end,
+                        start,
+                        end,
                         tuples: 1,
                         born_us: 0,
                         payload: vec![0; 3].into(),
@@ -310,15 +225,14 @@ impl Maker {
                     log.push((epoch, production));
                 }
             }
+            log.push((epoch, Record::Order { pos, order }));
             if outputs.is_empty() {
-                let (start, end) = (before[0], now.emitted[0]);
-                match dest.last_mut().filter(|s| s.epoch == epoch) {
-                    Some(last) => last.end = end,
-                    None if end > start => dest.push(Span { epoch, start, end }),
-                    None => {}
-                }
+                append(&mut dest, epoch, before[0], now.emitted[0]);
             }
-            if kind == Some(OpKind::Aggregate) {
+            if aside {
+                append(&mut away, epoch, before[channels], now.emitted[channels]);
+            }
+            if sort.snapshots {
                 if self.rng.random_bool(0.2) {
                     now.snapshot.clear();
                 }
@@ -329,19 +243,25 @@ impl Maker {
             cuts.push(now.clone());
             // Any cut that no checkpoint has passed may become one, however late.
             let some = self.rng.random_range(0..cuts.len());
-            if self.rng.random_bool(0.3) && cuts[some].pos > checkpoint {
-                checkpoint = cuts[some].pos;
-                log.push((epoch, Record::Checkpoint(Box::new(cuts[some].clone()))));
+            let last = pos as usize == orders.len();
+            if (last || self.rng.random_bool(0.3)) && cuts[some].pos > checkpoint.pos {
+                checkpoint = self.checkpoint(&cuts[some], sort);
+                log.push((epoch, Record::Checkpoint(Box::new(checkpoint.clone()))));
             }
         }
-        if checkpoint < now.pos {
-            log.push((epoch, Record::Checkpoint(Box::new(now.clone()))));
+        if checkpoint.pos < now.pos {
+            let last = self.checkpoint(&now, sort);
+            log.push((epoch, Record::Checkpoint(Box::new(last))));
         }
         for (to, emitted) in outputs.iter().zip(&now.emitted) {
             self.sent.insert((task, *to), *emitted);
         }
+        let name = format!("j/{task}");
         if outputs.is_empty() {
-            self.dest.push(stream(&format!("j/{task}"), dest));
+            self.dest.push(stream(&name, dest));
+        }
+        if aside {
+            self.aside.push(stream(&name, away));
         }
         if snapshot > 0 {
             self.snapshots.insert(task, snapshot);
@@ -349,6 +269,19 @@ impl Maker {
         let after = u64::from(self.rng.random_bool(0.2));
         self.launched.insert(task, Epoch(epoch.0 + after));
         self.logs.insert(task, log);
+    }
+
+    /// Where the log can give everything again, not all need be acknowledged.
+    fn checkpoint(&mut self, cut: &Cut, sort: Sort) -> Cut {
+        let mut cut = cut.clone();
+        if sort.inputs || sort.productions {
+            cut.acked = cut
+                .emitted
+                .iter()
+                .map(|e| self.rng.random_range(0..=*e))
+                .collect();
+        }
+        cut
     }
 
     fn source_orders(&mut self, index: u16) -> Vec<Order> {
@@ -359,7 +292,7 @@ impl Maker {
                 .filter(|n| (slice.start..slice.end).contains(&starts[*n]))
                 .collect();
             let ends = |line: usize| starts.get(line + 1).copied().unwrap_or(*len);
-            if mine.is_empty() {
+            if mine.is_empty() && !self.plan.follow {
                 // One line reaches over all of it; what comes next is behind it.
                 let next = starts.partition_point(|s| *s < slice.end);
                 let at = starts.get(next).copied().unwrap_or(*len);
@@ -370,6 +303,7 @@ impl Maker {
                     first_line: next as u64 + 1,
                     lines: 0,
                     last: true,
+                    growing: false,
                 }));
             }
             let mut rest = &mine[..];
@@ -381,9 +315,22 @@ impl Maker {
                     to: ends(some[some.len() - 1]),
                     first_line: some[0] as u64 + 1,
                     lines: some.len() as u64,
-                    last: more.is_empty(),
+                    last: more.is_empty() && !self.plan.follow,
+                    growing: self.plan.follow,
                 }));
                 rest = more;
+            }
+        }
+        if self.plan.follow {
+            // Now of this file, now of that one; each file's in their order.
+            let slice = |o: &Order| match o {
+                Order::Source(run) => run.slice,
+                _ => 0,
+            };
+            for i in 1..orders.len() {
+                if slice(&orders[i - 1]) != slice(&orders[i]) && self.rng.random_bool(0.5) {
+                    orders.swap(i - 1, i);
+                }
             }
         }
         orders.push(Order::Finish);
@@ -414,7 +361,7 @@ impl Maker {
         orders
     }
 
-    fn apply(&mut self, order: &Order, kind: Option<OpKind>, now: &mut Cut, outputs: &[TaskId]) {
+    fn apply(&mut self, order: &Order, kind: Option<OpKind>, now: &mut Cut, outputs: &[TaskId], aside: bool) {
         now.pos += 1;
         match order {
             Order::Source(run) => {
@@ -425,6 +372,14 @@ impl Maker {
                     now.emitted[(n % outputs.len() as u64) as usize] += 1;
                 }
                 let next = run.first_line + run.lines;
+                if run.growing {
+                    let place = Place {
+                        at: run.to,
+                        line: next,
+                    };
+                    now.source.growing.insert(run.slice, place);
+                    return;
+                }
                 now.source = SourcePos {
                     slice: run.slice + u32::from(run.last),
                     at: (!run.last).then_some(run.to),
@@ -442,6 +397,10 @@ impl Maker {
                     _ => self.rng.random_range(0..=2 * tuples),
                 };
                 now.tuples_out += out;
+                if aside && self.rng.random_bool(0.1) {
+                    let last = now.emitted.len() - 1;
+                    now.emitted[last] += self.rng.random_range(1..9);
+                }
                 for _ in 0..out {
                     match outputs.len() {
                         0 => now.emitted[0] += self.rng.random_range(1..9),
@@ -455,9 +414,9 @@ impl Maker {
             }
             Order::Finish => {
                 now.done = true;
-                if !outputs.is_empty() {
-                    now.emitted.iter_mut().for_each(|e| *e += 1);
-                }
+                // Files have no end mark.
+                let ends = now.emitted.iter_mut().take(outputs.len());
+                ends.for_each(|e| *e += 1);
             }
         }
     }

@@ -1,5 +1,7 @@
 //! One input at a time.
 
+mod change;
+
 use common::control::{Failure, Report, ToLeader};
 
 use super::*;
@@ -18,14 +20,16 @@ struct Rig {
 impl Rig {
     /// One source, one stage of one task, begun.
     fn new(nodes: usize, max_restarts: u32) -> Self {
-        let nodes = names(nodes);
+        Self::of(sample(1, 1, 1, &names(nodes)), nodes, max_restarts)
+    }
+
+    fn of(plan: Plan, nodes: usize, max_restarts: u32) -> Self {
         let config = Config {
             lease: Duration::from_secs(3),
             max_restarts,
         };
-        let job = Job::new(sample(1, 1, 1, &nodes), config, nodes, BTreeSet::new());
         let mut rig = Self {
-            job,
+            job: Job::new(plan, config, names(nodes), BTreeSet::new()),
             now: Time::from_millis(1000),
             conns: 0,
         };
