@@ -60,7 +60,11 @@ fn t71_a_job_is_taken_up_twice_after_its_leader_died() -> Result<()> {
     ensure!(status.success(), "the job failed with {status}: {}", third.said());
     cluster.wait_until_gone("taken", Duration::from_secs(5))?;
     cluster.check("out/count", COUNT_ORACLE)?;
-    printed_is_stored(&cluster, &third, "out/count")
+    printed_is_stored(&cluster, &third, "out/count")?;
+    // An SSH connection that nobody uses ends by itself after 10 s: the killed leaders' too.
+    wait_for("the SSH connections to be gone", Duration::from_secs(15), || {
+        Ok(cluster.ssh_connections()?.is_empty().then_some(()))
+    })
 }
 
 #[test]
