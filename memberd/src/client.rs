@@ -143,7 +143,7 @@ impl View {
     }
 }
 
-/// Follows one memberd, over its restarts, until dropped.
+/// Follows a memberd, over its restarts, until dropped.
 pub struct Follower {
     view: watch::Receiver<View>,
     _task: spawn::Guard,
@@ -154,7 +154,20 @@ impl Follower {
         let (tx, view) = watch::channel(View::default());
         Self {
             view,
-            _task: spawn::guarded("membership", follow(cluster, me, node, tx)),
+            _task: spawn::guarded("membership", follow(cluster, me, vec![node], tx)),
+        }
+    }
+
+    /// Follows another node's memberd when `first`'s is not there: for who must see the cluster even from a node that is
+    /// half dead.
+    pub fn of_any(cluster: Arc<Cluster>, me: Identity, first: NodeName) -> Self {
+        let others = cluster.nodes.iter().map(|n| n.name.clone());
+        let mut nodes = vec![first.clone()];
+        nodes.extend(others.filter(|n| *n != first));
+        let (tx, view) = watch::channel(View::default());
+        Self {
+            view,
+            _task: spawn::guarded("membership", follow(cluster, me, nodes, tx)),
         }
     }
 
@@ -172,13 +185,13 @@ impl Follower {
 async fn follow(
     cluster: Arc<Cluster>,
     me: Identity,
-    node: NodeName,
+    nodes: Vec<NodeName>,
     view: watch::Sender<View>,
 ) -> Result<(), Infallible> {
     let mut backoff = Backoff::quick();
-    loop {
+    for (tries, node) in nodes.iter().cycle().enumerate() {
         let ended: Result<Infallible, Error> = async {
-            let mut subscription = subscribe(&cluster, &me, &node).await?;
+            let mut subscription = subscribe(&cluster, &me, node).await?;
             loop {
                 let update = subscription.next().await?;
                 backoff.reset();
@@ -195,8 +208,12 @@ async fn follow(
         {
             tracing::warn!(node = %node, error = %error, "MEMBERD_LOST");
         }
-        tokio::time::sleep(backoff.delay()).await;
+        // All have been asked.
+        if (tries + 1) % nodes.len() == 0 {
+            tokio::time::sleep(backoff.delay()).await;
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -91,6 +91,14 @@ impl Runner {
         }
     }
 
+    /// Ends a foreign program: it sees the end of its input. What it still prints would be lost, and is an error.
+    pub async fn end(self) -> Result<(), operator::Error> {
+        match self {
+            Self::Builtin(_) => Ok(()),
+            Self::Foreign(child) => child.finish().await,
+        }
+    }
+
     /// What has changed of the state, and `rewrite` bytes of the rest. True: a round of rewriting ends with it.
     pub async fn snapshot(&mut self, rewrite: usize) -> Result<(Vec<u8>, bool), operator::Error> {
         match self {

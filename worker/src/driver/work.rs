@@ -43,7 +43,12 @@ impl Engine {
                         let mut collected = Collected::default();
                         self.beside(child.finish(&mut collected)).await??;
                         collected.route(&mut self.task.router(born_us));
-                        self.runner = Some(child);
+                        // One with a state is still asked for it. Any other sees the end of its input now.
+                        if self.task.is_stateful() {
+                            self.runner = Some(child);
+                        } else {
+                            self.beside(child.end()).await??;
+                        }
                     }
                     None => {}
                 }

@@ -93,7 +93,7 @@ impl Base {
             security: cluster.security,
         };
         let client = Client::new(cluster.clone(), me.clone()).with_patience(STORE_PATIENCE);
-        let follower = Follower::start(cluster.clone(), me.clone(), node.name.clone());
+        let follower = Follower::of_any(cluster.clone(), me.clone(), node.name.clone());
         Ok(Self {
             request,
             cluster,
@@ -197,17 +197,32 @@ fn start_launcher(base: &Base, job: &JobName, open: bool) -> Result<(Launching, 
     }
 }
 
-/// Until the nodes that the job may use are ready; the first that does not get ready is the error.
-async fn opened(mut hosts: Hosts, nodes: &[NodeName]) -> Result<(), Error> {
+/// Until the nodes that the job may use are ready, or have shown that they cannot be reached: those are returned, and the job
+/// does without them. An error when there is no other.
+async fn opened(mut hosts: Hosts, nodes: &[NodeName]) -> Result<BTreeSet<NodeName>, Error> {
+    let mut refused = BTreeMap::new();
+    let mut opened = 0;
     for node in nodes {
-        if let Some(opening) = hosts.remove(node) {
-            match opening.await {
-                Ok(opened) => opened?,
-                Err(_) => return Err(Error::Cannot(format!("SSH to node {node} ended early"))),
+        let Some(opening) = hosts.remove(node) else {
+            opened += 1;
+            continue;
+        };
+        let error = match opening.await {
+            Ok(Ok(())) => {
+                opened += 1;
+                continue;
             }
-        }
+            Ok(Err(error)) => error.into(),
+            Err(_) => Error::Cannot(format!("SSH to node {node} ended early")),
+        };
+        tracing::warn!(%node, %error, "NODE_UNREACHABLE");
+        refused.insert(node.clone(), error);
     }
-    Ok(())
+    match refused.pop_first() {
+        Some((_, error)) if opened == 0 => Err(error),
+        Some((first, _)) => Ok(refused.into_keys().chain([first]).collect()),
+        None => Ok(BTreeSet::new()),
+    }
 }
 
 /// The nodes that are alive, as this node's memberd sees it.

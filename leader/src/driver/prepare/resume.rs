@@ -47,7 +47,7 @@ pub(super) async fn prepare(request: Request, how: Resume, started_us: u64) -> R
         Ok((journal, resumed))
     };
     let bound = async { bind(&base.cluster, &base.node).await };
-    let ((journal, resumed), (), listener) = tokio::try_join!(taken, opened(hosts, &nodes), bound)?;
+    let ((journal, resumed), gone, listener) = tokio::try_join!(taken, opened(hosts, &nodes), bound)?;
     tracing::info!(
         job = %job, node = %base.node.name, pid = std::process::id(), base = %resumed.base, done = resumed.done.len(),
         failed = resumed.failed.as_deref().unwrap_or(""), "RUN_RESUME"
@@ -57,7 +57,7 @@ pub(super) async fn prepare(request: Request, how: Resume, started_us: u64) -> R
         max_restarts: resumed.plan.max_restarts,
     };
     let all = base.cluster.nodes.iter().map(|n| n.name.clone()).collect();
-    let job = Job::resumed(resumed, config, all, base.failed(&alive));
+    let job = Job::resumed(resumed, config, all, base.failed(&(&alive - &gone)));
     Ok(Outcome::Ready(Box::new(Ready::new(
         base,
         started_us,

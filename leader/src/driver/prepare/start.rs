@@ -56,16 +56,16 @@ pub(super) async fn prepare(request: Request, start: Start, started_us: u64) -> 
             journal.write(Entry::Plan(Box::new(plan.clone())));
             Ok(journal.flush().await?)
         };
-        let ((), (), listener) = tokio::try_join!(written, opened(hosts, &nodes), bound)?;
+        let ((), gone, listener) = tokio::try_join!(written, opened(hosts, &nodes), bound)?;
         make_dest(client, &plan).await.map_err(|e| match e {
             // Another job of the same destination was quicker.
             StoreError::Exists { .. } => refuse_dest(&start),
             other => other.into(),
         })?;
-        Ok(listener)
+        Ok((listener, gone))
     };
-    let listener = match begun.await {
-        Ok(listener) => listener,
+    let (listener, gone) = match begun.await {
+        Ok(begun) => begun,
         Err(error) => {
             // Nothing was started: the job's name stays free. One that cannot be removed is an empty job's.
             let _ = tokio::time::timeout(TIDY_WITHIN, client.remove(&journal::name(&plan.job))).await;
@@ -77,7 +77,7 @@ pub(super) async fn prepare(request: Request, start: Start, started_us: u64) -> 
         max_restarts: plan.max_restarts,
     };
     let all = base.cluster.nodes.iter().map(|n| n.name.clone()).collect();
-    let job = Job::new(plan, config, all, base.failed(&alive));
+    let job = Job::new(plan, config, all, base.failed(&(&alive - &gone)));
     Ok(Outcome::Ready(Box::new(Ready::new(
         base,
         started_us,

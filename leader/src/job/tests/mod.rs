@@ -361,7 +361,10 @@ fn nodes_that_do_not_answer_are_left_alone_although_the_task_failed_everywhere()
         rig.after(2500);
         epoch = rig.job.task(SINK).unwrap().epoch.0;
     }
-    assert!(ran.len() >= 14, "it was tried in vain too often: it ran on {ran:?}");
+    assert!(
+        ran.len() >= 14,
+        "it was tried in vain too often: it ran on {ran:?}"
+    );
 }
 
 #[test]
