@@ -121,8 +121,8 @@ fn attempt(
     let faults = strikes.all(&scenario.faults);
     let mut struck = strikes.struck;
     let ended = faults.and_then(|()| end(cluster, scenario, &mut job, &mut struck));
-    struck.restore(cluster)?;
     outcome.job = now() - job_began;
+    struck.restore(cluster)?;
     outcome.wide = struck.wide;
     outcome.wrong.append(&mut struck.wrong);
     let events = logs.events(&scenario.job())?;
