@@ -28,13 +28,13 @@ impl Job {
         }));
     }
 
-    /// Processes that were launched and whose end has not been seen, on nodes that are not known to be down: what is
+    /// Processes that were launched and whose end will yet be seen, on nodes that are not known to be down: what is
     /// left to wait for, or to kill, when the job is over.
     pub fn left(&self) -> Vec<(TaskId, Epoch, NodeName, Option<u32>)> {
         let there = self
             .processes
             .iter()
-            .filter(|(_, p)| !self.failed_nodes.contains(&p.node));
+            .filter(|(_, p)| !p.out_of_sight && !self.failed_nodes.contains(&p.node));
         there
             .map(|(&(task, epoch), p)| (task, epoch, p.node.clone(), p.pid))
             .collect()

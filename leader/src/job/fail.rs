@@ -122,7 +122,11 @@ impl Job {
         out: &mut Vec<Effect>,
     ) {
         let known = if matches!(exit, Exit::Unknown(_)) {
-            self.processes.get(&(id, epoch)).cloned()
+            let process = self.processes.get_mut(&(id, epoch));
+            process.map(|p| {
+                p.out_of_sight = true;
+                p.clone()
+            })
         } else {
             self.processes.remove(&(id, epoch))
         };

@@ -67,6 +67,8 @@ struct Process {
     pid: Option<u32>,
     /// When to kill it, for one that was given up.
     kill_at: Option<Time>,
+    /// The launcher lost sight of it: its end will not be seen.
+    out_of_sight: bool,
 }
 
 pub struct Job {
@@ -265,6 +267,7 @@ impl Job {
                 node: node.clone(),
                 pid: None,
                 kill_at: None,
+                out_of_sight: false,
             },
         );
         if epoch.0 > task.base.0 + 1 {

@@ -1,4 +1,5 @@
-//! What the contract promises and does not hold yet. Each of these fails today; see docs/faults.md.
+//! Faults that other faults lead to: the leader's own node among the dead, senders that are done already, a start beside a
+//! node that has just died.
 
 use std::time::Duration;
 
@@ -16,8 +17,7 @@ fn with_end<'a>(stages: &[&'a str], dest: &'a str, exactly_once: &'a str, rate: 
     args
 }
 
-/// The leader follows the membership by its own node's memberd, and asks nobody else when that is gone: it never learns that the
-/// other node is dead, and tries to start a task on the two dead nodes in turn until it gives the job up.
+/// The leader must not go on trying the two dead nodes in turn, although its own memberd cannot tell it that they are dead.
 #[test]
 fn t91_two_of_five_nodes_die_at_once_one_of_them_the_leaders() -> Result<()> {
     let cluster = Cluster::with_text("127.0.58.21", 5, 250_000)?;
@@ -51,7 +51,7 @@ fn node_of(line: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// A source that is done has forgotten its end mark; a task of the first stage that is started anew waits for it for ever.
+/// A source that is done must still have its end mark for a task of the first stage that is started anew.
 #[test]
 fn t92_without_the_guarantee_a_task_dies_after_one_of_its_sources_is_done() -> Result<()> {
     let cluster = Cluster::with_text("127.0.58.31", 3, 200_000)?;
@@ -77,7 +77,7 @@ fn t92_without_the_guarantee_a_task_dies_after_one_of_its_sources_is_done() -> R
     Ok(())
 }
 
-/// Until the membership has called a dead node failed (1.5 s), a new job wants to start tasks there and gives up.
+/// Until the membership has called a dead node failed (1.5 s) a new job wants to start tasks there: it must do without it.
 #[test]
 fn t93_a_job_starts_right_after_a_node_died() -> Result<()> {
     let cluster = Cluster::with_text("127.0.58.41", 5, 10_000)?;
