@@ -105,7 +105,8 @@ impl Job {
             });
         }
         for sender in self.plan.upstream(id) {
-            if let Some(State::Attached { conn, .. }) = self.tasks.get(&sender).map(|t| t.state) {
+            // One that is done may still have to repeat its end mark.
+            if let Some(conn) = self.tasks.get(&sender).and_then(|t| t.conn()) {
                 out.push(Effect::Send {
                     conn,
                     message: ToWorker::Peers(vec![me.clone()]),
