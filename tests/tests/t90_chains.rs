@@ -81,6 +81,9 @@ fn t92_without_the_guarantee_a_task_dies_after_one_of_its_sources_is_done() -> R
 #[test]
 fn t93_a_job_starts_right_after_a_node_died() -> Result<()> {
     let cluster = Cluster::with_text("127.0.58.41", 5, 10_000)?;
+    // A cluster that has worked for a while: all its nodes know which of them have what.
+    let before = cluster.start("before", &with_end(&GREP_COUNT, "before", "true", "3000"))?;
+    before.finish(LIMIT)?;
     cluster.kill_nodes(&["n3"])?;
     let job = cluster.start("prompt", &with_end(&GREP_COUNT, "out", "true", "0"))?;
     job.finish(LIMIT)?;
