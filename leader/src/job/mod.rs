@@ -423,12 +423,16 @@ impl Job {
         }
     }
 
-    /// Is there an upstream task that may still want this task's acknowledgement?
+    /// Is there an upstream task that may still want this task's acknowledgement? Without a log a receiver, too, may need it: its
+    /// next process has to be told again that this task has ended.
     fn needed(&self, id: TaskId) -> bool {
-        self.plan
-            .upstream(id)
-            .iter()
-            .filter_map(|up| self.tasks.get(up))
-            .any(|up| !up.is_done())
+        let receivers = match self.plan.exactly_once {
+            true => vec![],
+            false => self.plan.downstream(id),
+        };
+        let neighbours = self.plan.upstream(id).into_iter().chain(receivers);
+        neighbours
+            .filter_map(|n| self.tasks.get(&n))
+            .any(|n| !n.is_done())
     }
 }

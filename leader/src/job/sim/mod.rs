@@ -311,7 +311,9 @@ impl World {
                 assert!(self.outcome.is_none(), "seed {seed}: launched after the end");
                 let job = self.job.as_ref();
                 let done = |up: &TaskId| job.and_then(|j| j.task(*up)).is_some_and(Task::is_done);
-                let all_done = self.plan.upstream(task).iter().all(done);
+                // Without a log its receivers may need to be told again that it has ended.
+                let receivers_done = self.plan.exactly_once || self.plan.downstream(task).iter().all(done);
+                let all_done = self.plan.upstream(task).iter().all(done) && receivers_done;
                 assert!(
                     !(self.said_done.contains(&task) && all_done),
                     "seed {seed}: {task} was done and nobody needs it\n{}",

@@ -420,6 +420,26 @@ fn a_done_task_is_restarted_only_while_its_input_may_need_it() {
     assert!(rig.done(sink).contains(&Effect::Done));
 }
 
+/// With exactly-once the receiver's log says that the sender has ended.
+#[test]
+fn a_done_sender_comes_back_for_a_receiver_only_without_a_log() {
+    const SOURCE: TaskId = TaskId { stage: 0, index: 0 };
+    for exactly_once in [true, false] {
+        let plan = Plan {
+            exactly_once,
+            ..sample(1, 1, 1, &names(2))
+        };
+        let mut rig = Rig::of(plan, 2, 3);
+        rig.register(SINK, 1);
+        let (source, _) = rig.register(SOURCE, 1);
+        rig.done(source);
+        rig.give(Input::ConnClosed { conn: source });
+        let out = rig.after(1500);
+        let again = launched(&out).iter().any(|(task, ..)| *task == SOURCE);
+        assert_eq!(again, !exactly_once, "{out:?}");
+    }
+}
+
 #[test]
 fn stopping_finishes_all_and_late_comers() {
     let mut rig = Rig::new(1, 5);
