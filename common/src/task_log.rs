@@ -68,6 +68,17 @@ pub enum Order {
     Finish,
 }
 
+impl Order {
+    /// Up to which unit of `from`'s channel this consumes.
+    pub fn reaches(&self, from: TaskId) -> Option<u64> {
+        match self {
+            Order::Input { from: it, end, .. } if *it == from => Some(*end),
+            Order::InputEnd { from: it, at } if *it == from => Some(at + 1),
+            _ => None,
+        }
+    }
+}
+
 /// A place in the order log, and all that must be known to go on from there.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cut {

@@ -28,9 +28,24 @@ pub struct Open {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Opened {
-    /// Send from this unit on.
-    From(u64),
+    From(Standing),
     Refused(String),
+}
+
+/// Where the receiver of a channel stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Send from this unit on.
+    pub have: u64,
+    /// Its log says that units up to here were consumed. It waits for them, and for nothing else before: they must come,
+    /// whatever the sender's window.
+    pub needs: u64,
+}
+
+impl Standing {
+    pub fn at(have: u64) -> Self {
+        Self { have, needs: have }
+    }
 }
 
 /// All units below are covered by a durable checkpoint.

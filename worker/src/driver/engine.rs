@@ -160,8 +160,12 @@ impl Engine {
                     }
                 }
             }
-            Event::Connected { output, have, frames } => {
-                self.task.output(output).resume(have);
+            Event::Connected {
+                output,
+                standing,
+                frames,
+            } => {
+                self.task.output(output).resume(standing);
                 self.links[output].frames = Some(frames);
             }
             Event::OutClosed { output } => self.links[output].frames = None,
@@ -227,7 +231,7 @@ impl Engine {
             return refuse(reply, format!("{} runs as epoch {seen} now", open.from));
         }
         match self.task.connect(open.from, open.oldest, open.epoch > seen) {
-            Ok(have) => {
+            Ok(standing) => {
                 self.epochs.insert(open.from, open.epoch);
                 self.inputs.insert(
                     open.from,
@@ -237,7 +241,7 @@ impl Engine {
                         acked: 0,
                     },
                 );
-                let _ = reply.send(Opened::From(have));
+                let _ = reply.send(Opened::From(standing));
                 self.acknowledge(open.from, true);
             }
             Err(error) => {
@@ -265,7 +269,7 @@ impl Engine {
         let now = clock::now();
         self.settle_snapshots(now);
         if let Some(log) = &self.storage.log {
-            self.task.logged(log.acked());
+            self.task.logged(now, log.acked());
         }
         for dest in &self.storage.dests {
             let (acked, wall) = (dest.appender.acked(), clock::unix_micros());
@@ -368,7 +372,7 @@ impl Engine {
         let mut deadline = now + REPORT_EVERY;
         let due = [
             self.open_since.map(|since| since + self.linger),
-            self.task.checkpoint_deadline().filter(|d| *d > now),
+            self.task.log_deadline().filter(|d| *d > now),
             self.task.snapshot_deadline().filter(|d| *d > now),
             (self.source.is_some() && self.pace.per_s > 0).then(|| now + Duration::from_millis(5)),
             self.source

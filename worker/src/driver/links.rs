@@ -182,8 +182,8 @@ async fn converse(
     let answer = tokio::time::timeout(HANDSHAKE, rx.recv::<Opened>())
         .await
         .map_err(|_| net::Error::Timeout)??;
-    let (output, have) = match answer.ok_or(net::Error::Closed)? {
-        Opened::From(have) => (dial.output, have),
+    let (output, standing) = match answer.ok_or(net::Error::Closed)? {
+        Opened::From(standing) => (dial.output, standing),
         Opened::Refused(why) => {
             let _ = events.send(Event::Refused { to: dial.to, why });
             return Ok(());
@@ -194,7 +194,7 @@ async fn converse(
     if events
         .send(Event::Connected {
             output,
-            have,
+            standing,
             frames: frame_tx,
         })
         .is_err()

@@ -28,7 +28,7 @@ use crate::source::Source;
 use crate::task::inbox::Item;
 use crate::task::output::Output;
 use crate::task::{Config, Task};
-use crate::wire::{Open, Opened};
+use crate::wire::{Open, Opened, Standing};
 use engine::{Engine, OutLink};
 use operator::Runner;
 use storage::{Snapshots, Storage};
@@ -52,7 +52,7 @@ pub enum Event {
     /// A receiver has said what it has. Dropping `frames` closes the connection.
     Connected {
         output: usize,
-        have: u64,
+        standing: Standing,
         frames: mpsc::UnboundedSender<Bytes>,
     },
     OutClosed {
@@ -237,6 +237,7 @@ async fn prepare(
         let config = Config {
             epoch: plan.epoch,
             keeps,
+            fixed: plan.exactly_once && plan.op.is_none() && !plan.follow,
             skip: plan.skip.iter().copied().collect(),
             sets_aside: aside,
             exactly_once: plan.exactly_once,
@@ -257,7 +258,7 @@ async fn prepare(
         let mut task = Task::recover(config, &plan.upstream, outputs, &log)?;
         for dest in &storage.dests {
             let (output, length) = (task.output(dest.output), dest.appender.length());
-            output.resume(length);
+            output.resume(Standing::at(length));
             output.acknowledge(length, |_| {});
         }
         if let Some(snapshots) = storage.snapshots.take() {

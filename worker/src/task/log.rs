@@ -3,8 +3,22 @@
 
 use super::*;
 
-/// With this much to append, it is not held back while another append is under way.
+/// With this much to append, it is not held back.
 const GROUP_BYTES: usize = 64 * 1024;
+/// An append is held back after the last one for as long as that took, but no longer than this: where appends are slow
+/// because there are many, there are fewer of them.
+const HOLD_MOST: Duration = Duration::from_millis(8);
+
+/// An append to the log under way.
+#[derive(Debug)]
+pub(super) struct Append {
+    /// The log's end behind it.
+    end: u64,
+    /// The newest order record in it.
+    pos: u64,
+    checkpoint: Option<Box<Cut>>,
+    since: Time,
+}
 
 impl Task {
     /// Is it time to put the operator's state, as it is after the last completed work, into the snapshot file?
@@ -31,15 +45,20 @@ impl Task {
     /// Records to append to the log now; empty when there is nothing. With a checkpoint when one is due.
     pub fn take_records(&mut self, now: Time) -> Vec<u8> {
         // One append at a time: what comes meanwhile shares the next one. Under load that is many records.
-        if !self.appends.is_empty() && self.pending.len() < GROUP_BYTES {
+        let held = !self.appends.is_empty() || (now < self.append_at && !self.now.done);
+        if held && self.pending.len() < GROUP_BYTES {
             return Vec::new();
         }
         self.make_checkpoint(now);
         let bytes = std::mem::take(&mut self.pending);
         if !bytes.is_empty() {
             self.log_end += bytes.len() as u64;
-            self.appends
-                .push_back((self.log_end, self.pending_pos, self.pending_checkpoint.take()));
+            self.appends.push_back(Append {
+                end: self.log_end,
+                pos: self.pending_pos,
+                checkpoint: self.pending_checkpoint.take(),
+                since: now,
+            });
         }
         bytes
     }
@@ -88,10 +107,13 @@ impl Task {
             .all(|(o, emitted)| o.acked() >= *emitted)
     }
 
-    /// When to look at [`Task::take_records`] again although nothing happens: a checkpoint is due then.
-    pub fn checkpoint_deadline(&self) -> Option<Time> {
+    /// When to look at [`Task::take_records`] again although nothing happens: records were held back until then, or a
+    /// checkpoint is due.
+    pub fn log_deadline(&self) -> Option<Time> {
         let waiting = self.cuts.back().is_some_and(|c| c.pos > self.checkpoint_pos);
-        waiting.then_some(self.checkpoint_at + CHECKPOINT_EVERY)
+        let checkpoint = waiting.then_some(self.checkpoint_at + CHECKPOINT_EVERY);
+        let records = (!self.pending.is_empty() && self.appends.is_empty()).then_some(self.append_at);
+        checkpoint.into_iter().chain(records).min()
     }
 
     pub fn snapshot_deadline(&self) -> Option<Time> {
@@ -100,13 +122,19 @@ impl Task {
     }
 
     /// Everything below `offset` of the log is durable.
-    pub fn logged(&mut self, offset: u64) {
-        while self.appends.front().is_some_and(|(end, ..)| *end <= offset) {
-            if let Some((_, pos, checkpoint)) = self.appends.pop_front() {
-                self.durable = self.durable.max(pos);
-                if let Some(cut) = checkpoint {
-                    self.checkpoint = *cut;
-                }
+    pub fn logged(&mut self, now: Time, offset: u64) {
+        while self.appends.front().is_some_and(|a| a.end <= offset) {
+            let Some(append) = self.appends.pop_front() else {
+                break;
+            };
+            let hold = match self.config.fixed {
+                true => CHECKPOINT_EVERY,
+                false => now.since(append.since).min(HOLD_MOST),
+            };
+            self.append_at = now + hold;
+            self.durable = self.durable.max(append.pos);
+            if let Some(cut) = append.checkpoint {
+                self.checkpoint = *cut;
             }
         }
     }
@@ -120,6 +148,9 @@ impl Task {
         #[cfg(test)]
         if self.config.mutant == Mutant::Ungated {
             return self.durable;
+        }
+        if self.config.fixed {
+            return u64::MAX;
         }
         // A state that came to be by chance must be stored before anybody sees what it led to.
         if self.config.stateful && self.config.keeps == Keeps::Productions {

@@ -36,7 +36,7 @@ use inbox::{Content, Inbox, Item, Received};
 use output::{Chunk, Output};
 use router::Router;
 
-use crate::wire;
+use crate::wire::{self, Standing};
 
 /// A checkpoint is written at least this often while there is something new to cover.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(25);
@@ -48,6 +48,9 @@ pub struct Config {
     pub epoch: Epoch,
     pub exactly_once: bool,
     pub keeps: Keeps,
+    /// What is put out follows from the input alone, whatever the log says: a source of files that do not grow. Its
+    /// outputs leave at once, and its records take their time.
+    pub fixed: bool,
     /// The operator has state: only cuts with a snapshot can become checkpoints.
     pub stateful: bool,
     pub format: Format,
@@ -82,6 +85,8 @@ pub enum Mutant {
     Weak,
     /// What a state that grows by chance led to leaves before the state is stored.
     Ungated,
+    /// A source whose order is left to chance does not wait for its log.
+    Fixed,
 }
 
 /// What to do next.
@@ -151,8 +156,9 @@ pub struct Task {
     pending: Vec<u8>,
     pending_pos: u64,
     pending_checkpoint: Option<Box<Cut>>,
-    /// Appends to the log under way: end offset in the log, newest order record, checkpoint.
-    appends: VecDeque<(u64, u64, Option<Box<Cut>>)>,
+    appends: VecDeque<log::Append>,
+    /// No append begins before, unless there is much to append.
+    append_at: Time,
     log_end: u64,
     /// Order records up to here are in the log.
     durable: u64,
@@ -220,8 +226,8 @@ impl Task {
 
     // --- input ----------------------------------------------------------------------------------------------------
 
-    /// A sender has connected. Returns the unit that it is to send from.
-    pub fn connect(&mut self, from: TaskId, oldest: u64, new_epoch: bool) -> Result<u64, Error> {
+    /// A sender has connected. Returns what it is to send.
+    pub fn connect(&mut self, from: TaskId, oldest: u64, new_epoch: bool) -> Result<Standing, Error> {
         let done = self.now.done;
         let consumed = self.now.consumed.get(&from).copied().unwrap_or(0);
         let inbox = self.inboxes.get_mut(&from).ok_or(Error::Foreign {
@@ -236,7 +242,7 @@ impl Task {
                 cut.consumed.insert(from, oldest);
             }
             self.checkpoint.consumed.insert(from, oldest);
-            return Ok(oldest);
+            return Ok(Standing::at(oldest));
         }
         if self.config.exactly_once && inbox.have() < oldest {
             return Err(Error::Lost {
@@ -249,7 +255,13 @@ impl Task {
             *inbox = Inbox::new(oldest);
             self.now.consumed.insert(from, oldest);
         }
-        Ok(inbox.have())
+        let have = inbox.have();
+        let wanted = self.replay.iter().filter(|r| r.item.is_none());
+        let needs = wanted.filter_map(|r| r.order.reaches(from)).max();
+        Ok(Standing {
+            have,
+            needs: needs.unwrap_or(have),
+        })
     }
 
     pub fn receive(&mut self, from: TaskId, item: Item) -> Received {
@@ -280,11 +292,10 @@ impl Task {
 
     // --- work -----------------------------------------------------------------------------------------------------
 
-    /// The outputs hold as much as they may.
+    /// The outputs hold as much as they may, and nobody waits for more before they can go on.
     pub fn is_blocked(&self) -> bool {
-        self.outputs
-            .iter()
-            .any(|o| o.kept_bytes() >= self.config.window_bytes)
+        let full = |o: &Output| o.kept_bytes() >= self.config.window_bytes;
+        self.outputs.iter().any(full) && !self.outputs.iter().any(Output::is_behind)
     }
 
     /// Takes the next unit of work, if there is one. Every `Some` must be followed by [`Task::complete`], except a

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use common::batch::{Batch, Builder, decimal};
 use common::control::Format;
 
-use crate::wire;
+use crate::wire::{self, Standing};
 
 /// A closed piece of an output, units `start..end`.
 #[derive(Debug, Clone)]
@@ -41,6 +41,8 @@ pub struct Output {
     sent: usize,
     /// What the receiver said that it has: not sent again, but kept, since it may die too.
     have: u64,
+    /// What the receiver needs to live through its log again.
+    needs: u64,
     /// What the receiver said may be forgotten. May lie ahead of `closed` while a restarted task works through its log.
     confirmed: u64,
     kept_bytes: usize,
@@ -90,6 +92,7 @@ impl Output {
             chunks: VecDeque::new(),
             sent: 0,
             have: emitted,
+            needs: 0,
             confirmed: emitted,
             kept_bytes: 0,
             resent: 0,
@@ -117,6 +120,11 @@ impl Output {
     /// Bytes emitted and not acknowledged.
     pub fn kept_bytes(&self) -> usize {
         self.kept_bytes + self.open_bytes()
+    }
+
+    /// The receiver waits for units that were emitted once and are not made again yet.
+    pub fn is_behind(&self) -> bool {
+        self.emitted < self.needs
     }
 
     pub fn open_bytes(&self) -> usize {
@@ -227,7 +235,9 @@ impl Output {
     }
 
     /// The receiver says that it has everything below `have`: what lies above is to be sent on the new connection.
-    pub fn resume(&mut self, have: u64) {
+    pub fn resume(&mut self, standing: Standing) {
+        let Standing { have, needs } = standing;
+        self.needs = needs;
         let again = self.chunks.iter().take(self.sent).filter(|c| c.end > have);
         self.resent += again.map(|c| c.tuples).sum::<u64>();
         self.have = have;
@@ -325,19 +335,19 @@ mod tests {
         assert_eq!(out.next_chunk(2).unwrap().end, 13);
         out.acknowledge(11, |_| panic!("nothing is wholly acknowledged"));
         assert_eq!(out.oldest(), 10, "a chunk is kept whole");
-        out.resume(12);
+        out.resume(Standing::at(12));
         assert_eq!(out.next_chunk(2).unwrap().start, 12);
         let mut gone = 0;
         out.acknowledge(14, |_| gone += 1);
         assert_eq!((gone, out.oldest()), (2, 13), "but for the end mark");
-        out.resume(13);
+        out.resume(Standing::at(13));
         assert_eq!(out.next_chunk(2).unwrap().end, 14);
     }
 
     #[test]
     fn what_the_receiver_has_or_confirmed_before_is_not_sent_when_it_is_made_again() {
         let mut out = Output::destination(0);
-        out.resume(6);
+        out.resume(Standing::at(6));
         out.acknowledge(3, |_| {});
         for tuple in [b"1", b"2", b"3"] {
             out.emit(b"", tuple, Format::Tsv, 0);

@@ -132,6 +132,7 @@ impl Task {
             pending_pos: 0,
             pending_checkpoint: None,
             appends: VecDeque::new(),
+            append_at: Time::ZERO,
             log_end: 0,
             durable: 0,
             cuts: VecDeque::from([cut.clone()]),

@@ -100,7 +100,7 @@ impl World {
         let mut world = Self {
             mutant,
             flow,
-            growing: rng.random_bool(0.3),
+            growing: mutant == Mutant::Fixed || rng.random_bool(0.3),
             aside: Vec::new(),
             skip: BTreeMap::new(),
             shape,
@@ -147,6 +147,7 @@ impl World {
             epoch: Epoch(epoch),
             exactly_once: true,
             keeps: self.flow.keeps(id.stage, self.mutant),
+            fixed: id.stage == 0 && (!self.growing || self.mutant == Mutant::Fixed),
             stateful: self.flow.is_stateful(id.stage),
             skip: self.skip.get(&id).cloned().unwrap_or_default(),
             sets_aside,
@@ -180,7 +181,7 @@ impl World {
         let snapshot_end = snap.len() as u64;
         for (output, file) in self.streams(id) {
             let have = self.files[&(id, file)].bytes.len() as u64;
-            task.output(output).resume(have);
+            task.output(output).resume(wire::Standing::at(have));
             task.output(output).acknowledge(have, |_| {});
         }
         self.processes.push(Process {
@@ -296,7 +297,7 @@ impl World {
         }
         let acked = append.offset + append.bytes.len() as u64;
         match file {
-            "log" => process.task.logged(acked),
+            "log" => process.task.logged(self.now, acked),
             "dest" => process.task.output(0).acknowledge(acked, |_| {}),
             "aside" => {
                 let last = process.task.outputs() - 1;
@@ -344,9 +345,9 @@ impl World {
             }
             self.processes[q].seen.insert(from, epoch.max(seen));
             let oldest = self.processes[p].task.output(output).oldest();
-            let have = self.processes[q].task.connect(from, oldest, epoch > seen);
-            let have = have.unwrap_or_else(|e| panic!("{from} to {to}: {e}"));
-            self.processes[p].task.output(output).resume(have);
+            let standing = self.processes[q].task.connect(from, oldest, epoch > seen);
+            let standing = standing.unwrap_or_else(|e| panic!("{from} to {to}: {e}"));
+            self.processes[p].task.output(output).resume(standing);
             let link = Link {
                 to,
                 to_epoch: self.processes[q].epoch,
@@ -512,6 +513,7 @@ fn mutants_are_caught() {
         Mutant::Snapshot,
         Mutant::Weak,
         Mutant::Ungated,
+        Mutant::Fixed,
     ] {
         let caught = (0..3000).find(|seed| {
             let run = std::panic::catch_unwind(|| World::new(*seed, mutant).run());
