@@ -108,6 +108,20 @@ impl Batch {
         }
     }
 
+    /// A batch of two columns, each the values' end offsets (4 bytes little-endian each) and their bytes.
+    pub fn from_columns(keys: (Bytes, Bytes), values: (Bytes, Bytes)) -> Result<Self, Malformed> {
+        let len = values.0.len() / 4;
+        let column = |(ends, data)| {
+            let column = Column { start: 0, ends, data };
+            column.check(len).map(|()| column)
+        };
+        Ok(Self {
+            len,
+            keys: Keys::Column(column(keys)?),
+            values: column(values)?,
+        })
+    }
+
     /// Number of tuples.
     pub fn len(&self) -> usize {
         self.len
@@ -197,6 +211,18 @@ impl Batch {
     /// Where value `i` ends in [`Self::values_joined`].
     pub fn value_end(&self, i: usize) -> usize {
         self.values.end(i) - self.values.start as usize
+    }
+
+    /// Appends where the first `n` values end in [`Self::values_joined`], 4 bytes little-endian each.
+    pub fn value_ends_into(&self, n: usize, out: &mut Vec<u8>) {
+        let ends = &self.values.ends[..4 * n];
+        let at = out.len();
+        out.extend_from_slice(ends);
+        if self.values.start > 0 {
+            for end in out[at..].as_chunks_mut::<4>().0 {
+                *end = (u32::from_le_bytes(*end) - self.values.start).to_le_bytes();
+            }
+        }
     }
 
     /// Drops the first `n` tuples, without copying.
@@ -440,6 +466,9 @@ mod tests {
             prop_assert_eq!(read(&batch), &tuples[n..]);
             let joined: Vec<u8> = tuples[n..].iter().flat_map(|(_, v)| v.clone()).collect();
             prop_assert_eq!(batch.values_joined(), joined);
+            let mut stored = vec![];
+            batch.value_ends_into(batch.len(), &mut stored);
+            prop_assert_eq!(stored, (0..batch.len()).flat_map(|i| (batch.value_end(i) as u32).to_le_bytes()).collect::<Vec<_>>());
             let ends: Vec<usize> = (0..batch.len()).map(|i| batch.value_end(i)).collect();
             let want = tuples[n..].iter().scan(0, |end, (_, v)| { *end += v.len(); Some(*end) });
             prop_assert_eq!(ends, want.collect::<Vec<_>>());

@@ -2,7 +2,7 @@
 
 use crate::args::{Args, Error};
 use crate::columns::{self, Layout};
-use crate::operator::Emit;
+use crate::operator::{Emit, InputKeys};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rule {
@@ -46,6 +46,14 @@ impl Keyer {
     /// Whether the input's key is ever looked at: spelling it out costs time.
     pub fn needs_key(&self) -> bool {
         self.rule == Rule::Same
+    }
+
+    /// For an operator that does nothing else with keys.
+    pub fn input_keys(&self) -> InputKeys {
+        match self.needs_key() {
+            true => InputKeys::Passed,
+            false => InputKeys::Ignored,
+        }
     }
 
     /// A word or field that the value lacks gives the empty key.

@@ -18,6 +18,17 @@ impl Emit for Nowhere {
     fn emit(&mut self, _: &[u8], _: &[u8]) {}
 }
 
+/// What an operator does with the keys of its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputKeys {
+    /// It looks into them.
+    Read,
+    /// Each output takes that of its tuple, unseen.
+    Passed,
+    /// Outputs have others.
+    Ignored,
+}
+
 /// An operator that runs inside the worker.
 ///
 /// Its outputs must depend on nothing but its arguments, its state and the batches given (their ends included): a
@@ -25,6 +36,11 @@ impl Emit for Nowhere {
 pub trait Operator: Send {
     /// After an error the operator's state is not to be used: what came before the tuple is in it, the rest is not.
     fn process(&mut self, batch: &Batch, out: &mut dyn Emit) -> Result<(), Error>;
+
+    /// Spelling keys out and carrying them costs time.
+    fn input_keys(&self) -> InputKeys {
+        InputKeys::Read
+    }
 
     /// The input has ended: emits what was held back (`--emit final`). Called once.
     fn finish(&mut self, _out: &mut dyn Emit) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use crate::args::{self, Args, Opt, with_value};
 use crate::columns::Layout;
 use crate::keys::Keyer;
 use crate::number::Number;
-use crate::operator::{Emit, Error, Operator};
+use crate::operator::{Emit, Error, InputKeys, Operator};
 use crate::pattern::Matcher;
 
 const TESTS: [&str; 5] = ["-eq", "-ne", "-lt", "-gt", "-contains"];
@@ -116,5 +116,9 @@ impl Operator for Filter {
             }
             Ok(())
         })
+    }
+
+    fn input_keys(&self) -> InputKeys {
+        self.keyer.input_keys()
     }
 }

@@ -4,7 +4,7 @@ use common::batch::Batch;
 
 use crate::args::{self, Args};
 use crate::keys::Keyer;
-use crate::operator::{Emit, Error, Operator};
+use crate::operator::{Emit, Error, InputKeys, Operator};
 use crate::pattern::Matcher;
 
 struct Grep {
@@ -40,6 +40,10 @@ impl Operator for Grep {
             keyer.emit(key, batch.value(i), out);
             Ok(())
         })
+    }
+
+    fn input_keys(&self) -> InputKeys {
+        self.keyer.input_keys()
     }
 }
 

@@ -4,7 +4,7 @@ use common::batch::Batch;
 
 use crate::args::{self, Args};
 use crate::keys::Keyer;
-use crate::operator::{Emit, Error, Operator};
+use crate::operator::{Emit, Error, InputKeys, Operator};
 
 struct Identity {
     keyer: Keyer,
@@ -28,5 +28,9 @@ impl Operator for Identity {
             }
         }
         Ok(())
+    }
+
+    fn input_keys(&self) -> InputKeys {
+        self.keyer.input_keys()
     }
 }

@@ -6,7 +6,7 @@ use crate::args::{self, Args};
 use crate::builtin::grep::each_selected;
 use crate::columns::Layout;
 use crate::keys::Keyer;
-use crate::operator::{Emit, Error, Operator};
+use crate::operator::{Emit, Error, InputKeys, Operator};
 use crate::pattern::Matcher;
 
 /// Writes the wanted columns of a line.
@@ -116,5 +116,9 @@ impl Operator for Project {
             })?,
         }
         Ok(())
+    }
+
+    fn input_keys(&self) -> InputKeys {
+        self.keyer.input_keys()
     }
 }

@@ -8,7 +8,7 @@ use regex::bytes::{CaptureLocations, Regex, RegexBuilder};
 
 use crate::args::{self, Args};
 use crate::keys::Keyer;
-use crate::operator::{Emit, Error, Operator};
+use crate::operator::{Emit, Error, InputKeys, Operator};
 use crate::pattern::Holding;
 
 /// A piece of the replacement.
@@ -170,6 +170,10 @@ impl Operator for Replace {
             }
         }
         Ok(())
+    }
+
+    fn input_keys(&self) -> InputKeys {
+        self.keyer.input_keys()
     }
 }
 

@@ -5,7 +5,7 @@ use common::batch::Batch;
 use crate::args::{self, Args};
 use crate::columns::words;
 use crate::keys::Keyer;
-use crate::operator::{Emit, Error, Operator};
+use crate::operator::{Emit, Error, InputKeys, Operator};
 
 struct Split {
     keyer: Keyer,
@@ -23,5 +23,9 @@ impl Operator for Split {
         let mut each = |key: &[u8], value: &[u8]| words(value).for_each(|word| keyer.emit(key, word, out));
         batch.for_each(&mut each);
         Ok(())
+    }
+
+    fn input_keys(&self) -> InputKeys {
+        self.keyer.input_keys()
     }
 }

@@ -1,28 +1,64 @@
 //! An operator that comes with RainStorm, as a program that speaks the batch protocol.
 
-use common::batch::Builder;
+use bytes::Bytes;
+use common::batch::Batch;
 use common::control::OpKind;
 
 use super::{Body, Output, Program, Result, Tuples};
-use crate::operator::{Emit, Operator};
+use crate::operator::{Emit, InputKeys, Operator};
 
 pub struct Builtin {
     operator: Box<dyn Operator>,
     kind: OpKind,
-    batch: Builder,
+    numbers: Numbers,
 }
 
 pub fn builtin(operator: Box<dyn Operator>, kind: OpKind) -> Program<Builtin> {
-    Program::new(Builtin {
+    let keys = operator.input_keys();
+    let program = Program::new(Builtin {
         operator,
         kind,
-        batch: Builder::new(),
-    })
+        numbers: Numbers::default(),
+    });
+    match keys {
+        InputKeys::Read => program,
+        InputKeys::Passed | InputKeys::Ignored => program.values_only(),
+    }
+}
+
+/// Keys for tuples whose own are not sent: their numbers in the batch, 4 bytes little-endian each, as a column.
+#[derive(Default)]
+struct Numbers {
+    ends: Bytes,
+    data: Bytes,
+}
+
+impl Numbers {
+    fn column(&mut self, n: usize) -> (Bytes, Bytes) {
+        if self.data.len() < 4 * n {
+            let n = n as u32;
+            self.data = (0..n).flat_map(u32::to_le_bytes).collect();
+            self.ends = (1..=n).flat_map(|i| (4 * i).to_le_bytes()).collect();
+        }
+        (self.ends.slice(..4 * n), self.data.slice(..4 * n))
+    }
 }
 
 impl Emit for Output<'_> {
     fn emit(&mut self, key: &[u8], value: &[u8]) {
         self.emit_with_key(key, value);
+    }
+}
+
+/// Keys are the numbers of tuples.
+struct OfTuples<'a, 'b>(&'a mut Output<'b>);
+
+impl Emit for OfTuples<'_, '_> {
+    fn emit(&mut self, key: &[u8], value: &[u8]) {
+        match key.try_into() {
+            Ok(number) => self.0.emit_of(u32::from_le_bytes(number) as usize, value),
+            Err(_) => self.0.emit_with_key(key, value),
+        }
     }
 }
 
@@ -32,10 +68,18 @@ impl Body for Builtin {
     }
 
     fn batch(&mut self, tuples: &Tuples<'_>, out: &mut Output<'_>) -> Result {
-        for tuple in tuples.iter() {
-            self.batch.push(tuple.key, tuple.value);
-        }
-        self.operator.process(&self.batch.take(), out).map_err(|e| {
+        let owned = |ends: &[u8], data: &[u8]| (Bytes::copy_from_slice(ends), Bytes::copy_from_slice(data));
+        let (keys, values) = tuples.columns();
+        let keys = match keys {
+            Some(keys) => owned(keys.ends(), keys.data()),
+            None => self.numbers.column(tuples.len()),
+        };
+        let batch = Batch::from_columns(keys, owned(values.ends(), values.data()))?;
+        let done = match self.operator.input_keys() {
+            InputKeys::Passed => self.operator.process(&batch, &mut OfTuples(out)),
+            InputKeys::Read | InputKeys::Ignored => self.operator.process(&batch, out),
+        };
+        done.map_err(|e| {
             if let Some(index) = e.index {
                 tuples.get(index);
             }

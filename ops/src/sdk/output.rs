@@ -51,6 +51,12 @@ impl<'a> Output<'a> {
     /// A tuple with the key of the tuple at hand (at the end of the input: of the state at hand).
     #[inline]
     pub fn emit(&mut self, value: &[u8]) {
+        self.emit_of(self.current.get(), value);
+    }
+
+    /// A tuple with the key of tuple `origin` of the batch.
+    #[inline]
+    pub(super) fn emit_of(&mut self, origin: usize, value: &[u8]) {
         let Columns {
             origins,
             keys,
@@ -59,7 +65,6 @@ impl<'a> Output<'a> {
         } = &mut *self.columns;
         match &self.end_key {
             None => {
-                let origin = self.current.get();
                 self.one_to_one &= origin == self.sent + values.len();
                 origins.extend_from_slice(&(origin as u32).to_le_bytes());
             }

@@ -21,7 +21,7 @@ pub fn run<B: Body + Send>(program: Program<B>) -> ExitCode {
         return code(writeln!(io::stdout(), "{}", program.description()).map_err(|e| e.to_string()));
     }
     match env::var(PROTOCOL).as_deref() {
-        Ok("batch") => {}
+        Ok("batch") => common::heap::keep_freed_memory(),
         Err(_) => return code(crate::lines::run(&mut InProcess::new(program))),
         Ok(other) => {
             return code(Err(format!(

@@ -29,6 +29,10 @@ impl<'a> Tuples<'a> {
         }
     }
 
+    pub(super) fn columns(&self) -> (Option<Column<'a>>, Column<'a>) {
+        (self.keys, self.values)
+    }
+
     pub fn len(&self) -> usize {
         self.values.len()
     }

@@ -10,7 +10,7 @@ use common::batch::{Batch, Builder};
 use common::control::{OpKind, Protocol};
 use ops::Emit;
 use ops::foreign::{Process, Spec, describe};
-use ops::operator::Error;
+use ops::operator::{Error, InputKeys};
 use tempfile::TempDir;
 
 pub const SOON: Duration = Duration::from_secs(30);
@@ -105,6 +105,8 @@ pub fn rust(line: &str) -> Program {
     let mut program = program("", BATCH);
     program.exe = PathBuf::from(RUST);
     program.args = line.split(' ').map(str::to_owned).collect();
+    let inside = ops::builtin(&program.args[0], &program.args[1..]).unwrap();
+    program.spec.keys = inside.input_keys() == InputKeys::Read;
     program
 }
 

@@ -16,7 +16,7 @@ use crate::foreign::dialogue::Dialogue;
 use crate::operator::{Emit, Error};
 
 /// A frame is full with so many bytes of values, or of keys, or with so many tuples.
-const FRAME_BYTES: usize = 64 << 10;
+const FRAME_BYTES: usize = 256 << 10;
 const FRAME_TUPLES: usize = 16 << 10;
 /// Frames without an answer, at most.
 const UNDER_WAY: usize = 4;
@@ -106,10 +106,7 @@ impl Frames {
         }
         // The values are written from where they lie; only where they end is counted anew.
         self.value_ends.clear();
-        for i in 0..count {
-            self.value_ends
-                .extend_from_slice(&(rest.value_end(i) as u32).to_le_bytes());
-        }
+        rest.value_ends_into(count, &mut self.value_ends);
         let bytes = if count == 0 { 0 } else { rest.value_end(count - 1) };
         self.out.clear();
         let request = Request::Batch {

@@ -93,6 +93,11 @@ impl<'a> Column<'a> {
         offset(&self.ends[4 * i..4 * i + 4])
     }
 
+    /// Where the values end: 4 bytes little-endian each.
+    pub fn ends(&self) -> &'a [u8] {
+        self.ends
+    }
+
     /// All values end to end.
     pub fn data(&self) -> &'a [u8] {
         self.data
