@@ -386,6 +386,27 @@ impl Builder {
             .extend_from_slice(&(self.values.len() as u32).to_le_bytes());
     }
 
+    /// Calls `f` with every key and value pushed so far, in order, and starts anew with the same memory. Not for lines.
+    pub fn drain(&mut self, mut f: impl FnMut(&[u8], &[u8])) {
+        let (mut key_from, mut value_from) = (0, 0);
+        let offset = |end: &[u8; 4]| u32::from_le_bytes(*end) as usize;
+        let (key_ends, value_ends) = (self.key_ends.as_chunks().0, self.value_ends.as_chunks().0);
+        for (key_end, value_end) in key_ends.iter().zip(value_ends) {
+            let (key_to, value_to) = (offset(key_end), offset(value_end));
+            f(&self.keys[key_from..key_to], &self.values[value_from..value_to]);
+            (key_from, value_from) = (key_to, value_to);
+        }
+        self.len = 0;
+        for column in [
+            &mut self.key_ends,
+            &mut self.keys,
+            &mut self.value_ends,
+            &mut self.values,
+        ] {
+            column.clear();
+        }
+    }
+
     /// The batch built so far; the builder starts anew.
     pub fn take(&mut self) -> Batch {
         fn column(ends: &mut Vec<u8>, data: &mut Vec<u8>) -> Column {
@@ -503,6 +524,23 @@ mod tests {
             if let Ok(batch) = Batch::from_wire(&wire, &frame) {
                 batch.for_each(|_, _| {});
             }
+        }
+    }
+
+    #[test]
+    fn a_drained_builder_starts_anew() {
+        let mut b = Builder::new();
+        for round in [
+            &[(&b"k"[..], &b"v"[..]), (b"", b"w"), (b"key", b"")][..],
+            &[],
+            &[(b"x", b"y")],
+        ] {
+            round.iter().for_each(|(k, v)| b.push(k, v));
+            let mut got = vec![];
+            b.drain(|k, v| got.push((k.to_vec(), v.to_vec())));
+            let want: Tuples = round.iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+            assert_eq!(got, want);
+            assert!(b.is_empty() && b.bytes() == 0);
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::control::Control;
 use super::meter::{Latency, Rate};
-use super::operator::Runner;
+use super::operator::{Collected, Runner};
 use super::pace::Pace;
 use super::storage::{Plan, Storage};
 use super::work::Step;
@@ -48,6 +48,7 @@ pub struct Engine {
     pub task: Task,
     pub storage: Storage,
     pub runner: Option<Runner>,
+    pub(super) collected: Collected,
     pub source: Option<Source>,
     /// What the leader said to a source that follows, and it has not heard yet.
     pub(super) source_words: Vec<ToWorker>,
@@ -84,6 +85,7 @@ impl Engine {
             task,
             storage,
             runner: None,
+            collected: Collected::default(),
             source: None,
             source_words: Vec::new(),
             events,

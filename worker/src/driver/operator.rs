@@ -15,7 +15,7 @@ pub enum Runner {
     Foreign(Box<foreign::Process>),
 }
 
-/// What a foreign operator answered, until it can be routed.
+/// What a foreign operator answered, until it can be routed. Its memory is used again.
 #[derive(Default)]
 pub struct Collected(Builder);
 
@@ -26,8 +26,8 @@ impl Emit for Collected {
 }
 
 impl Collected {
-    pub fn route(mut self, router: &mut Router<'_>) {
-        self.0.take().for_each(|key, value| router.emit(key, value));
+    pub fn route(&mut self, router: &mut Router<'_>) {
+        self.0.drain(|key, value| router.emit(key, value));
     }
 }
 

@@ -9,7 +9,7 @@ use common::task_log::{Order, SourceRun};
 
 use super::End;
 use super::engine::Engine;
-use super::operator::{Collected, Runner};
+use super::operator::Runner;
 use crate::source;
 use crate::task::{Done, Work};
 
@@ -40,9 +40,10 @@ impl Engine {
                         self.runner = Some(Runner::Builtin(op));
                     }
                     Some(mut child) => {
-                        let mut collected = Collected::default();
+                        let mut collected = std::mem::take(&mut self.collected);
                         self.beside(child.finish(&mut collected)).await??;
                         collected.route(&mut self.task.router(born_us));
+                        self.collected = collected;
                         // One with a state is still asked for it. Any other sees the end of its input now.
                         if self.task.is_stateful() {
                             self.runner = Some(child);
@@ -71,10 +72,11 @@ impl Engine {
                         self.runner = Some(Runner::Builtin(op));
                     }
                     Some(mut child) => {
-                        let mut collected = Collected::default();
+                        let mut collected = std::mem::take(&mut self.collected);
                         let done = self.beside(child.process(&batch, &mut collected)).await?;
                         done.map_err(|e| self.stumbled(from, start, e))?;
                         collected.route(&mut self.task.router(born_us));
+                        self.collected = collected;
                         self.runner = Some(child);
                     }
                     None => {}
