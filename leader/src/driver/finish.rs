@@ -100,6 +100,7 @@ impl Run {
             let (ok, why) = (outcome.is_ok(), outcome.clone().err().unwrap_or_default());
             self.journal.write(Entry::End { ok, why });
         }
+        self.last_look(clock::now(), &outcome).await;
         let Self {
             base,
             job,
