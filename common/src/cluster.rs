@@ -434,6 +434,18 @@ mod tests {
     }
 
     #[test]
+    fn http_is_for_the_machine_alone_unless_the_file_says_otherwise() {
+        let at = |addr: &str, more: &str| {
+            let c = parse(&format!("{more}{}", GOOD.replace("127.0.0.11", addr))).unwrap();
+            c.http_addr(&c.nodes[0], 15080).to_string()
+        };
+        assert_eq!(at("127.0.0.11", ""), "127.0.0.11:15080");
+        assert_eq!(at("192.0.2.1", ""), "127.0.0.1:15080");
+        assert_eq!(at("192.0.2.1", "http_bind = \"node\"\n"), "192.0.2.1:15080");
+        assert_eq!(at("192.0.2.1", "http_bind = \"loopback\"\n"), "127.0.0.1:15080");
+    }
+
+    #[test]
     fn mistakes_are_refused_with_their_line() {
         let line = |text: &str| match parse(text).unwrap_err() {
             Error::Invalid { line, what, .. } => (line, what),

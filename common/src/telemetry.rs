@@ -233,7 +233,10 @@ mod tests {
         assert_eq!(told.len(), 1);
         let pairs: Vec<(&str, &str)> = told[0].pairs.iter().map(|(n, v)| (*n, v.as_str())).collect();
         assert_eq!((told[0].level, told[0].word.as_str()), ("WARN", "TASK_FAIL"));
-        assert_eq!(pairs, [("task", "s1t0"), ("why", "a b"), ("epoch", "2"), ("node", "n1")]);
+        assert_eq!(
+            pairs,
+            [("task", "s1t0"), ("why", "a b"), ("epoch", "2"), ("node", "n1")]
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod show;
 mod verify;
 pub mod wire;
 
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -92,7 +93,6 @@ enum Word {
     },
     /// Searches the logs of all machines at once: grep [GREP-OPTIONS] PATTERN
     #[command(
-        disable_help_flag = true,
         override_usage = "grep [GREP-OPTIONS] PATTERN",
         long_about = GREP_HELP
     )]
@@ -250,6 +250,27 @@ impl From<String> for Done {
     }
 }
 
+/// The command line, ready for clap: what follows `grep` is grep's own, `--` included.
+pub fn parse<T: AsRef<OsStr>>(words: impl IntoIterator<Item = T>) -> Args {
+    let words = words.into_iter().map(|w| w.as_ref().to_owned()).collect();
+    Args::parse_from(grep_as_it_is(words, 1))
+}
+
+/// Puts a `--` behind the word `grep`, which is the first from `at` on but for `--cluster FILE`. Help is ours.
+fn grep_as_it_is(mut words: Vec<OsString>, mut at: usize) -> Vec<OsString> {
+    while words
+        .get(at)
+        .is_some_and(|w| w.as_encoded_bytes().starts_with(b"-"))
+    {
+        at += if words[at] == "--cluster" { 2 } else { 1 };
+    }
+    let grep = words.get(at).is_some_and(|word| word == "grep");
+    if grep && words.get(at + 1).is_some_and(|word| word != "--help") {
+        words.insert(at + 1, "--".into());
+    }
+    words
+}
+
 /// Carries out the word, or all words at the prompt; returns the exit code.
 pub fn run(args: Args, runtime: &Runtime) -> u8 {
     if let Some(Word::Host { node, .. }) = args.word {
@@ -316,16 +337,16 @@ impl Console {
             Word::ListTasks { job, json } => jobs::list_tasks(cluster, me, job, json).await?,
             Word::Jobs { json } => jobs::jobs(cluster, me, json).await?,
             Word::Status { job, json } => jobs::status(cluster, me, job, json).await?,
-            Word::History { most, json } => return history::run(cluster, me, &self.store(), most, json).await,
+            Word::History { most, json } => {
+                return history::run(cluster, me, &self.store(), most, json).await;
+            }
             Word::Grep { words } => return grep::run(cluster, &words).await,
             Word::KillTask { node, pid } => kill::kill_task(cluster, &node, pid).await?,
             Word::ListMem { node, json } => members::list_mem(cluster, me, node, json).await?,
             Word::ListSelf { node, json } => members::list_self(cluster, me, node, json).await?,
             Word::Log { job, task, json } => return log::run(&self.store(), &job, task, json).await,
             Word::Verify { job } => {
-                return verify::run(&self.store(), &job)
-                    .await
-                    .map_err(Error::unverified);
+                return verify::run(&self.store(), &job).await.map_err(Error::unverified);
             }
             Word::Store(command) => {
                 let client = self.store().with_patience(FILES_PATIENCE);
@@ -370,7 +391,6 @@ mod tests {
             "verify j",
             "history -n 3 --json",
             "grep -ic -- x",
-            "grep --help",
             "create a b",
             "list_mem_ids",
             "--cluster c.toml host --node n1 --job j",
@@ -378,6 +398,16 @@ mod tests {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_ok(), "{line}");
         }
+        let spelt = |line: &str| {
+            let words = grep_as_it_is(line.split(' ').map(OsString::from).collect(), 1);
+            match Args::try_parse_from(words).map(|args| args.word) {
+                Ok(Some(Word::Grep { words })) => words,
+                other => panic!("{line}: {other:?}"),
+            }
+        };
+        assert_eq!(spelt("rainstormctl grep -- -x"), ["--", "-x"]);
+        assert_eq!(spelt("rainstormctl --cluster grep grep -h x"), ["-h", "x"]);
+        assert_eq!(spelt("rainstormctl --cluster=c grep --version"), ["--version"]);
         for line in ["kill_task n1 x", "log j 1t0", "verify a/b"] {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_err(), "{line}");

@@ -78,7 +78,9 @@ pub fn jobs(rows: &[JobRow]) -> String {
                 read(r),
                 r.restarts.to_string(),
                 r.dest.clone(),
-                r.http.as_ref().map_or("-".into(), |addr| format!("http://{addr}/")),
+                r.http
+                    .as_ref()
+                    .map_or("-".into(), |addr| format!("http://{addr}/")),
             ]
         })
         .collect();
@@ -90,7 +92,16 @@ pub fn history(rows: &[HistoryRow]) -> String {
         return "no job has a journal".into();
     }
     let head = [
-        "JOB", "STARTED", "SECONDS", "OUTCOME", "TASKS", "RESTARTS", "READ", "OUT", "DESTINATION", "STAGES",
+        "JOB",
+        "STARTED",
+        "SECONDS",
+        "OUTCOME",
+        "TASKS",
+        "RESTARTS",
+        "READ",
+        "OUT",
+        "DESTINATION",
+        "STAGES",
     ];
     let rows: Vec<Vec<String>> = rows
         .iter()

@@ -32,10 +32,10 @@ pub fn run_start(plan: &Plan, node: &NodeName, addr: std::net::SocketAddr) {
     );
 }
 
-pub fn run_end(job: &Job, summary: &Summary, outcome: &Result<(), String>) {
+pub fn run_end(job: &Job, node: &NodeName, summary: &Summary, outcome: &Result<(), String>) {
     let (ok, why) = (outcome.is_ok(), outcome.as_ref().err().map_or("", String::as_str));
     tracing::info!(
-        job = %job.plan().job, ok, why, seconds = summary.seconds, lines_in = summary.lines_in, lines_out = summary.lines_out,
+        job = %job.plan().job, node = %node, pid = std::process::id(), ok, why, seconds = summary.seconds, lines_in = summary.lines_in, lines_out = summary.lines_out,
         bytes_in = summary.bytes_in, bytes_out = summary.bytes_out, in_per_s = summary.in_per_s,
         restarts = summary.restarts, poisoned = summary.poisoned, possible_duplicates = summary.possible_duplicates,
         "RUN_END"

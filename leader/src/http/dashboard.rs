@@ -54,9 +54,14 @@ impl State {
     /// All that is known, as JSON: what the page begins with.
     pub fn full(&self, since: u64) -> String {
         let text = self.snapshot().map(|snapshot| snapshot.text());
-        let now = text.as_deref().map_or("null", |t| str::from_utf8(t).unwrap_or("null"));
+        let now = text
+            .as_deref()
+            .map_or("null", |t| str::from_utf8(t).unwrap_or("null"));
         let events = serde_json::to_string(&self.events.after(since)).unwrap_or_default();
-        format!(r#"{{"now":{now},"history":{},"events":{events}}}"#, self.history())
+        format!(
+            r#"{{"now":{now},"history":{},"events":{events}}}"#,
+            self.history()
+        )
     }
 }
 

@@ -158,7 +158,12 @@ mod tests {
         snapshot.tasks.push(late);
         now = now + Duration::from_millis(500);
         history.take(now, &snapshot);
-        let series = |task: &str| history.tasks[task].iter().map(Option::is_some).collect::<Vec<_>>();
+        let series = |task: &str| {
+            history.tasks[task]
+                .iter()
+                .map(Option::is_some)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(series("s0t0"), [true, true, true]);
         assert_eq!(series("s1t0"), [true, false, true]);
         assert_eq!(series("s1t9"), [false, false, true]);

@@ -70,9 +70,9 @@ pub fn read(words: &[String]) -> Result<Search, Error> {
             search.args.push(word.clone());
             let name = full_name(name);
             if value.is_none() && LONG_WITH_VALUE.contains(&name) {
-                let value = words.next().ok_or_else(|| Error::NoValue {
-                    option: word.clone(),
-                })?;
+                let value = words
+                    .next()
+                    .ok_or_else(|| Error::NoValue { option: word.clone() })?;
                 search.args.push(value.clone());
             }
             given |= name == "regexp";
@@ -97,7 +97,14 @@ pub fn read(words: &[String]) -> Result<Search, Error> {
 /// GNU's long options may be cut short: the one that is meant among those that matter here.
 fn full_name(name: &str) -> &str {
     let known = LONG_WITH_VALUE.iter().copied();
-    let known = known.chain(["count", "quiet", "silent", "no-filename", "recursive", "dereference-recursive"]);
+    let known = known.chain([
+        "count",
+        "quiet",
+        "silent",
+        "no-filename",
+        "recursive",
+        "dereference-recursive",
+    ]);
     if name.len() < 3 {
         return name;
     }
@@ -137,7 +144,8 @@ impl Search {
                 'e' => given = true,
                 'f' => return refused("-f", FILE_OF_PATTERNS).map(|()| false),
                 'r' | 'R' => {
-                    return refused(&format!("-{letter}"), "it searches the log folder as it is").map(|()| false);
+                    return refused(&format!("-{letter}"), "it searches the log folder as it is")
+                        .map(|()| false);
                 }
                 _ => {}
             }
@@ -202,7 +210,12 @@ mod tests {
         assert_eq!(search(&["-e"]), Err(Error::NoValue { option: "-e".into() }));
         assert!(matches!(search(&["a", "b"]), Err(Error::Files(word)) if word == "b"));
         assert!(matches!(search(&["-e", "a", "b"]), Err(Error::Files(_))));
-        for line in [&["-f", "x"][..], &["--file=x"], &["-r", "x"], &["--recursive", "x"]] {
+        for line in [
+            &["-f", "x"][..],
+            &["--file=x"],
+            &["-r", "x"],
+            &["--recursive", "x"],
+        ] {
             assert!(matches!(search(line), Err(Error::Refused { .. })), "{line:?}");
         }
     }

@@ -67,9 +67,7 @@ pub fn search(
             Ok(()) => over_ssh(at, &node, &remote, &search, &tell).await,
             Err(why) => {
                 let mut seen = roll.subscribe();
-                let seen = seen
-                    .wait_for(|roll| roll.dialling == 0 || roll.reached > 0)
-                    .await;
+                let seen = seen.wait_for(|roll| roll.dialling == 0 || roll.reached > 0).await;
                 let nobody = seen.is_ok_and(|roll| roll.reached == 0);
                 if nobody && super::is_here(&node) {
                     directly(at, &node, &search, &tell).await
@@ -92,7 +90,13 @@ fn words(node: &Node, search: &Search) -> Vec<String> {
         .collect()
 }
 
-async fn over_ssh(at: usize, node: &Node, remote: &Remote, search: &Search, tell: &Tell) -> Result<bool, String> {
+async fn over_ssh(
+    at: usize,
+    node: &Node,
+    remote: &Remote,
+    search: &Search,
+    tell: &Tell,
+) -> Result<bool, String> {
     let session = remote.session().await.map_err(|e| e.to_string())?;
     let mut command = session.arc_command("sh");
     command
@@ -193,6 +197,8 @@ async fn carry(
     carried?;
     match said {
         Some(text) => Ok(text),
-        None => Ok(tokio::time::timeout(ENDS_WITHIN, complaint).await.unwrap_or_default()),
+        None => Ok(tokio::time::timeout(ENDS_WITHIN, complaint)
+            .await
+            .unwrap_or_default()),
     }
 }

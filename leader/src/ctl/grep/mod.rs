@@ -43,7 +43,14 @@ pub async fn run(cluster: &Cluster, words: &[String]) -> Result<Done, Error> {
         .enumerate()
         .map(|(at, node)| {
             let remote = Remote::new(node.clone(), sockets.path().into());
-            machine::search(at, node.clone(), remote, search.clone(), roll.clone(), tell.clone())
+            machine::search(
+                at,
+                node.clone(),
+                remote,
+                search.clone(),
+                roll.clone(),
+                tell.clone(),
+            )
         })
         .collect();
     drop(tell);
@@ -231,7 +238,10 @@ mod tests {
         };
         assert_eq!(
             code(&[sum(2, Ok(true)), sum(0, Ok(false))]),
-            (0, "n1: 2 matches\nn1: 0 matches\n2 matches on 2 machines, 0.50 s\n".into())
+            (
+                0,
+                "n1: 2 matches\nn1: 0 matches\n2 matches on 2 machines, 0.50 s\n".into()
+            )
         );
         assert_eq!(code(&[sum(0, Ok(false))]).0, NOTHING);
         let (failed, said) = code(&[sum(1, Ok(true)), sum(0, Err("did not answer: boom".into()))]);

@@ -3,6 +3,7 @@
 
 mod complete;
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
 use tokio::runtime::Runtime;
 
-use super::{Console, Word, tell};
+use super::{Console, Word, grep_as_it_is, tell};
 use complete::{Completing, Live};
 
 const PROMPT: &str = "rainstorm> ";
@@ -33,7 +34,6 @@ lines; Ctrl-C stops what runs; exit, quit or Ctrl-D ends.";
     no_binary_name = true,
     name = "rainstormctl",
     override_usage = "WORD [ARGUMENTS]",
-    disable_help_flag = false,
     after_help = MORE_HELP
 )]
 struct Line {
@@ -75,6 +75,7 @@ fn parse(line: &str) -> Asked {
     {
         return Asked::Exit;
     }
+    let words = grep_as_it_is(words.into_iter().map(OsString::from).collect(), 0);
     match Line::try_parse_from(words) {
         Ok(line) => Asked::Word(Box::new(line.word)),
         Err(error) => {
