@@ -1,7 +1,7 @@
 //! The cluster file, `cluster.toml`: the one description of the cluster that every program reads.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,6 +43,17 @@ pub enum Security {
     Auth,
     /// The same, and everything after is encrypted.
     Encrypt,
+}
+
+/// From where what is served over HTTP can be reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HttpBind {
+    /// From the machine itself.
+    #[default]
+    Loopback,
+    /// From wherever the node's address can be reached.
+    Node,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -192,6 +203,7 @@ pub struct Cluster {
     pub replication: usize,
     pub secret_file: PathBuf,
     pub security: Security,
+    pub http_bind: HttpBind,
     pub membership: Membership,
     pub hydfs: Hydfs,
     pub job: Job,
@@ -215,6 +227,8 @@ struct Raw {
     secret_file: Spanned<PathBuf>,
     replication: Option<Spanned<usize>>,
     security: Option<Security>,
+    #[serde(default)]
+    http_bind: HttpBind,
     #[serde(default)]
     ports: Ports,
     #[serde(default)]
@@ -339,10 +353,20 @@ impl Cluster {
             replication,
             secret_file,
             security: raw.security.unwrap_or(Security::Auth),
+            http_bind: raw.http_bind,
             membership: raw.membership,
             hydfs: raw.hydfs,
             job: raw.job,
         })
+    }
+
+    /// Where a program of `node` serves HTTP: its own address if that is the machine's alone, or if `http_bind` says so; else
+    /// 127.0.0.1.
+    pub fn http_addr(&self, node: &Node, port: u16) -> SocketAddr {
+        match self.http_bind {
+            HttpBind::Loopback if !node.addr.is_loopback() => (Ipv4Addr::LOCALHOST, port).into(),
+            _ => node.at(port),
+        }
     }
 
     pub fn secret(&self) -> Result<Secret, Error> {
@@ -407,6 +431,18 @@ mod tests {
         assert!(c.nodes[0].data.is_absolute() && c.nodes[0].data.ends_with("n1/data"));
         assert!(c.node("n2").is_ok());
         assert!(c.node("n9").unwrap_err().to_string().contains("it has n1, n2"));
+    }
+
+    #[test]
+    fn http_is_for_the_machine_alone_unless_the_file_says_otherwise() {
+        let at = |addr: &str, more: &str| {
+            let c = parse(&format!("{more}{}", GOOD.replace("127.0.0.11", addr))).unwrap();
+            c.http_addr(&c.nodes[0], 15080).to_string()
+        };
+        assert_eq!(at("127.0.0.11", ""), "127.0.0.11:15080");
+        assert_eq!(at("192.0.2.1", ""), "127.0.0.1:15080");
+        assert_eq!(at("192.0.2.1", "http_bind = \"node\"\n"), "192.0.2.1:15080");
+        assert_eq!(at("192.0.2.1", "http_bind = \"loopback\"\n"), "127.0.0.1:15080");
     }
 
     #[test]

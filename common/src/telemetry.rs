@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -9,7 +10,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -29,8 +30,30 @@ pub enum Error {
     },
 }
 
+/// One line of the log, for those who show it elsewhere too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Noted {
+    /// As [`timestamp`] writes it.
+    pub at: String,
+    pub level: &'static str,
+    /// The EVENT word.
+    pub word: String,
+    pub pairs: Vec<(&'static str, String)>,
+}
+
+/// Is given every line at INFO and above. Called where the event happens: it must not wait.
+pub type Tap = Arc<dyn Fn(Noted) + Send + Sync>;
+
 /// Logs at INFO (or `$RAINSTORM_LOG`) to `<dir>/<file>`, appending, and at WARN to `console` (standard error for most).
 pub fn init<W>(file: Option<(&Path, &str)>, console: W) -> Result<Guard, Error>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    init_tapped(file, console, None)
+}
+
+/// The same; `tap` is told as well.
+pub fn init_tapped<W>(file: Option<(&Path, &str)>, console: W, tap: Option<Tap>) -> Result<Guard, Error>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -65,6 +88,7 @@ where
     let _ = tracing_subscriber::registry()
         .with(file_layer)
         .with(console_layer)
+        .with(tap.map(|tap| TapLayer(tap).with_filter(LevelFilter::INFO)))
         .try_init();
     Ok(Guard { _file: guard })
 }
@@ -78,16 +102,53 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let level = match *event.metadata().level() {
-            Level::ERROR => "ERROR",
-            Level::WARN => "WARN",
-            Level::INFO => "INFO",
-            Level::DEBUG => "DEBUG",
-            Level::TRACE => "TRACE",
-        };
+        let level = level_name(event);
         let mut fields = Fields::default();
         event.record(&mut fields);
         writeln!(out, "{} {level} {}{}", timestamp(), fields.message, fields.pairs)
+    }
+}
+
+fn level_name(event: &Event<'_>) -> &'static str {
+    match *event.metadata().level() {
+        Level::ERROR => "ERROR",
+        Level::WARN => "WARN",
+        Level::INFO => "INFO",
+        Level::DEBUG => "DEBUG",
+        Level::TRACE => "TRACE",
+    }
+}
+
+struct TapLayer(Tap);
+
+impl<S: Subscriber> Layer<S> for TapLayer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut noted = Noted {
+            at: timestamp(),
+            level: level_name(event),
+            word: String::new(),
+            pairs: vec![],
+        };
+        event.record(&mut noted);
+        (self.0)(noted);
+    }
+}
+
+impl Noted {
+    fn put(&mut self, field: &Field, text: String) {
+        match field.name() {
+            "message" => self.word = text,
+            name => self.pairs.push((name, text)),
+        }
+    }
+}
+
+impl Visit for Noted {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.to_owned());
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}"));
     }
 }
 
@@ -155,6 +216,28 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tap_is_told_what_the_log_says_and_nothing_below_info() {
+        let told = Arc::new(std::sync::Mutex::new(vec![]));
+        let tap: Tap = {
+            let told = told.clone();
+            Arc::new(move |noted| told.lock().unwrap().push(noted))
+        };
+        let layer = TapLayer(tap).with_filter(LevelFilter::INFO);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::warn!(task = "s1t0", why = "a b", epoch = 2, node = %"n1", "TASK_FAIL");
+            tracing::debug!("no");
+        });
+        let told = told.lock().unwrap();
+        assert_eq!(told.len(), 1);
+        let pairs: Vec<(&str, &str)> = told[0].pairs.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        assert_eq!((told[0].level, told[0].word.as_str()), ("WARN", "TASK_FAIL"));
+        assert_eq!(
+            pairs,
+            [("task", "s1t0"), ("why", "a b"), ("epoch", "2"), ("node", "n1")]
+        );
+    }
 
     #[test]
     fn values_stay_on_one_line() {

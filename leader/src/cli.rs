@@ -109,6 +109,7 @@ pub struct Request {
     pub node: Option<String>,
     pub console: Console,
     pub summary: Option<PathBuf>,
+    pub report: Option<PathBuf>,
     pub progress: Progress,
     pub launcher: LauncherKind,
     pub what: What,

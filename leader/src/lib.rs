@@ -5,6 +5,7 @@
 //!                                               +-- launcher   starts worker processes, over SSH or here
 //!                                               +-- console, progress, summary, journal
 //!   verify: the log checker
+//!   http: the leader's page, JSON and metrics
 //!   ctl: rainstormctl, and what it says to a running leader (ctl/wire.rs)
 //! ```
 
@@ -12,6 +13,7 @@ pub mod cli;
 pub mod console;
 pub mod ctl;
 pub mod driver;
+pub mod http;
 pub mod job;
 pub mod journal;
 pub mod launcher;

@@ -87,6 +87,8 @@ pub struct Display {
     screen: Screen,
     wanted: bool,
     bars: Vec<ProgressBar>,
+    /// Columns that the bars are laid out for.
+    width: u16,
     next: Time,
     input_bytes: u64,
 }
@@ -96,20 +98,12 @@ impl Display {
         let wanted = progress != cli::Progress::Never;
         let mut bars = vec![];
         if screen.live && wanted {
-            let (bar, line) = (
-                "{prefix:>24} [{bar:20}] {percent:>3}% {msg}",
-                "{prefix:>24} {msg}",
-            );
-            for (k, stage) in job.plan().stages.iter().enumerate() {
-                // Nobody knows how much there will be to follow.
-                let template = if k == 0 && !job.plan().follow { bar } else { line };
-                let style =
-                    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-                let bar = screen
-                    .multi
-                    .add(ProgressBar::new(job.plan().input_bytes().max(1)).with_style(style));
-                bar.set_prefix(shorten(&format!("{k} {}", stage.label()), 24));
-                bars.push(bar);
+            for _ in &job.plan().stages {
+                bars.push(
+                    screen
+                        .multi
+                        .add(ProgressBar::new(job.plan().input_bytes().max(1))),
+                );
             }
         }
         let first = if screen.live { now } else { now + PLAIN_EVERY };
@@ -117,6 +111,7 @@ impl Display {
             screen,
             wanted,
             bars,
+            width: 0,
             next: first,
             input_bytes: job.plan().input_bytes(),
         }
@@ -129,6 +124,7 @@ impl Display {
         }
         if self.screen.live {
             self.next = now + LIVE_EVERY;
+            self.lay_out(job);
             for (k, bar) in self.bars.iter().enumerate() {
                 let look = Look::at(job, k);
                 if k == 0 {
@@ -140,6 +136,29 @@ impl Display {
             self.next = now + PLAIN_EVERY;
             // A closed standard error is nobody's failure.
             let _ = writeln!(io::stderr(), "{}", self.plain(job));
+        }
+    }
+
+    /// A line of the terminal for each stage, however narrow it has become.
+    fn lay_out(&mut self, job: &Job) {
+        let width = terminal_size::terminal_size_of(io::stderr()).map_or(80, |(width, _)| width.0);
+        if width == self.width {
+            return;
+        }
+        self.width = width;
+        let (name, bar) = columns(width);
+        for ((k, stage), line) in job.plan().stages.iter().enumerate().zip(&self.bars) {
+            // Nobody knows how much there will be to follow.
+            let read = match (k == 0 && !job.plan().follow, bar) {
+                (false, _) => String::new(),
+                (true, 0) => "{percent:>3}% ".into(),
+                (true, bar) => format!("[{{bar:{bar}}}] {{percent:>3}}% "),
+            };
+            // `wide_msg` is cut off at the terminal's edge.
+            let template = format!("{{prefix:{name}}} {read}{{wide_msg}}");
+            let style = ProgressStyle::with_template(&template);
+            line.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            line.set_prefix(shorten(&format!("{k} {}", stage.label()), name));
         }
     }
 
@@ -205,13 +224,24 @@ impl Look {
         if self.done > 0 {
             text.push_str(&format!(", {} done", self.done));
         }
+        match self.restarts {
+            0 => {}
+            1 => text.push_str(", 1 restart"),
+            n => text.push_str(&format!(", {n} restarts")),
+        }
         if self.backlog > 0 {
             text.push_str(&format!(", backlog {}", indicatif::HumanBytes(self.backlog)));
         }
-        if self.restarts > 0 {
-            text.push_str(&format!(", {} restarts", self.restarts));
-        }
         text
+    }
+}
+
+/// How wide a stage's name and the bar are in a terminal of so many columns.
+fn columns(width: u16) -> (usize, usize) {
+    match width {
+        100.. => (24, 20),
+        60.. => (18, 10),
+        _ => (9, 0),
     }
 }
 

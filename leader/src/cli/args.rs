@@ -39,7 +39,7 @@ Example: lines with `static` in them, `static` written large, three tasks per st
 --resume JOB: takes up a job whose leader was killed, or that failed, from any node of the cluster. Nothing is read
   or written twice that should not be. The whole output of the job is printed, from where it began in the
   destination, also what its earlier leader printed: each tuple once per invocation. With it go --cluster, --node,
-  --console, --summary, --progress, --launcher, and as changes to the plan --op-timeout, --max-restarts, --poison.
+  --console, --summary, --report, --progress, --launcher, and as changes to the plan --op-timeout, --max-restarts, --poison.
 
 Output tuples go to standard output as they become final, everything else to standard error.
 Exit code: 0 done, 1 the job failed (why is the last line), 2 bad usage.";
@@ -73,6 +73,9 @@ pub(super) struct Args {
     /// Writes the figures of the run to this file, as JSON
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
+    /// Keeps the run's page in this file, as HTML: how it went, task by task and event by event
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// The progress display on standard error
     #[arg(long, value_enum, default_value = "auto")]
     progress: Progress,
@@ -143,6 +146,7 @@ impl Args {
             node: self.node,
             console: self.console,
             summary: self.summary,
+            report: self.report,
             progress: self.progress,
             launcher: self.launcher,
             what,

@@ -2,15 +2,20 @@
 
 mod files;
 pub mod find;
+mod grep;
+mod history;
 mod jobs;
 mod kill;
 mod log;
 mod members;
+mod prompt;
 mod show;
 mod verify;
 pub mod wire;
 
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +25,7 @@ use common::ids::{JobName, NodeName, TaskId};
 use common::net::Identity;
 use hydfs::client::Client;
 use serde::Serialize;
+use tokio::runtime::Runtime;
 
 use crate::journal;
 use crate::launcher::host;
@@ -27,18 +33,26 @@ use crate::launcher::host;
 /// How long a file that is unavailable is waited for.
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The same for the words of `hydfs`, as that has it.
+const FILES_PATIENCE: Duration = Duration::from_secs(30);
+
 const MORE_HELP: &str = "\
+Without a word it is a prompt; when standard input is no terminal, it reads words from there, a line each.
+
 Examples:
   rainstormctl list_tasks                which task runs where, as which process
   rainstormctl list_tasks myjob --json   the same for scripts
   rainstormctl kill_task n2 4711         kill -9 of that worker on node n2: its task is restarted
   rainstormctl status                    what each stage of each job is doing
+  rainstormctl history                   the jobs that were, and how they ended
+  rainstormctl grep -i TASK_RESTART      all machines' logs at once
   rainstormctl list_mem                  which nodes are alive
   rainstormctl log myjob s1t0            what a task consumed in which order, and its checkpoints
   rainstormctl verify myjob              do the job's logs prove that everything counted exactly once?
 
 Exit code: 0 done, 1 it could not be done (why is on standard error), 2 bad usage.
-Of verify: 0 proved, 1 refuted, 2 it could not be checked.";
+Of verify: 0 proved, 1 refuted, 2 it could not be checked. Of grep: 0 something was found, 1 nothing, 2 a machine failed.
+Of words from standard input: that of the last one that failed.";
 
 /// Looks at running jobs and at the cluster, and kills tasks to see them come back.
 #[derive(Debug, Parser)]
@@ -48,7 +62,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", global = true)]
     cluster: Option<PathBuf>,
     #[command(subcommand)]
-    word: Word,
+    word: Option<Word>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,6 +82,27 @@ enum Word {
     Jobs {
         #[arg(long)]
         json: bool,
+    },
+    /// Lists the jobs that were, out of their journals in HyDFS: when, how long, how they ended
+    History {
+        /// Only so many of the newest
+        #[arg(short = 'n', value_name = "N")]
+        most: Option<usize>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Searches the logs of all machines at once: grep [GREP-OPTIONS] PATTERN
+    #[command(
+        override_usage = "grep [GREP-OPTIONS] PATTERN",
+        long_about = GREP_HELP
+    )]
+    Grep {
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "GREP-OPTIONS PATTERN"
+        )]
+        words: Vec<String>,
     },
     /// What each stage of a running job is doing
     Status {
@@ -113,6 +148,33 @@ enum Word {
         #[arg(long)]
         json: bool,
     },
+    /// The words of `hydfs`
+    #[command(flatten)]
+    Store(hydfs::client::cli::Command),
+}
+
+const GREP_HELP: &str = "\
+Searches the logs of all machines at once: *.log in each node's log folder.
+
+Each machine's own grep does the work over SSH, all at the same time; every option of grep is handed on, but for -f and -r.
+Matches go to standard output, each under its machine's name: n2:worker.log:... With -c it is a count per machine. The counts,
+and each machine that did not answer, go to standard error. Exit code: 0 something was found, 1 nothing, 2 a machine failed.
+Where no machine has SSH, those that are this very machine are read directly.
+
+Examples: grep TASK_FAIL     grep -c 'task=s1t0 '     grep -i -E 'fail|restart'     grep -A2 -e -x";
+
+impl Word {
+    /// Takes its data from standard input.
+    fn reads_standard_input(&self) -> bool {
+        let dash = |local: &Path| local == Path::new("-");
+        match self {
+            Word::Store(
+                hydfs::client::cli::Command::Create { local, .. }
+                | hydfs::client::cli::Command::Append { local, .. },
+            ) => dash(local),
+            _ => false,
+        }
+    }
 }
 
 /// Why a word was not carried out.
@@ -124,6 +186,12 @@ pub enum Error {
     NoJob(String),
     #[error("no job `{job}` is running; there {have}")]
     NoSuchJob { job: String, have: String },
+    #[error("`{0}` is no word for people")]
+    NotHere(&'static str),
+    #[error(transparent)]
+    Grep(#[from] grep::Misuse),
+    #[error("cannot make a folder for SSH's sockets: {source}")]
+    Sockets { source: std::io::Error },
     #[error("node {node}: {why}")]
     Kill { node: String, why: String },
     #[error(transparent)]
@@ -156,6 +224,7 @@ impl Error {
     pub fn code(&self) -> u8 {
         match self {
             Self::Unverified(_) => verify::UNCHECKED,
+            Self::Grep(_) => grep::FAILED,
             _ => 1,
         }
     }
@@ -181,34 +250,113 @@ impl From<String> for Done {
     }
 }
 
-/// Carries out one word.
-pub async fn run(args: Args) -> Result<Done, Error> {
-    if let Word::Host { node, .. } = args.word {
-        // It needs nothing of the cluster file: its orders say all.
-        host::serve(node, tokio::io::stdin(), tokio::io::stdout()).await?;
-        return Ok(Done::default());
+/// The command line, ready for clap: what follows `grep` is grep's own, `--` included.
+pub fn parse<T: AsRef<OsStr>>(words: impl IntoIterator<Item = T>) -> Args {
+    let words = words.into_iter().map(|w| w.as_ref().to_owned()).collect();
+    Args::parse_from(grep_as_it_is(words, 1))
+}
+
+/// Puts a `--` behind the word `grep`, which is the first from `at` on but for `--cluster FILE`. Help is ours.
+fn grep_as_it_is(mut words: Vec<OsString>, mut at: usize) -> Vec<OsString> {
+    while words
+        .get(at)
+        .is_some_and(|w| w.as_encoded_bytes().starts_with(b"-"))
+    {
+        at += if words[at] == "--cluster" { 2 } else { 1 };
     }
-    let cluster = Arc::new(Cluster::find(args.cluster.as_deref())?);
-    let me = Identity {
-        who: format!("rainstormctl {}", std::process::id()),
-        node: cluster.local_node().map(|n| n.name.clone()),
-        secret: cluster.secret()?,
-        security: cluster.security,
+    let grep = words.get(at).is_some_and(|word| word == "grep");
+    if grep && words.get(at + 1).is_some_and(|word| word != "--help") {
+        words.insert(at + 1, "--".into());
+    }
+    words
+}
+
+/// Carries out the word, or all words at the prompt; returns the exit code.
+pub fn run(args: Args, runtime: &Runtime) -> u8 {
+    if let Some(Word::Host { node, .. }) = args.word {
+        // It needs nothing of the cluster file: its orders say all.
+        let served = runtime.block_on(host::serve(node, tokio::io::stdin(), tokio::io::stdout()));
+        return tell(served.map(|()| Done::default()).map_err(Error::from));
+    }
+    let console = match Console::new(args.cluster.as_deref()) {
+        Ok(console) => console,
+        Err(error) => return tell(Err(error)),
     };
-    let store = || Client::new(cluster.clone(), me.clone()).with_patience(STORE_PATIENCE);
-    let text = match args.word {
-        // Above.
-        Word::Host { .. } => String::new(),
-        Word::ListTasks { job, json } => jobs::list_tasks(&cluster, &me, job, json).await?,
-        Word::Jobs { json } => jobs::jobs(&cluster, &me, json).await?,
-        Word::Status { job, json } => jobs::status(&cluster, &me, job, json).await?,
-        Word::KillTask { node, pid } => kill::kill_task(&cluster, &node, pid).await?,
-        Word::ListMem { node, json } => members::list_mem(&cluster, &me, node, json).await?,
-        Word::ListSelf { node, json } => members::list_self(&cluster, &me, node, json).await?,
-        Word::Log { job, task, json } => return log::run(&store(), &job, task, json).await,
-        Word::Verify { job } => return verify::run(&store(), &job).await.map_err(Error::unverified),
-    };
-    Ok(text.into())
+    match args.word {
+        Some(word) => tell(runtime.block_on(console.carry_out(word))),
+        None => prompt::run(&console, runtime),
+    }
+}
+
+/// Says what a word came to; returns its exit code.
+fn tell(done: Result<Done, Error>) -> u8 {
+    match done {
+        Ok(done) => {
+            if !done.text.is_empty() {
+                // A reader that has gone has seen what it wanted.
+                let _ = writeln!(std::io::stdout(), "{}", done.text);
+            }
+            if let Some(complaint) = done.complaint {
+                let _ = writeln!(std::io::stderr(), "rainstormctl: {complaint}");
+            }
+            done.code
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "rainstormctl: {error}");
+            error.code()
+        }
+    }
+}
+
+/// What all words need.
+struct Console {
+    cluster: Arc<Cluster>,
+    me: Identity,
+}
+
+impl Console {
+    fn new(file: Option<&Path>) -> Result<Self, Error> {
+        let cluster = Arc::new(Cluster::find(file)?);
+        let me = Identity {
+            who: format!("rainstormctl {}", std::process::id()),
+            node: cluster.local_node().map(|n| n.name.clone()),
+            secret: cluster.secret()?,
+            security: cluster.security,
+        };
+        Ok(Self { cluster, me })
+    }
+
+    fn store(&self) -> Client {
+        Client::new(self.cluster.clone(), self.me.clone()).with_patience(STORE_PATIENCE)
+    }
+
+    async fn carry_out(&self, word: Word) -> Result<Done, Error> {
+        let (cluster, me) = (&*self.cluster, &self.me);
+        let text = match word {
+            Word::Host { .. } => return Err(Error::NotHere("host")),
+            Word::ListTasks { job, json } => jobs::list_tasks(cluster, me, job, json).await?,
+            Word::Jobs { json } => jobs::jobs(cluster, me, json).await?,
+            Word::Status { job, json } => jobs::status(cluster, me, job, json).await?,
+            Word::History { most, json } => {
+                return history::run(cluster, me, &self.store(), most, json).await;
+            }
+            Word::Grep { words } => return grep::run(cluster, &words).await,
+            Word::KillTask { node, pid } => kill::kill_task(cluster, &node, pid).await?,
+            Word::ListMem { node, json } => members::list_mem(cluster, me, node, json).await?,
+            Word::ListSelf { node, json } => members::list_self(cluster, me, node, json).await?,
+            Word::Log { job, task, json } => return log::run(&self.store(), &job, task, json).await,
+            Word::Verify { job } => {
+                return verify::run(&self.store(), &job).await.map_err(Error::unverified);
+            }
+            Word::Store(command) => {
+                let client = self.store().with_patience(FILES_PATIENCE);
+                let out = &mut tokio::io::stdout();
+                hydfs::client::cli::run(&client, me.node.as_ref(), command, out).await?;
+                String::new()
+            }
+        };
+        Ok(text.into())
+    }
 }
 
 /// JSON for scripts, or else a table for people.
@@ -241,11 +389,25 @@ mod tests {
             "list_self --node n1",
             "log j s1t0 --json",
             "verify j",
+            "history -n 3 --json",
+            "grep -ic -- x",
+            "create a b",
+            "list_mem_ids",
             "--cluster c.toml host --node n1 --job j",
         ] {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_ok(), "{line}");
         }
+        let spelt = |line: &str| {
+            let words = grep_as_it_is(line.split(' ').map(OsString::from).collect(), 1);
+            match Args::try_parse_from(words).map(|args| args.word) {
+                Ok(Some(Word::Grep { words })) => words,
+                other => panic!("{line}: {other:?}"),
+            }
+        };
+        assert_eq!(spelt("rainstormctl grep -- -x"), ["--", "-x"]);
+        assert_eq!(spelt("rainstormctl --cluster grep grep -h x"), ["-h", "x"]);
+        assert_eq!(spelt("rainstormctl --cluster=c grep --version"), ["--version"]);
         for line in ["kill_task n1 x", "log j 1t0", "verify a/b"] {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_err(), "{line}");

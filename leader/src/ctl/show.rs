@@ -1,5 +1,6 @@
 //! Tables for people.
 
+use super::history::HistoryRow;
 use super::wire::{JobRow, TaskRow};
 
 /// Columns as wide as their widest cell, two spaces between.
@@ -64,6 +65,7 @@ pub fn jobs(rows: &[JobRow]) -> String {
         "READ",
         "RESTARTS",
         "DESTINATION",
+        "PAGE",
     ];
     let rows: Vec<Vec<String>> = rows
         .iter()
@@ -76,10 +78,61 @@ pub fn jobs(rows: &[JobRow]) -> String {
                 read(r),
                 r.restarts.to_string(),
                 r.dest.clone(),
+                r.http
+                    .as_ref()
+                    .map_or("-".into(), |addr| format!("http://{addr}/")),
             ]
         })
         .collect();
     table(&head, &rows)
+}
+
+pub fn history(rows: &[HistoryRow]) -> String {
+    if rows.is_empty() {
+        return "no job has a journal".into();
+    }
+    let head = [
+        "JOB",
+        "STARTED",
+        "SECONDS",
+        "OUTCOME",
+        "TASKS",
+        "RESTARTS",
+        "READ",
+        "OUT",
+        "DESTINATION",
+        "STAGES",
+    ];
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|r| {
+            vec![
+                r.job.to_string(),
+                r.started.clone().unwrap_or("-".into()),
+                format!("{:.1}", r.seconds),
+                match &r.why {
+                    Some(why) => format!("{}: {}", r.outcome, shorten(why)),
+                    None => r.outcome.into(),
+                },
+                r.tasks.to_string(),
+                r.restarts.to_string(),
+                r.lines_in.to_string(),
+                r.lines_out.to_string(),
+                r.dest.clone(),
+                r.stages.join(" -> "),
+            ]
+        })
+        .collect();
+    table(&head, &rows)
+}
+
+/// So much of a reason as fits beside the rest; `--json` has all of it.
+fn shorten(why: &str) -> String {
+    const MOST: usize = 48;
+    match why.chars().count() > MOST {
+        true => why.chars().take(MOST - 1).chain(['…']).collect(),
+        false => why.into(),
+    }
 }
 
 fn read(r: &JobRow) -> String {

@@ -79,6 +79,9 @@ pub struct JobRow {
     pub restarts: u32,
     pub input_bytes: u64,
     pub read_bytes: u64,
+    /// Where its page is, as `address:port`; `null` when it could not be served.
+    #[serde(default)]
+    pub http: Option<String>,
     pub stages: Vec<StageRow>,
 }
 

@@ -95,11 +95,12 @@ impl Run {
                 first_output_us,
             },
         );
-        report::run_end(&self.job, &summary, &outcome);
+        report::run_end(&self.job, &self.base.node.name, &summary, &outcome);
         if self.replaced.is_none() {
             let (ok, why) = (outcome.is_ok(), outcome.clone().err().unwrap_or_default());
             self.journal.write(Entry::End { ok, why });
         }
+        self.last_look(clock::now(), &outcome).await;
         let Self {
             base,
             job,

@@ -7,6 +7,7 @@
 //!   follow.rs    looks out for new files
 //!   finish.rs    the end: workers go, the rest is printed, figures are written
 //!   report.rs    events to the log, rows for the console
+//!   watched.rs   snapshots for the page
 //! ```
 
 mod control;
@@ -17,6 +18,7 @@ mod printing;
 mod report;
 mod run;
 mod signals;
+mod watched;
 
 use crate::cli::{self, Request};
 

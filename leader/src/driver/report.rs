@@ -1,13 +1,14 @@
 //! What others are told of the job: log lines, and rows for the operator's console.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use common::clock::Time;
 use common::cluster::Cluster;
 use common::ids::{NodeName, TaskId};
 
 use crate::ctl::wire::{JobRow, Kind, Reply, Request, StageRow, TaskRow};
-use crate::job::{Event, Job};
+use crate::job::{Event, Job, Task};
 use crate::plan::Plan;
 use crate::progress::Look;
 use crate::summary::Summary;
@@ -31,10 +32,10 @@ pub fn run_start(plan: &Plan, node: &NodeName, addr: std::net::SocketAddr) {
     );
 }
 
-pub fn run_end(job: &Job, summary: &Summary, outcome: &Result<(), String>) {
+pub fn run_end(job: &Job, node: &NodeName, summary: &Summary, outcome: &Result<(), String>) {
     let (ok, why) = (outcome.is_ok(), outcome.as_ref().err().map_or("", String::as_str));
     tracing::info!(
-        job = %job.plan().job, ok, why, seconds = summary.seconds, lines_in = summary.lines_in, lines_out = summary.lines_out,
+        job = %job.plan().job, node = %node, pid = std::process::id(), ok, why, seconds = summary.seconds, lines_in = summary.lines_in, lines_out = summary.lines_out,
         bytes_in = summary.bytes_in, bytes_out = summary.bytes_out, in_per_s = summary.in_per_s,
         restarts = summary.restarts, poisoned = summary.poisoned, possible_duplicates = summary.possible_duplicates,
         "RUN_END"
@@ -135,27 +136,27 @@ pub fn rates(job: &Job) {
     }
 }
 
-pub fn answer(
-    request: Request,
-    job: &Job,
-    cluster: &Cluster,
-    node: &NodeName,
-    began: Time,
-    now: Time,
-) -> Reply {
+/// What of a leader its job does not know.
+pub struct Stands<'a> {
+    pub node: &'a NodeName,
+    pub http: Option<SocketAddr>,
+    pub lasts: Duration,
+}
+
+pub fn answer(request: Request, job: &Job, cluster: &Cluster, stands: Stands<'_>) -> Reply {
     match request {
-        Request::List => Reply::Tasks(tasks(job, cluster)),
-        Request::Status => Reply::Status(Box::new(status(job, node, began, now))),
+        Request::List => Reply::Tasks(job.tasks().map(|t| task(job, cluster, t)).collect()),
+        Request::Status => Reply::Status(Box::new(status(job, stands))),
     }
 }
 
-fn tasks(job: &Job, cluster: &Cluster) -> Vec<TaskRow> {
+pub fn task(job: &Job, cluster: &Cluster, t: &Task) -> TaskRow {
     let log = |node: &NodeName| {
         cluster
             .node(node.as_str())
             .map_or(PathBuf::new(), |n| n.log.join("worker.log"))
     };
-    let row = |t: &crate::job::Task| {
+    {
         let stage = job.plan().stages.get(usize::from(t.id.stage));
         TaskRow {
             job: job.plan().job.clone(),
@@ -170,11 +171,10 @@ fn tasks(job: &Job, cluster: &Cluster) -> Vec<TaskRow> {
             log: log(&t.node).display().to_string(),
             in_per_s: if t.is_done() { 0.0 } else { t.report.in_per_s },
         }
-    };
-    job.tasks().map(row).collect()
+    }
 }
 
-fn status(job: &Job, node: &NodeName, began: Time, now: Time) -> JobRow {
+pub fn status(job: &Job, stands: Stands<'_>) -> JobRow {
     let plan = job.plan();
     let stage = |(k, s): (usize, &crate::plan::Stage)| {
         let look = Look::at(job, k);
@@ -195,14 +195,15 @@ fn status(job: &Job, node: &NodeName, began: Time, now: Time) -> JobRow {
     };
     JobRow {
         job: plan.job.clone(),
-        node: node.clone(),
+        node: stands.node.clone(),
         pid: std::process::id(),
-        seconds: now.since(began).as_secs_f64(),
+        seconds: stands.lasts.as_secs_f64(),
         exactly_once: plan.exactly_once,
         dest: plan.dest.clone(),
         restarts: job.restarts(),
         input_bytes: plan.input_bytes(),
         read_bytes: Look::at(job, 0).bytes_in,
+        http: stands.http.map(|addr| addr.to_string()),
         stages: plan.stages.iter().enumerate().map(stage).collect(),
     }
 }

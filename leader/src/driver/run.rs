@@ -17,7 +17,9 @@ use super::follow::{Found, Lookout};
 use super::prepare::{Base, Ready};
 use super::printing::Printing;
 use super::signals::Signals;
+use super::watched;
 use super::{Error, report};
+use crate::http::{Dashboard, Outcome};
 use crate::job::{ConnId, Effect, Event, Input, Job, Ticket};
 use crate::journal::{Entry, Journal};
 use crate::launcher::{self, Launcher};
@@ -43,7 +45,8 @@ pub(super) struct Run {
     ending: bool,
     /// Where sources have arrived, as the journal has it, and when to note it again.
     arrived: BTreeMap<TaskId, (SourcePos, Time)>,
-    began: Time,
+    pub began: Time,
+    pub dashboard: Dashboard,
     /// When the last stage first reported output: for runs that print nothing.
     pub first_report_us: Option<u64>,
     /// Another leader has the job: why this one knows.
@@ -68,6 +71,7 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
     } = ready;
     let plan = job.plan();
     report::run_start(plan, &base.node.name, addr);
+    let dashboard = watched::start(&base, &plan.job).await;
     let (tell, mut heard) = mpsc::unbounded_channel();
     let _control = control::listen(listener, base.me.clone(), plan.job.clone(), tell);
     let lookout = (plan.follow && !plan.drain).then(|| Lookout::start(base.client.clone(), plan.src.clone()));
@@ -87,6 +91,7 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
         ending: false,
         arrived: BTreeMap::new(),
         began: now,
+        dashboard,
         first_report_us: None,
         replaced: None,
         journal_lost: false,
@@ -97,6 +102,7 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut next_rate = run.began + RATE_EVERY;
+    let mut next_look = run.began;
     while run.outcome.is_none() {
         tokio::select! {
             // What was said before a tick counts before it: a busy leader must not take its own delay for silence.
@@ -115,6 +121,11 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
                 let now = clock::now();
                 display.show(&run.job, now);
                 run.note_arrivals(now);
+                if now >= next_look {
+                    next_look = now + watched::EVERY;
+                    let outcome = if run.job.is_draining() { Outcome::Draining } else { Outcome::Running };
+                    run.dashboard.show(now, run.snapshot(now, outcome, ""));
+                }
                 if now >= next_rate {
                     next_rate = now + RATE_EVERY;
                     report::rates(&run.job);
@@ -311,14 +322,12 @@ impl Run {
             }
             Heard::Asked { request, reply } => {
                 let base = &self.base;
-                let answer = report::answer(
-                    request,
-                    &self.job,
-                    &base.cluster,
-                    &base.node.name,
-                    self.began,
-                    clock::now(),
-                );
+                let status = report::Stands {
+                    node: &base.node.name,
+                    http: self.dashboard.addr(),
+                    lasts: clock::now().since(self.began),
+                };
+                let answer = report::answer(request, &self.job, &base.cluster, status);
                 // Who asked may have gone.
                 let _ = reply.send(answer);
             }

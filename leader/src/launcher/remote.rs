@@ -54,7 +54,7 @@ impl Remote {
         self.session().await.map(drop)
     }
 
-    pub(super) async fn session(&self) -> Result<Arc<Session>, Unreachable> {
+    pub(crate) async fn session(&self) -> Result<Arc<Session>, Unreachable> {
         let mut open = self.open.lock().await;
         if let Some(session) = &*open {
             return Ok(session.clone());

@@ -281,7 +281,7 @@ async fn prepare(
     };
     if plan.epoch > Epoch(1) {
         let ms = common::clock::now().since(began).as_millis() as u64;
-        tracing::info!(job = %plan.job, task = %plan.task, epoch = %plan.epoch, pid = std::process::id(), records = task.replaying(), log_bytes = task.log_end(), ms, "REPLAY");
+        tracing::info!(job = %plan.job, task = %plan.task, epoch = %plan.epoch, node = %start.node.name, pid = std::process::id(), records = task.replaying(), log_bytes = task.log_end(), ms, "REPLAY");
     }
     let _ = control.to_leader.send(ToLeader::Started {
         replayed: task.replaying() as u64,

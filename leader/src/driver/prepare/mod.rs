@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use super::Error;
 use crate::cli::{LauncherKind, Request, What};
+use crate::http::Events;
 use crate::job::Job;
 use crate::journal::Journal;
 use crate::launcher::ssh::{Opening, Ssh};
@@ -51,7 +52,8 @@ pub enum Outcome {
 }
 
 pub async fn prepare(request: Request, started_us: u64) -> Result<Outcome, Error> {
-    check_summary(&request)?;
+    check_file("--summary", request.summary.as_deref())?;
+    check_file("--report", request.report.as_deref())?;
     match request.what.clone() {
         What::Start(start) => start::prepare(request, start, started_us).await,
         What::Resume(how) => resume::prepare(request, how, started_us).await,
@@ -68,6 +70,8 @@ pub struct Base {
     pub follower: Follower,
     pub screen: Screen,
     pub log: telemetry::Guard,
+    /// What the log says, for the page.
+    pub events: Events,
 }
 
 impl Base {
@@ -85,7 +89,9 @@ impl Base {
         .clone();
         let secret = cluster.secret()?;
         let screen = Screen::new(request.progress);
-        let log = telemetry::init(Some((&node.log, "leader.log")), screen.writer())?;
+        let events = Events::default();
+        let tap = Some(events.tap());
+        let log = telemetry::init_tapped(Some((&node.log, "leader.log")), screen.writer(), tap)?;
         let me = Identity {
             who: format!("leader {job} {}", std::process::id()),
             node: Some(node.name.clone()),
@@ -103,6 +109,7 @@ impl Base {
             follower,
             screen,
             log,
+            events,
         })
     }
 
@@ -140,8 +147,9 @@ impl Ready {
     }
 }
 
-fn check_summary(request: &Request) -> Result<(), Error> {
-    let Some(file) = &request.summary else {
+/// A file that is written when all is over must not turn out to be impossible then.
+fn check_file(option: &'static str, file: Option<&Path>) -> Result<(), Error> {
+    let Some(file) = file else {
         return Ok(());
     };
     let folder = file
@@ -155,10 +163,7 @@ fn check_summary(request: &Request) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    Err(Error::Usage(crate::cli::Error::Option {
-        option: "--summary",
-        what,
-    }))
+    Err(Error::Usage(crate::cli::Error::Option { option, what }))
 }
 
 fn own_folder() -> Result<PathBuf, Error> {

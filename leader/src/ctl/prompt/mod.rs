@@ -1,0 +1,229 @@
+//! `rainstormctl` started bare: the same words, one line each, until the input ends. On a terminal with a line editor that
+//! remembers and completes.
+
+mod complete;
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser};
+use rustyline::config::{BellStyle, CompletionType};
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::{Config, Editor};
+use tokio::runtime::Runtime;
+
+use super::{Console, Word, grep_as_it_is, tell};
+use complete::{Completing, Live};
+
+const PROMPT: &str = "rainstorm> ";
+const REMEMBERED: usize = 1000;
+/// Bad usage.
+const USAGE: u8 = 2;
+/// Interrupted, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+const MORE_HELP: &str = "\
+`help WORD` says more of a word. Tab completes words, jobs, tasks, nodes and files; the up key and Ctrl-R find earlier
+lines; Ctrl-C stops what runs; exit, quit or Ctrl-D ends.";
+
+/// One line.
+#[derive(Debug, Parser)]
+#[command(
+    no_binary_name = true,
+    name = "rainstormctl",
+    override_usage = "WORD [ARGUMENTS]",
+    after_help = MORE_HELP
+)]
+struct Line {
+    #[command(subcommand)]
+    word: Word,
+}
+
+/// What a line asks for.
+enum Asked {
+    Nothing,
+    Exit,
+    Word(Box<Word>),
+    /// Said already.
+    Refused(u8),
+}
+
+/// Reads words until the input ends; returns the exit code of the last one that failed, else 0.
+pub fn run(console: &Console, runtime: &Runtime) -> u8 {
+    match io::stdin().is_terminal() && io::stdout().is_terminal() {
+        true => on_terminal(console, runtime),
+        false => from_input(console, runtime),
+    }
+}
+
+fn parse(line: &str) -> Asked {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Asked::Nothing;
+    }
+    let words = match shell_words::split(line) {
+        Ok(words) => words,
+        Err(error) => {
+            eprintln!("rainstormctl: {error}: {line}");
+            return Asked::Refused(USAGE);
+        }
+    };
+    if let [only] = words.as_slice()
+        && (only == "exit" || only == "quit")
+    {
+        return Asked::Exit;
+    }
+    let words = grep_as_it_is(words.into_iter().map(OsString::from).collect(), 0);
+    match Line::try_parse_from(words) {
+        Ok(line) => Asked::Word(Box::new(line.word)),
+        Err(error) => {
+            let _ = error.print();
+            match error.use_stderr() {
+                true => Asked::Refused(USAGE),
+                false => Asked::Nothing,
+            }
+        }
+    }
+}
+
+/// A script: nothing but the words' own output.
+fn from_input(console: &Console, runtime: &Runtime) -> u8 {
+    let mut code = 0;
+    for line in io::stdin().lock().lines() {
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => {
+                eprintln!("rainstormctl: standard input: {error}");
+                return USAGE;
+            }
+        };
+        let failed = match parse(&line) {
+            Asked::Nothing => 0,
+            Asked::Exit => break,
+            Asked::Refused(failed) => failed,
+            // It would take the lines that follow for its data.
+            Asked::Word(word) if word.reads_standard_input() => {
+                eprintln!(
+                    "rainstormctl: `{}`: `-` is where these lines come from; name a file",
+                    line.trim()
+                );
+                USAGE
+            }
+            Asked::Word(word) => tell(runtime.block_on(console.carry_out(*word))),
+        };
+        code = if failed == 0 { code } else { failed };
+    }
+    code
+}
+
+fn on_terminal(console: &Console, runtime: &Runtime) -> u8 {
+    let config = Config::builder()
+        .completion_type(CompletionType::List)
+        .bell_style(BellStyle::None)
+        .auto_add_history(true)
+        .max_history_size(REMEMBERED)
+        .and_then(|builder| builder.history_ignore_dups(true))
+        .map(|builder| builder.history_ignore_space(true).build());
+    let editor = config.and_then(Editor::<Completing<Live<'_>>, FileHistory>::with_config);
+    let mut editor = match editor {
+        Ok(editor) => editor,
+        Err(error) => {
+            eprintln!("rainstormctl: {error}");
+            return USAGE;
+        }
+    };
+    editor.set_helper(Some(Completing::new(
+        Line::command(),
+        Live::new(console, runtime),
+    )));
+    let remembered = history_file();
+    if let Some(file) = &remembered {
+        // None yet.
+        let _ = editor.load_history(file);
+    }
+    println!(
+        "RainStorm, {} nodes of {}; `help` lists the words",
+        console.cluster.nodes.len(),
+        console.cluster.path.display()
+    );
+    let mut code = 0;
+    loop {
+        let line = match editor.readline(PROMPT) {
+            Ok(line) => line,
+            // The line is given up.
+            Err(ReadlineError::Interrupted) => continue,
+            Err(ReadlineError::Eof) => break,
+            Err(error) => {
+                eprintln!("rainstormctl: {error}");
+                break;
+            }
+        };
+        if let Some(file) = &remembered {
+            // A session that is killed later keeps what it has.
+            let _ = editor.append_history(file);
+        }
+        let failed = match parse(&line) {
+            Asked::Nothing => 0,
+            Asked::Exit => break,
+            Asked::Refused(failed) => failed,
+            Asked::Word(word) => carry_out(console, runtime, *word),
+        };
+        code = if failed == 0 { code } else { failed };
+    }
+    code
+}
+
+/// Until it is done, or Ctrl-C.
+fn carry_out(console: &Console, runtime: &Runtime, word: Word) -> u8 {
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = console.carry_out(word) => Some(done),
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
+    match done {
+        Some(done) => tell(done),
+        None => {
+            let _ = writeln!(io::stderr());
+            INTERRUPTED
+        }
+    }
+}
+
+/// Where lines are remembered, as the XDG folders have it; its folder is made.
+fn history_file() -> Option<PathBuf> {
+    let absolute = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|p| p.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    let folder = state.join("rainstorm");
+    std::fs::create_dir_all(&folder).ok()?;
+    Some(folder.join("history"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_words_comments_or_mistakes() {
+        Line::command().debug_assert();
+        assert!(matches!(parse("  "), Asked::Nothing));
+        assert!(matches!(parse("# list_tasks"), Asked::Nothing));
+        assert!(matches!(parse("exit"), Asked::Exit));
+        assert!(matches!(parse("list_tasks j --json"), Asked::Word(_)));
+        assert!(matches!(parse("grep -c 'a b'"), Asked::Word(_)));
+        assert!(matches!(parse("grep 'a b"), Asked::Refused(USAGE)));
+        assert!(matches!(parse("lst_tasks"), Asked::Refused(USAGE)));
+        let reads = |line: &str| match parse(line) {
+            Asked::Word(word) => word.reads_standard_input(),
+            _ => panic!("{line}"),
+        };
+        assert!(reads("create - x") && reads("append - x"));
+        assert!(!reads("get x -") && !reads("create a x") && !reads("grep -"));
+    }
+}

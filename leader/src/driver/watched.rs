@@ -1,0 +1,82 @@
+//! Snapshots of the job for its page, and the page's end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::clock::{Time, unix_micros};
+use common::ids::JobName;
+
+use super::prepare::Base;
+use super::report::{self, Stands};
+use super::run::Run;
+use crate::http::{Dashboard, JobView, Outcome, Snapshot, TaskView};
+use crate::summary::Latency;
+
+/// How often those who watch are told.
+pub const EVERY: Duration = Duration::from_millis(500);
+
+pub async fn start(base: &Base, job: &JobName) -> Dashboard {
+    let addr = base.cluster.http_addr(&base.node, base.cluster.ports.http);
+    let dashboard = Dashboard::start(addr, base.events.clone()).await;
+    if let Some(addr) = dashboard.addr() {
+        tracing::info!(job = %job, node = %base.node.name, pid = std::process::id(), addr = %addr, "HTTP");
+        if base.screen.is_live() {
+            base.screen.say(&format!("job {job}: http://{addr}/"));
+        }
+    }
+    dashboard
+}
+
+impl Run {
+    pub(super) fn snapshot(&self, now: Time, state: Outcome, why: &str) -> Snapshot {
+        let (job, base) = (&self.job, &self.base);
+        let plan = job.plan();
+        let stands = Stands {
+            node: &base.node.name,
+            http: self.dashboard.addr(),
+            lasts: now.since(self.began),
+        };
+        let row = report::status(job, stands);
+        let mut latency_us = BTreeMap::new();
+        job.tasks().for_each(|t| t.totals.add_latency(&mut latency_us));
+        let now_ms = unix_micros() / 1000;
+        let view = JobView {
+            state,
+            why: why.into(),
+            src: plan.src.clone(),
+            follow: plan.follow,
+            rate: plan.rate,
+            poisoned: job.poisoned(),
+            started_ms: now_ms.saturating_sub((row.seconds * 1000.0) as u64),
+            now_ms,
+            latency_ms: Latency::of(&latency_us),
+            row,
+        };
+        let task = |t: &crate::job::Task| TaskView {
+            row: report::task(job, &base.cluster, t),
+            restarts: t.restarts,
+            tuples_in: t.totals.tuples_in,
+            tuples_out: t.totals.tuples_out,
+            bytes_in: t.totals.bytes_in,
+            bytes_out: t.totals.bytes_out,
+            out_per_s: if t.is_done() { 0.0 } else { t.report.out_per_s },
+            backlog_bytes: if t.is_done() { 0 } else { t.report.backlog_bytes },
+        };
+        Snapshot::new(view, job.tasks().map(task).collect(), latency_us)
+    }
+
+    /// Tells those who watch how it ended, and keeps the page where that was asked for.
+    pub(super) async fn last_look(&mut self, now: Time, outcome: &Result<(), String>) {
+        let last = match outcome {
+            Ok(()) => self.snapshot(now, Outcome::Done, ""),
+            Err(why) => self.snapshot(now, Outcome::Failed, why),
+        };
+        self.dashboard.end(now, last).await;
+        let Some(file) = &self.base.request.report else {
+            return;
+        };
+        if let Err(error) = self.dashboard.keep(file) {
+            tracing::warn!(file = %file.display(), error = %error, "REPORT_FAILED");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The HTTP server: reads what is there, changes nothing.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Query, Request, State as Shared};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use common::spawn;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::bound::{Bounded, Limits};
+use super::dashboard::State;
+use super::snapshot::{Outcome, Snapshot};
+use super::{metrics, page};
+
+const CLIENTS: usize = 64;
+const IDLE: Duration = Duration::from_secs(30);
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+/// Messages on their way to one who watches; and how long one may take.
+const AHEAD: usize = 4;
+const TAKES_WITHIN: Duration = Duration::from_secs(5);
+
+#[derive(Clone)]
+struct Server {
+    state: State,
+    watched: watch::Sender<()>,
+}
+
+/// `watched`: each who watches holds a receiver of it until the last word is on its way.
+pub async fn serve(
+    listener: TcpListener,
+    state: State,
+    watched: watch::Sender<()>,
+) -> Result<(), std::io::Error> {
+    let bounded = Bounded::new(
+        listener,
+        Limits {
+            clients: CLIENTS,
+            idle: IDLE,
+        },
+    );
+    axum::serve(bounded, router(Server { state, watched })).await
+}
+
+fn router(server: Server) -> Router {
+    Router::new()
+        .route("/", get(root))
+        .route("/metrics", get(prometheus))
+        .route("/api/job", get(job))
+        .route("/api/tasks", get(tasks))
+        .route("/api/rates", get(rates))
+        .route("/api/history", get(history))
+        .route("/api/events", get(events))
+        .route("/api/stream", get(stream))
+        .fallback(nowhere)
+        .layer(middleware::from_fn(guard))
+        .with_state(server)
+}
+
+const SAYS: [(HeaderName, &str); 4] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-store"),
+];
+
+/// A page from elsewhere whose name leads here (DNS rebinding) gets nothing.
+async fn guard(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+    let mut response = match host.is_some_and(is_ours) {
+        true => next.run(request).await,
+        false => (
+            StatusCode::MISDIRECTED_REQUEST,
+            "ask for an address such as 127.0.0.1, or localhost\n",
+        )
+            .into_response(),
+    };
+    for (name, value) in SAYS {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// An address, `localhost` or this machine's name; with or without a port.
+fn is_ours(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok() => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let own = || std::fs::read_to_string("/proc/sys/kernel/hostname").is_ok_and(|own| own.trim_end() == bare);
+    bare.parse::<IpAddr>().is_ok() || bare.eq_ignore_ascii_case("localhost") || own()
+}
+
+async fn nowhere() -> Response {
+    let there = "there are / /metrics /api/job /api/tasks /api/rates /api/history /api/events /api/stream\n";
+    (StatusCode::NOT_FOUND, there).into_response()
+}
+
+async fn root() -> Response {
+    axum::response::Html(page::live()).into_response()
+}
+
+fn json(text: impl Into<axum::body::Body>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text.into()).into_response()
+}
+
+/// Before the first snapshot there is nothing to say.
+fn of_snapshot<T: Serialize>(server: &Server, what: impl FnOnce(&Snapshot) -> T) -> Response {
+    let Some(snapshot) = server.state.snapshot() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the job has not begun\n").into_response();
+    };
+    match serde_json::to_vec(&what(&snapshot)) {
+        Ok(text) => json(text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn job(Shared(server): Shared<Server>) -> Response {
+    of_snapshot(&server, |s| s.job.clone())
+}
+
+async fn tasks(Shared(server): Shared<Server>) -> Response {
+    of_snapshot(&server, |s| s.tasks.clone())
+}
+
+async fn rates(Shared(server): Shared<Server>) -> Response {
+    of_snapshot(&server, Snapshot::rates)
+}
+
+async fn history(Shared(server): Shared<Server>) -> Response {
+    json(server.state.history())
+}
+
+#[derive(Deserialize)]
+struct Since {
+    /// The `id` of the newest event that the client has.
+    #[serde(default)]
+    since: u64,
+}
+
+async fn events(Shared(server): Shared<Server>, Query(Since { since }): Query<Since>) -> Response {
+    json(serde_json::to_vec(&server.state.events.after(since)).unwrap_or_default())
+}
+
+async fn prometheus(Shared(server): Shared<Server>) -> Response {
+    let text = server
+        .state
+        .snapshot()
+        .map_or(String::new(), |s| metrics::render(&s));
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// `all` once, then `now` for each snapshot and `event` for each line of the log.
+async fn stream(Shared(server): Shared<Server>) -> Response {
+    let (to, messages) = mpsc::channel(AHEAD);
+    spawn::task("http-stream", async move {
+        // Ends also when the client goes: then nobody takes what is sent.
+        let _held = server.watched.subscribe();
+        tell(&server.state, &to).await;
+        // The last message is taken when the channel is empty again.
+        let _ = tokio::time::timeout(TAKES_WITHIN, to.reserve_many(AHEAD)).await;
+        Ok::<(), Infallible>(())
+    });
+    let alive = KeepAlive::new().interval(ALIVE_EVERY);
+    Sse::new(ReceiverStream::new(messages))
+        .keep_alive(alive)
+        .into_response()
+}
+
+type To = mpsc::Sender<Result<Event, Infallible>>;
+
+async fn tell(state: &State, to: &To) {
+    let (mut now, mut newest) = (state.now.subscribe(), state.events.watch());
+    now.borrow_and_update();
+    let mut told = *newest.borrow_and_update();
+    let mut over = state.snapshot().is_some_and(|s| is_over(&s));
+    let mut going = put(to, "all", state.full(0)).await;
+    while going && !over {
+        let shown = tokio::select! {
+            Ok(()) = newest.changed() => false,
+            Ok(()) = now.changed() => true,
+            () = to.closed() => return,
+            else => return,
+        };
+        for event in state.events.after(told) {
+            told = event.id;
+            going = going && put(to, "event", serde_json::to_string(&event).unwrap_or_default()).await;
+        }
+        let snapshot = if shown { now.borrow().clone() } else { None };
+        if let Some(snapshot) = snapshot {
+            over = is_over(&snapshot);
+            let text = String::from_utf8_lossy(&snapshot.text()).into_owned();
+            going = going && put(to, "now", text).await;
+        }
+    }
+}
+
+fn is_over(snapshot: &Snapshot) -> bool {
+    matches!(snapshot.job.state, Outcome::Done | Outcome::Failed)
+}
+
+/// False: the client has gone, or is too slow.
+async fn put(to: &To, name: &'static str, json: String) -> bool {
+    let message = Event::default().event(name).data(json);
+    matches!(
+        tokio::time::timeout(TAKES_WITHIN, to.send(Ok(message))).await,
+        Ok(Ok(()))
+    )
+}
