@@ -429,7 +429,10 @@ mod tests {
         assert_eq!(line(&format!("replication = 0\n{GOOD}")).0, 1);
         let (at, what) = line(&format!("{GOOD}[hydfs]\ncache = \"64 apples\"\n"));
         assert!(at == 12 && what.contains("64MiB"), "{at} {what}");
-        let cache = parse(&format!("{GOOD}[hydfs]\ncache = \"64MiB\"\n")).unwrap().hydfs.cache;
+        let cache = parse(&format!("{GOOD}[hydfs]\ncache = \"64MiB\"\n"))
+            .unwrap()
+            .hydfs
+            .cache;
         assert_eq!(cache, Size(64 << 20));
     }
 }

@@ -58,11 +58,20 @@ impl FromStr for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = UNITS[..4].iter().rev().find(|(_, factor)| self.0 > 0 && self.0 % factor == 0);
+        let unit = UNITS[..4]
+            .iter()
+            .rev()
+            .find(|(_, factor)| self.0 > 0 && self.0 % factor == 0);
         match unit {
             Some((unit, factor)) => {
                 let (first, rest) = unit.split_at(1);
-                write!(f, "{}{}{}", self.0 / factor, first.to_uppercase(), rest.replace('b', "B"))
+                write!(
+                    f,
+                    "{}{}{}",
+                    self.0 / factor,
+                    first.to_uppercase(),
+                    rest.replace('b', "B")
+                )
             }
             None => write!(f, "{}", self.0),
         }

@@ -55,7 +55,9 @@ impl Cache {
     /// The user's cache of the cluster with this secret, of at most `limit` bytes. `None`: the user has no place for caches.
     pub fn of_user(secret: &Secret, limit: u64) -> io::Result<Option<Self>> {
         let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
-        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+        let base = std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(home);
         let Some(base) = base.filter(|b| b.is_absolute()) else {
             return Ok(None);
         };
@@ -96,7 +98,10 @@ impl Cache {
 
     /// Blocks served and not served since this was opened.
     pub fn counts(&self) -> (u64, u64) {
-        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+        (
+            self.hits.load(Ordering::Relaxed),
+            self.misses.load(Ordering::Relaxed),
+        )
     }
 
     fn path(&self, key: Key, block: u64) -> PathBuf {
@@ -136,7 +141,11 @@ impl Cache {
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let part = self.folder.join(format!("part-{}-{number}", std::process::id()));
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&part)?;
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&part)?;
         let head = [MAGIC.as_slice(), &xxh3_64(bytes).to_le_bytes()].concat();
         let written = file.write_all(&head).and_then(|()| file.write_all(bytes));
         let counted = written.and_then(|()| {
@@ -235,7 +244,10 @@ mod tests {
 
     fn on_disk(folder: &Path) -> u64 {
         let files = fs::read_dir(folder).unwrap().map(|e| e.unwrap());
-        files.filter(|e| e.file_name() != "lock").map(|e| e.metadata().unwrap().len()).sum()
+        files
+            .filter(|e| e.file_name() != "lock")
+            .map(|e| e.metadata().unwrap().len())
+            .sum()
     }
 
     #[test]

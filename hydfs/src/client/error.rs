@@ -43,7 +43,11 @@ pub enum Error {
     Secret { node: NodeName, secret_file: String },
     /// Asked of one node in particular.
     #[error("storage node {node} has no copy of `{file}`{but}")]
-    NotAReplica { file: String, node: NodeName, but: String },
+    NotAReplica {
+        file: String,
+        node: NodeName,
+        but: String,
+    },
     #[error("the cluster file has no node `{node}`; it has {have}")]
     NoSuchNode { node: NodeName, have: String },
     /// `merge` could not make the replicas the same.

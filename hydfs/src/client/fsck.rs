@@ -103,9 +103,14 @@ async fn check_range(
             suspect.insert(file.clone());
         }
         if !quick {
-            let read = copies.iter().flat_map(|(node, copy)| inspect::jobs(*node, copy, true));
+            let read = copies
+                .iter()
+                .flat_map(|(node, copy)| inspect::jobs(*node, copy, true));
             jobs.extend(read);
-            let bytes = copies.values().flat_map(|c| &c.segments).filter(|s| !s.segment.missing);
+            let bytes = copies
+                .values()
+                .flat_map(|c| &c.segments)
+                .filter(|s| !s.segment.missing);
             report.bytes += bytes.map(|s| s.segment.bytes).sum::<u64>();
         }
     }
@@ -129,7 +134,10 @@ async fn check_range(
     Ok(())
 }
 
-fn in_order<'a>(stand: &RangeStand, copies: &'a BTreeMap<NodeIx, CopyInfo>) -> Vec<(NodeIx, Option<&'a CopyInfo>)> {
+fn in_order<'a>(
+    stand: &RangeStand,
+    copies: &'a BTreeMap<NodeIx, CopyInfo>,
+) -> Vec<(NodeIx, Option<&'a CopyInfo>)> {
     stand.members.iter().map(|n| (*n, copies.get(n))).collect()
 }
 
@@ -185,8 +193,14 @@ async fn unavailable(
     let mut holders: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for node in nodes.all() {
         // Who cannot be reached is why the range is unavailable.
-        for copy in inspect::copies(nodes, node, range, prefix).await.unwrap_or_default() {
-            holders.entry(copy.file).or_default().push(nodes.name(node).to_string());
+        for copy in inspect::copies(nodes, node, range, prefix)
+            .await
+            .unwrap_or_default()
+        {
+            holders
+                .entry(copy.file)
+                .or_default()
+                .push(nodes.name(node).to_string());
         }
     }
     report.files += holders.len();
@@ -214,7 +228,9 @@ async fn look_again(client: &Client, range: RangeIx, file: &str, report: &mut Re
         match copy {
             Ok(Some(copy)) => drop(copies.insert(node, copy)),
             Ok(None) => {}
-            Err(error) => report.findings.push(finding(Kind::UnderReplicated, file, error.to_string())),
+            Err(error) => report
+                .findings
+                .push(finding(Kind::UnderReplicated, file, error.to_string())),
         }
     }
     if !copies.contains_key(&stand.coordinator) {

@@ -58,15 +58,28 @@ pub fn compare(copies: &[(NodeIx, Option<&CopyInfo>)]) -> Compared {
             compared.flaws.push((*node, Flaw::Absent));
             continue;
         };
-        let missing: u64 = copy.segments.iter().map(|s| &s.segment).filter(|s| s.missing).map(|s| s.bytes).sum();
-        let open_missing = copy.segments.iter().any(|s| s.segment.missing && s.segment.bytes == 0);
+        let missing: u64 = copy
+            .segments
+            .iter()
+            .map(|s| &s.segment)
+            .filter(|s| s.missing)
+            .map(|s| s.bytes)
+            .sum();
+        let open_missing = copy
+            .segments
+            .iter()
+            .any(|s| s.segment.missing && s.segment.bytes == 0);
         if missing > 0 || open_missing {
             compared.flaws.push((*node, Flaw::Misses(missing)));
         }
         let ids = |c: &CopyInfo| c.segments.iter().map(|s| s.segment.id).max();
         let last = ids(lead).max(ids(copy));
         for theirs in lead.segments.iter().map(|s| &s.segment) {
-            let mine = copy.segments.iter().map(|s| &s.segment).find(|s| s.id == theirs.id);
+            let mine = copy
+                .segments
+                .iter()
+                .map(|s| &s.segment)
+                .find(|s| s.id == theirs.id);
             if mine.is_some_and(|m| m.missing || m.same(theirs)) || theirs.missing {
                 continue;
             }
@@ -96,13 +109,20 @@ fn growing(copies: &[(NodeIx, Option<&CopyInfo>)]) -> Option<(SegmentId, u64)> {
     };
     let all: Vec<Option<Segment>> = copies.iter().filter_map(|(_, c)| *c).map(open).collect();
     let some = all.iter().flatten().max_by_key(|s| s.id)?;
-    let (id, same) = (some.id, all.iter().all(|s| s.as_ref().is_some_and(|s| s.same(some))));
+    let (id, same) = (
+        some.id,
+        all.iter().all(|s| s.as_ref().is_some_and(|s| s.same(some))),
+    );
     let entries = |s: &Option<Segment>| s.as_ref().filter(|s| s.id == id).map_or(0, |s| s.entries);
     (!same).then(|| (id, all.iter().map(entries).min().unwrap_or(0)))
 }
 
 /// Asks several nodes the same at the same time.
-pub async fn ask_each(nodes: &Nodes, whom: &[NodeIx], request: &Request) -> Vec<(NodeIx, Result<Answer, Error>)> {
+pub async fn ask_each(
+    nodes: &Nodes,
+    whom: &[NodeIx],
+    request: &Request,
+) -> Vec<(NodeIx, Result<Answer, Error>)> {
     let mut under_way = Vec::new();
     for node in whom {
         let answer = nodes.conn(*node).await.map(|conn| conn.call(request.clone()));
@@ -173,7 +193,12 @@ pub async fn range_state(
 }
 
 /// One node's copies of a range's files.
-pub async fn copies(nodes: &Nodes, node: NodeIx, range: RangeIx, prefix: &str) -> Result<Vec<CopyInfo>, Error> {
+pub async fn copies(
+    nodes: &Nodes,
+    node: NodeIx,
+    range: RangeIx,
+    prefix: &str,
+) -> Result<Vec<CopyInfo>, Error> {
     let mut all: Vec<CopyInfo> = Vec::new();
     loop {
         let request = Request::Copies {
@@ -214,7 +239,9 @@ pub async fn copies_of(
         _ => Ok(None),
     };
     let answers = ask_each(nodes, whom, &request).await.into_iter();
-    answers.map(|(node, answer)| (node, answer.and_then(copy))).collect()
+    answers
+        .map(|(node, answer)| (node, answer.and_then(copy)))
+        .collect()
 }
 
 /// Do all have the same first `entries` entries in the open segment? `None`: not to be said now. Else who differs from the first.
@@ -241,7 +268,13 @@ pub async fn same_beginning(
         digests.push((node, digest));
     }
     let first = digests.first()?.1;
-    Some(digests.into_iter().filter(|(_, d)| *d != first).map(|(n, _)| n).collect())
+    Some(
+        digests
+            .into_iter()
+            .filter(|(_, d)| *d != first)
+            .map(|(n, _)| n)
+            .collect(),
+    )
 }
 
 /// A segment of one node's copy, to be read back there.
@@ -258,7 +291,10 @@ pub struct Job {
 /// What reading back came to, where it did not end well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unread {
-    Damaged { offset: u64, why: String },
+    Damaged {
+        offset: u64,
+        why: String,
+    },
     /// It is not there (any more): dropped, or missing.
     Gone,
     Unreachable(String),
@@ -345,7 +381,11 @@ mod tests {
     }
 
     fn with(copies: &[CopyInfo]) -> Compared {
-        let copies: Vec<_> = copies.iter().enumerate().map(|(i, c)| (NodeIx(i as u16), Some(c))).collect();
+        let copies: Vec<_> = copies
+            .iter()
+            .enumerate()
+            .map(|(i, c)| (NodeIx(i as u16), Some(c)))
+            .collect();
         compare(&copies)
     }
 
@@ -353,7 +393,10 @@ mod tests {
     fn equal_copies_are_equal_and_an_open_segment_may_be_longer_on_some() {
         let (sealed, open) = (segment(1, 3, true), segment(2, 4, false));
         let equal = copy(&[sealed.clone(), open]);
-        assert_eq!(with(&[equal.clone(), equal.clone(), equal.clone()]), Compared::default());
+        assert_eq!(
+            with(&[equal.clone(), equal.clone(), equal.clone()]),
+            Compared::default()
+        );
         let longer = copy(&[sealed.clone(), segment(2, 6, false)]);
         let compared = with(&[longer, equal.clone(), equal.clone()]);
         assert_eq!((compared.flaws, compared.open), (vec![], Some((SegmentId(2), 4))));
@@ -371,7 +414,10 @@ mod tests {
         };
         let flaws = |other: &CopyInfo| with(&[good.clone(), other.clone()]).flaws;
         let second = NodeIx(1);
-        assert_eq!(flaws(&copy(&[missing, segment(2, 4, false)])), [(second, Flaw::Misses(30))]);
+        assert_eq!(
+            flaws(&copy(&[missing, segment(2, 4, false)])),
+            [(second, Flaw::Misses(30))]
+        );
         let other = copy(&[segment(1, 2, true), segment(2, 4, false)]);
         assert_eq!(flaws(&other), [(second, Flaw::Differs(SegmentId(1)))]);
         let other = copy(&[segment(2, 4, false)]);
@@ -390,7 +436,9 @@ mod tests {
     #[test]
     fn only_what_was_not_read_back_is_to_be_read() {
         let copy = copy(&[segment(1, 1, true), segment(2, 4, false)]);
-        let some: Vec<(u128, u64)> = jobs(NodeIx(0), &copy, false).map(|j| (j.segment.0, j.at)).collect();
+        let some: Vec<(u128, u64)> = jobs(NodeIx(0), &copy, false)
+            .map(|j| (j.segment.0, j.at))
+            .collect();
         assert_eq!(some, [(2, 1)]);
         assert_eq!(jobs(NodeIx(0), &copy, true).count(), 2);
     }

@@ -45,10 +45,17 @@ pub(super) async fn merge(client: &Client, file: &str) -> Result<Merged, Error> 
         let why = match copies(client, file, stat.nonce, &stat.replicas).await? {
             Err(flaws) => {
                 healed.extend(flaws.iter().filter_map(|(node, _)| *node));
-                flaws.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; ")
+                flaws
+                    .into_iter()
+                    .map(|(_, why)| why)
+                    .collect::<Vec<_>>()
+                    .join("; ")
             }
             Ok(copies) => {
-                let jobs: Vec<_> = copies.iter().flat_map(|(n, c)| inspect::jobs(*n, c, false)).collect();
+                let jobs: Vec<_> = copies
+                    .iter()
+                    .flat_map(|(n, c)| inspect::jobs(*n, c, false))
+                    .collect();
                 read_back += jobs.iter().map(|j| j.entries - j.at).sum::<u64>();
                 let mut found: Vec<(NodeIx, String)> = Vec::new();
                 inspect::read_back(nodes, jobs, |job, unread| {
@@ -71,7 +78,11 @@ pub(super) async fn merge(client: &Client, file: &str) -> Result<Merged, Error> 
                     });
                 }
                 healed.extend(found.iter().map(|(n, _)| *n));
-                found.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; ")
+                found
+                    .into_iter()
+                    .map(|(_, why)| why)
+                    .collect::<Vec<_>>()
+                    .join("; ")
             }
         };
         let tried_for = clock::now().since(start);
@@ -108,14 +119,18 @@ async fn copies(
     let views: Vec<_> = known.iter().map(|(n, c)| (*n, c.as_ref())).collect();
     let Compared { flaws, open } = inspect::compare(&views);
     if !flaws.is_empty() {
-        let told = flaws.into_iter().map(|(node, flaw)| (Some(node), describe(nodes.name(node).as_str(), &flaw)));
+        let told = flaws
+            .into_iter()
+            .map(|(node, flaw)| (Some(node), describe(nodes.name(node).as_str(), &flaw)));
         return Ok(Err(told.collect()));
     }
     if let Some(open) = open {
         match inspect::same_beginning(nodes, replicas, (file, nonce), open).await {
             Some(differing) if differing.is_empty() => {}
             Some(differing) => {
-                let told = differing.into_iter().map(|n| (Some(n), describe(nodes.name(n).as_str(), &Flaw::Differs(open.0))));
+                let told = differing
+                    .into_iter()
+                    .map(|n| (Some(n), describe(nodes.name(n).as_str(), &Flaw::Differs(open.0))));
                 return Ok(Err(told.collect()));
             }
             None => return Ok(Err(vec![(None, "the replicas are changing".into())])),

@@ -79,7 +79,11 @@ impl Nodes {
         let at = nodes.iter().position(|n| n.name == *name);
         at.map(|i| NodeIx(i as u16)).ok_or_else(|| Error::NoSuchNode {
             node: name.clone(),
-            have: nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", "),
+            have: nodes
+                .iter()
+                .map(|n| n.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
         })
     }
 

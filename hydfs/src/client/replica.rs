@@ -43,7 +43,9 @@ pub(super) async fn read(
             }));
             asked += part;
         }
-        let Some(answer) = under_way.pop_front() else { break };
+        let Some(answer) = under_way.pop_front() else {
+            break;
+        };
         let failed = |why: &str| Error::Net {
             node: name.clone(),
             why: why.into(),
@@ -104,7 +106,13 @@ async fn length(client: &Client, node: NodeIx, file: &str) -> Result<u64, Error>
     let (start, mut backoff) = (clock::now(), Backoff::quick());
     loop {
         let Some(held) = here(client, node, file).await? else {
-            let replicas = known.map(|k| k.replicas.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(", "));
+            let replicas = known.map(|k| {
+                k.replicas
+                    .iter()
+                    .map(|n| n.to_string())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            });
             return Err(Error::NotAReplica {
                 file: file.into(),
                 node: client.nodes.name(node),

@@ -61,7 +61,9 @@ impl Core {
     pub(super) fn copies(&self, range: RangeIx, prefix: &str, after: &str, exact: bool) -> Reply {
         let store = self.replica.store();
         let one = FileName::new(prefix).ok().filter(|_| exact);
-        let one = one.as_ref().and_then(|name| Some((name, store.file(range, name)?)));
+        let one = one
+            .as_ref()
+            .and_then(|name| Some((name, store.file(range, name)?)));
         let all = (!exact).then(|| store.files(range)).into_iter().flatten();
         let all = all.filter(|(name, _)| name.as_str() > after && name.as_str().starts_with(prefix));
         let mut wanted = one.into_iter().chain(all).peekable();

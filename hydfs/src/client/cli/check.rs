@@ -60,7 +60,10 @@ pub async fn fsck<W: AsyncWrite + Unpin>(
     files.dedup();
     files.sort_unstable();
     files.dedup();
-    Err(Error::Unsound(format!("{summary}: {} of the files are not well", files.len())))
+    Err(Error::Unsound(format!(
+        "{summary}: {} of the files are not well",
+        files.len()
+    )))
 }
 
 pub async fn stat<W: AsyncWrite + Unpin>(

@@ -28,7 +28,11 @@ fn named(n: usize, files: &[PathBuf], prefix: &str) -> Result<Vec<Job>, Error> {
             "multicreate: {} local files are more than the {n} files to be made; the number comes first, such as: hydfs multicreate {} {}",
             files.len(),
             files.len(),
-            files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(" "),
+            files
+                .iter()
+                .map(|f| f.display().to_string())
+                .collect::<Vec<_>>()
+                .join(" "),
         )));
     }
     let mut from: BTreeMap<String, &PathBuf> = BTreeMap::new();
@@ -36,7 +40,10 @@ fn named(n: usize, files: &[PathBuf], prefix: &str) -> Result<Vec<Job>, Error> {
     for i in 0..n {
         let file = &files[i % files.len()];
         let base = file.file_name().and_then(|f| f.to_str()).ok_or_else(|| {
-            Error::Usage(format!("multicreate: {} has no name that a HyDFS file can have", file.display()))
+            Error::Usage(format!(
+                "multicreate: {} has no name that a HyDFS file can have",
+                file.display()
+            ))
         })?;
         let name = match n == files.len() {
             true => format!("{prefix}{base}"),
@@ -71,11 +78,17 @@ pub async fn multicreate<W: AsyncWrite + Unpin>(
 }
 
 async fn readable(path: &Path) -> Result<(), Error> {
-    let file = tokio::fs::File::open(path).await.map_err(|e| local(path, "read", e))?;
+    let file = tokio::fs::File::open(path)
+        .await
+        .map_err(|e| local(path, "read", e))?;
     let meta = file.metadata().await.map_err(|e| local(path, "read", e))?;
     match meta.is_file() {
         true => Ok(()),
-        false => Err(local(path, "read", std::io::Error::other("it is not a regular file"))),
+        false => Err(local(
+            path,
+            "read",
+            std::io::Error::other("it is not a regular file"),
+        )),
     }
 }
 
@@ -100,7 +113,11 @@ pub async fn create_tree<W: AsyncWrite + Unpin>(
         for entry in entries {
             let (path, own) = (entry.path(), entry.file_name());
             let Some(own) = own.to_str() else {
-                return Err(local(&path, "name", std::io::Error::other("its name is not UTF-8")));
+                return Err(local(
+                    &path,
+                    "name",
+                    std::io::Error::other("its name is not UTF-8"),
+                ));
             };
             let full = match name.is_empty() {
                 true => own.to_owned(),
@@ -113,7 +130,11 @@ pub async fn create_tree<W: AsyncWrite + Unpin>(
                 check_name(&full)?;
                 jobs.push((path, full));
             } else {
-                return Err(local(&path, "read", std::io::Error::other("it is neither a file nor a folder")));
+                return Err(local(
+                    &path,
+                    "read",
+                    std::io::Error::other("it is neither a file nor a folder"),
+                ));
             }
         }
     }
@@ -122,7 +143,11 @@ pub async fn create_tree<W: AsyncWrite + Unpin>(
 }
 
 /// Makes all files; prints the name and length of each. Some may fail: the others are made all the same.
-async fn create_all<W: AsyncWrite + Unpin>(client: &Client, jobs: Vec<Job>, out: &mut W) -> Result<(), Error> {
+async fn create_all<W: AsyncWrite + Unpin>(
+    client: &Client,
+    jobs: Vec<Job>,
+    out: &mut W,
+) -> Result<(), Error> {
     let total = jobs.len();
     let jobs: Arc<Mutex<VecDeque<Job>>> = Arc::new(Mutex::new(jobs.into()));
     let (tell, mut made) = mpsc::unbounded_channel();
@@ -172,7 +197,9 @@ async fn create_all<W: AsyncWrite + Unpin>(client: &Client, jobs: Vec<Job>, out:
 }
 
 async fn create_one(client: &Client, path: &Path, name: &str) -> Result<u64, Error> {
-    let mut file = tokio::fs::File::open(path).await.map_err(|e| local(path, "read", e))?;
+    let mut file = tokio::fs::File::open(path)
+        .await
+        .map_err(|e| local(path, "read", e))?;
     file.set_max_buf_size(1024 * 1024);
     create_of(client, file, name, |_| {}).await
 }
@@ -184,16 +211,24 @@ mod tests {
     #[test]
     fn names_follow_from_the_number_and_the_files() {
         let files = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
-        let names = |n, f: &[&str], p| named(n, &files(f), p).map(|j| j.into_iter().map(|(_, n)| n).collect::<Vec<_>>());
+        let names = |n, f: &[&str], p| {
+            named(n, &files(f), p).map(|j| j.into_iter().map(|(_, n)| n).collect::<Vec<_>>())
+        };
         assert_eq!(names(2, &["x/a", "b"], "").unwrap(), ["a", "b"]);
-        assert_eq!(names(3, &["x/a", "b"], "in/").unwrap(), ["in/a.1", "in/b.2", "in/a.3"]);
+        assert_eq!(
+            names(3, &["x/a", "b"], "in/").unwrap(),
+            ["in/a.1", "in/b.2", "in/a.3"]
+        );
         for (n, some, prefix) in [
             (1, &["a", "b"][..], ""),
             (2, &["x/a", "y/a"], ""),
             (1, &[".."], ""),
             (1, &["a"], "../"),
         ] {
-            assert!(names(n, some, prefix).is_err_and(|e| e.code() == 2), "{n} {some:?}");
+            assert!(
+                names(n, some, prefix).is_err_and(|e| e.code() == 2),
+                "{n} {some:?}"
+            );
         }
     }
 }

@@ -42,10 +42,12 @@ pub enum Command {
         name: String,
     },
     /// Make all replicas of a file the same, prove it, and say in how long
-    #[command(long_about = "Make all replicas of a file the same, prove it, and say in how long.\n\n\
+    #[command(
+        long_about = "Make all replicas of a file the same, prove it, and say in how long.\n\n\
         Everything acknowledged is on all replicas in one order already, so this waits for copies that are under repair, compares \
         the replicas' digests, and has them read back what was not read back since their daemons started. A copy with flipped bits is \
-        repaired from another.")]
+        repaired from another."
+    )]
     Merge { name: String },
     /// Where a file is: its replicas with their places on the ring, the coordinator first
     Ls { name: String },

@@ -29,7 +29,13 @@ pub enum Launcher {
 
 /// Nodes and files in pairs.
 fn pairs(cluster: &Cluster, words: &[String]) -> Result<Vec<(NodeName, String)>, Error> {
-    let node = |word: &String| cluster.nodes.iter().find(|n| n.name.as_str() == word).map(|n| n.name.clone());
+    let node = |word: &String| {
+        cluster
+            .nodes
+            .iter()
+            .find(|n| n.name.as_str() == word)
+            .map(|n| n.name.clone())
+    };
     let all = |words: &[String]| words.iter().map(node).collect::<Option<Vec<NodeName>>>();
     let half = words.len() / 2;
     if words.len().is_multiple_of(2)
@@ -39,7 +45,11 @@ fn pairs(cluster: &Cluster, words: &[String]) -> Result<Vec<(NodeName, String)>,
     }
     let (last, most) = match words.split_last() {
         Some((last, most)) if !most.is_empty() => (last, most),
-        _ => return Err(Error::Usage("multiappend: name nodes, and as many local files".into())),
+        _ => {
+            return Err(Error::Usage(
+                "multiappend: name nodes, and as many local files".into(),
+            ));
+        }
     };
     if let Some(nodes) = all(most) {
         return Ok(nodes.into_iter().map(|n| (n, last.clone())).collect());
@@ -83,7 +93,13 @@ pub async fn run<W: AsyncWrite + Unpin>(
     let mut starting = Vec::new();
     for (node, file) in pairs {
         let from = if there { file.as_str() } else { "-" };
-        let command = command(&cluster, cluster.node(node.as_str()).map_err(unknown)?, launcher, from, name)?;
+        let command = command(
+            &cluster,
+            cluster.node(node.as_str()).map_err(unknown)?,
+            launcher,
+            from,
+            name,
+        )?;
         starting.push(start(node, file, command)?);
     }
     let mut waiting = Vec::new();
@@ -121,7 +137,11 @@ pub async fn run<W: AsyncWrite + Unpin>(
     }
     match failed.is_empty() {
         true => Ok(()),
-        false => Err(Error::Some(format!("{} of {total} appends failed: {}", failed.len(), failed.join("; ")))),
+        false => Err(Error::Some(format!(
+            "{} of {total} appends failed: {}",
+            failed.len(),
+            failed.join("; ")
+        ))),
     }
 }
 
@@ -135,7 +155,9 @@ fn nothing_done(node: &NodeName, why: &str) -> Error {
 
 async fn content(file: &str) -> Result<Vec<u8>, Error> {
     let path = PathBuf::from(file);
-    let read = tokio::fs::read(&path).await.map_err(|e| local(&path, "read", e))?;
+    let read = tokio::fs::read(&path)
+        .await
+        .map_err(|e| local(&path, "read", e))?;
     if read.len() > MAX_APPEND {
         let why = format!("it has {} bytes, and one append {MAX_APPEND} at most", read.len());
         return Err(local(&path, "append", std::io::Error::other(why)));
@@ -145,7 +167,11 @@ async fn content(file: &str) -> Result<Vec<u8>, Error> {
 
 fn command(cluster: &Cluster, node: &Node, how: Launcher, from: &str, name: &str) -> Result<Command, Error> {
     let own = std::env::current_exe().map_err(|e| local(&PathBuf::from("hydfs"), "find", e))?;
-    let folder = node.bin.clone().or_else(|| own.parent().map(PathBuf::from)).unwrap_or_default();
+    let folder = node
+        .bin
+        .clone()
+        .or_else(|| own.parent().map(PathBuf::from))
+        .unwrap_or_default();
     let program = folder.join("hydfs").display().to_string();
     let words = [
         &program,
@@ -167,9 +193,26 @@ fn command(cluster: &Cluster, node: &Node, how: Launcher, from: &str, name: &str
     }
     let mut command = Command::new("ssh");
     let ssh = &node.ssh;
-    let known = if ssh.known_hosts.is_some() { "yes" } else { "accept-new" };
-    command.args(["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=5"]);
-    command.args(["-o", &format!("StrictHostKeyChecking={known}"), "-o", "LogLevel=ERROR"]);
+    let known = if ssh.known_hosts.is_some() {
+        "yes"
+    } else {
+        "accept-new"
+    };
+    command.args([
+        "-T",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "ConnectTimeout=5",
+        "-o",
+        "ServerAliveInterval=5",
+    ]);
+    command.args([
+        "-o",
+        &format!("StrictHostKeyChecking={known}"),
+        "-o",
+        "LogLevel=ERROR",
+    ]);
     if let Some(file) = &ssh.known_hosts {
         command.args(["-o", &format!("UserKnownHostsFile=\"{}\"", file.display())]);
     }
@@ -182,12 +225,19 @@ fn command(cluster: &Cluster, node: &Node, how: Launcher, from: &str, name: &str
     if let Some(port) = ssh.port {
         command.args(["-p", &port.to_string()]);
     }
-    command.arg("--").arg(node.addr.to_string()).arg(shell_words::join(words));
+    command
+        .arg("--")
+        .arg(node.addr.to_string())
+        .arg(shell_words::join(words));
     Ok(command)
 }
 
 fn start(node: NodeName, file: String, mut command: Command) -> Result<Waiting, Error> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let program = command.as_std().get_program().to_owned();
     let failed = |why: String| Error::Some(format!("cannot start {}: {why}", program.to_string_lossy()));
     let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
@@ -212,7 +262,11 @@ async fn last_line(from: impl AsyncRead + Unpin) -> String {
     let mut text = Vec::new();
     let _ = from.take(COMPLAINT).read_to_end(&mut text).await;
     let text = String::from_utf8_lossy(&text).into_owned();
-    text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").to_owned()
+    text.lines()
+        .rev()
+        .find(|l| !l.trim().is_empty())
+        .unwrap_or("")
+        .to_owned()
 }
 
 async fn ready(one: &mut Waiting) -> Result<(), String> {
@@ -262,11 +316,21 @@ mod tests {
         let paired = |line: &str| {
             let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
             let paired = pairs(&cluster, &words)?;
-            Ok::<_, Error>(paired.iter().map(|(n, f)| format!("{n}:{f}")).collect::<Vec<_>>().join(" "))
+            Ok::<_, Error>(
+                paired
+                    .iter()
+                    .map(|(n, f)| format!("{n}:{f}"))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            )
         };
         assert_eq!(paired("n1 n2 a b").unwrap(), "n1:a n2:b");
         assert_eq!(paired("n1 n2 n3 a").unwrap(), "n1:a n2:a n3:a");
-        assert_eq!(paired("n1 n2 n3 n3").unwrap(), "n1:n3 n2:n3", "a file may be named like a node");
+        assert_eq!(
+            paired("n1 n2 n3 n3").unwrap(),
+            "n1:n3 n2:n3",
+            "a file may be named like a node"
+        );
         assert_eq!(paired("n1 n1 a b").unwrap(), "n1:a n1:b");
         for bad in ["a b", "n1 n2 n3 a b", "n1", "n9 a"] {
             assert!(paired(bad).is_err_and(|e| e.code() == 2), "{bad}");

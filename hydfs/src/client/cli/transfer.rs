@@ -29,7 +29,9 @@ async fn open(path: &Path) -> Result<(Input, Option<u64>), Error> {
     // Looked at first: opening a pipe would wait for its writer, and bad permissions are better told apart from that.
     let meta = tokio::fs::metadata(path).await.map_err(read)?;
     if meta.is_dir() {
-        return Err(read(io::Error::other("it is a folder; name a file, or all in it with create -r")));
+        return Err(read(io::Error::other(
+            "it is a folder; name a file, or all in it with create -r",
+        )));
     }
     let mut file = tokio::fs::File::open(path).await.map_err(read)?;
     file.set_max_buf_size(1024 * 1024);
@@ -137,7 +139,10 @@ impl Target {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file.write_all(bytes).await.map_err(|e| local(&self.path, "write", e))
+        self.file
+            .write_all(bytes)
+            .await
+            .map_err(|e| local(&self.path, "write", e))
     }
 
     async fn close(mut self, copied: Result<(), Error>) -> Result<(), Error> {
@@ -271,7 +276,9 @@ pub async fn tail<W: AsyncWrite + Unpin>(
     copy(client, name, from..len, out).await?;
     let mut at = len;
     while follow {
-        let more = client.tail(name, at, PIECE as usize, Duration::from_secs(60)).await?;
+        let more = client
+            .tail(name, at, PIECE as usize, Duration::from_secs(60))
+            .await?;
         write(out, &more).await?;
         flush(out).await?;
         at += more.len() as u64;
