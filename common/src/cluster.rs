@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use crate::ids::NodeName;
 use crate::secret::{self, Secret};
+use crate::size::Size;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -141,6 +142,8 @@ pub struct Hydfs {
     pub peer_timeout_ms: u64,
     /// Bandwidth of re-replication, bytes per second and node; 0 for no limit.
     pub repair_bytes_per_s: u64,
+    /// How much each user's `hydfs` keeps of what it got, on the disk of the machine it runs on; 0 for nothing.
+    pub cache: Size,
 }
 
 impl Default for Hydfs {
@@ -149,6 +152,7 @@ impl Default for Hydfs {
             durability: Durability::Os,
             peer_timeout_ms: 3000,
             repair_bytes_per_s: 200_000_000,
+            cache: Size(0),
         }
     }
 }
@@ -459,5 +463,12 @@ mod tests {
         assert_eq!(line(&GOOD.replace("= \"secret\"", "= \"other\"")).0, 1);
         assert!(line("secret_file = \"secret\"\n").1.contains("no nodes"));
         assert_eq!(line(&format!("replication = 0\n{GOOD}")).0, 1);
+        let (at, what) = line(&format!("{GOOD}[hydfs]\ncache = \"64 apples\"\n"));
+        assert!(at == 12 && what.contains("64MiB"), "{at} {what}");
+        let cache = parse(&format!("{GOOD}[hydfs]\ncache = \"64MiB\"\n"))
+            .unwrap()
+            .hydfs
+            .cache;
+        assert_eq!(cache, Size(64 << 20));
     }
 }

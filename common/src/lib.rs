@@ -12,6 +12,7 @@ pub mod heap;
 pub mod ids;
 pub mod net;
 pub mod secret;
+pub mod size;
 pub mod spawn;
 pub mod task_log;
 pub mod telemetry;

@@ -4,6 +4,7 @@ pub mod client;
 pub mod content;
 pub mod disk;
 pub mod driver;
+pub mod load;
 pub mod replica;
 pub mod ring;
 #[cfg(test)]

@@ -8,11 +8,15 @@ use anyhow::Context;
 use clap::Parser;
 use common::cluster::Cluster;
 use common::net::Identity;
-use hydfs::client::{Client, cli};
+use common::size::Size;
+use hydfs::client::{Cache, Client, cli};
+
+const MORE_HELP: &str = "\
+Exit code: 0 done, 1 it could not be done (why is on standard error), 2 bad usage.";
 
 /// Files in HyDFS: replicated, append-only
 #[derive(Parser)]
-#[command(name = "hydfs", version)]
+#[command(name = "hydfs", version, after_help = MORE_HELP)]
 struct Args {
     /// The cluster file [default: $RAINSTORM_CLUSTER, else cluster.toml]
     #[arg(long, global = true, value_name = "FILE")]
@@ -23,6 +27,10 @@ struct Args {
     /// How many seconds to keep trying
     #[arg(long, global = true, value_name = "S", default_value_t = 30)]
     patience: u64,
+    /// Keep up to SIZE (such as 64MiB) of what `get` and `cat` bring in the user's cache folder, and serve it again from there
+    /// after asking whether it changed [default: the cluster file's, else none]
+    #[arg(long, global = true, value_name = "SIZE")]
+    cache: Option<Size>,
     #[command(subcommand)]
     command: cli::Command,
 }
@@ -40,8 +48,19 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hydfs: {error:#}");
-            ExitCode::FAILURE
+            let code = match error.downcast_ref::<hydfs::client::Error>() {
+                Some(error) => error.code(),
+                None => error.downcast_ref::<common::cluster::Error>().map_or(1, usage),
+            };
+            ExitCode::from(code)
         }
+    }
+}
+
+fn usage(error: &common::cluster::Error) -> u8 {
+    match error {
+        common::cluster::Error::NoSuchNode { .. } => 2,
+        _ => 1,
     }
 }
 
@@ -57,13 +76,25 @@ fn run(args: Args) -> anyhow::Result<()> {
         secret: cluster.secret()?,
         security: cluster.security,
     };
+    let limit = args.cache.unwrap_or(cluster.hydfs.cache).0;
+    let cache = match limit {
+        0 => None,
+        // Without a cache all works the same, only slower.
+        limit => Cache::of_user(&me.secret, limit).unwrap_or_else(|error| {
+            eprintln!("hydfs: going on without the cache: {error}");
+            None
+        }),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start")?;
     let done = runtime.block_on(async {
-        let client =
+        let mut client =
             Client::new(Arc::new(cluster), me).with_patience(std::time::Duration::from_secs(args.patience));
+        if let Some(cache) = cache {
+            client = client.with_cache(Arc::new(cache));
+        }
         cli::run(&client, node.as_ref(), args.command, &mut tokio::io::stdout()).await
     });
     // A read from standard input that is under way cannot be waited for.

@@ -36,9 +36,49 @@ pub enum Error {
     InvalidName { file: String, why: &'static str },
     #[error("cannot speak with storage node {node}: {why}")]
     Net { node: NodeName, why: String },
+    /// Every storage node that could be reached closed the door.
+    #[error(
+        "storage node {node} does not accept the secret in {secret_file}: the cluster was started with another one; use that cluster's own cluster file and secret"
+    )]
+    Secret { node: NodeName, secret_file: String },
+    /// Asked of one node in particular.
+    #[error("storage node {node} has no copy of `{file}`{but}")]
+    NotAReplica {
+        file: String,
+        node: NodeName,
+        but: String,
+    },
+    #[error("the cluster file has no node `{node}`; it has {have}")]
+    NoSuchNode { node: NodeName, have: String },
+    /// `merge` could not make the replicas the same.
+    #[error("the replicas of `{file}` are not the same after {tried_for:?}: {why}")]
+    Unequal {
+        file: String,
+        why: String,
+        tried_for: Duration,
+    },
+    /// `fsck` found something.
+    #[error("{0}")]
+    Unsound(String),
+    /// Of a command that did several things.
+    #[error("{0}")]
+    Some(String),
+    /// The caller asked for something that makes no sense.
+    #[error("{0}")]
+    Usage(String),
     /// Reading or writing the caller's own local data failed.
     #[error("{what}: {why}")]
     Local { what: String, why: String },
+}
+
+impl Error {
+    /// The exit code of a program that ends with this: 2 for bad usage, else 1.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::InvalidName { .. } | Self::Usage(_) | Self::NoSuchNode { .. } => 2,
+            _ => 1,
+        }
+    }
 }
 
 /// The longest name, in bytes.
@@ -57,7 +97,7 @@ pub fn check_name(file: &str) -> Result<(), Error> {
         return invalid("it is empty");
     }
     if file.len() > MAX_NAME {
-        return invalid("it is too long");
+        return invalid("it is longer than 512 bytes");
     }
     if file.chars().any(char::is_control) {
         return invalid("it holds a control character");

@@ -4,15 +4,23 @@
 //! Client --+-- nodes.rs   one connection per storage node, made when first needed; finds coordinators; retries
 //!          +-- stream.rs  reads ahead from the nearest replica
 //!          +-- appender.rs drives session.rs: what is queued, sent and acknowledged of one client's stream
+//!          +-- cached.rs  the same as stream.rs through cache.rs, blocks on the local disk
+//!          +-- merge.rs, fsck.rs compare what inspect.rs gets to know of the replicas' copies
 //! ```
 //! Everything retries by itself through restarts, take-overs and lost connections, for [`Client::with_patience`] long.
 
 mod appender;
+mod cache;
+mod cached;
 pub mod cli;
 mod conn;
 mod error;
+mod fsck;
+mod inspect;
+mod merge;
 mod nodes;
 mod put;
+mod replica;
 mod session;
 mod stream;
 
@@ -32,8 +40,12 @@ use crate::wire::client::{Reply, Request};
 pub use crate::content::{ClientId, Span};
 pub use crate::wire::client::{NodeInfo, NodeState, StreamInfo};
 pub use appender::Appender;
+pub use cache::Cache;
+pub use cached::CachedStream;
 pub(crate) use conn::Answer;
 pub use error::{Error, MAX_NAME, check_name};
+pub use fsck::{Finding, Kind, Report};
+pub use merge::Merged;
 pub(crate) use nodes::Nodes;
 pub use stream::ReadStream;
 
@@ -99,6 +111,7 @@ impl Streams {
 pub struct Client {
     nodes: Arc<nodes::Nodes>,
     patience: Duration,
+    cache: Option<Arc<Cache>>,
 }
 
 impl Client {
@@ -107,6 +120,7 @@ impl Client {
         Self {
             nodes: Arc::new(nodes::Nodes::new(cluster, me)),
             patience: PATIENCE,
+            cache: None,
         }
     }
 
@@ -115,7 +129,20 @@ impl Client {
         Self {
             nodes: self.nodes.clone(),
             patience,
+            cache: self.cache.clone(),
         }
+    }
+
+    /// The same client, whose [`Client::get`] serves from `cache` what it has and keeps there what it gets.
+    pub fn with_cache(&self, cache: Arc<Cache>) -> Self {
+        Self {
+            cache: Some(cache),
+            ..self.clone()
+        }
+    }
+
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        self.nodes.cluster()
     }
 
     /// Makes an empty file. [`Error::Exists`] when there is one already; a retry of the same call is not fooled by its
@@ -299,7 +326,32 @@ impl Client {
     /// The bytes of `range` that were committed when this was called, in pieces of up to 1 MiB, read ahead by a few.
     /// `0..u64::MAX` for the whole file. A replica on this node is preferred; a damaged or vanished one is passed over.
     pub fn stream(&self, file: &str, range: Range<u64>) -> ReadStream {
-        ReadStream::start(self.nodes.clone(), file.into(), range, self.patience)
+        ReadStream::start(self.nodes.clone(), file.into(), range, self.patience, None)
+    }
+
+    /// Like [`Client::stream`], through the cache if this client has one. What was acknowledged before the call is in it.
+    pub async fn get(&self, file: &str, range: Range<u64>) -> Result<CachedStream, Error> {
+        CachedStream::open(self, file, range).await
+    }
+
+    /// Gives `sink` the pieces of the copy on `node`, with the length of all; from no other node.
+    pub async fn get_from_replica(
+        &self,
+        node: &NodeName,
+        file: &str,
+        sink: impl AsyncFnMut(Bytes, u64) -> Result<(), Error>,
+    ) -> Result<u64, Error> {
+        replica::read(self, node, file, sink).await
+    }
+
+    /// Returns when all replicas hold the same bytes, compared and read back; copies that are not right are repaired first.
+    pub async fn merge(&self, file: &str) -> Result<Merged, Error> {
+        merge::merge(self, file).await
+    }
+
+    /// Looks at all copies of all files whose names begin with `prefix`. `quick`: does not read the bytes back.
+    pub async fn fsck(&self, prefix: &str, quick: bool) -> Result<Report, Error> {
+        fsck::fsck(self, prefix, quick).await
     }
 
     /// Up to `max` committed bytes from `offset` as soon as there are any; empty when there are none within `wait`.

@@ -1,6 +1,7 @@
 //! The storage nodes as a client sees them: connections, who coordinates which range, and the one retry loop.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ const SHUN: Duration = Duration::from_millis(100);
 struct Slot {
     conn: Option<Arc<Conn>>,
     unreachable: Option<(Time, String)>,
+    /// Hellos in a row that ended because the secrets differ, or seemed to: a daemon that is just being killed looks the same, once.
+    refused: u32,
 }
 
 pub struct Nodes {
@@ -40,6 +43,8 @@ pub struct Nodes {
     /// Who coordinated a range when last heard.
     hints: Mutex<HashMap<RangeIx, NodeIx>>,
     local: Option<NodeIx>,
+    /// Some storage node has accepted the secret.
+    known: AtomicBool,
 }
 
 /// A number that no other call in the cluster has.
@@ -58,9 +63,28 @@ impl Nodes {
             slots,
             hints: Mutex::default(),
             local,
+            known: AtomicBool::new(false),
             me,
             cluster,
         }
+    }
+
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// The node of that name.
+    pub fn node(&self, name: &NodeName) -> Result<NodeIx, Error> {
+        let nodes = &self.cluster.nodes;
+        let at = nodes.iter().position(|n| n.name == *name);
+        at.map(|i| NodeIx(i as u16)).ok_or_else(|| Error::NoSuchNode {
+            node: name.clone(),
+            have: nodes
+                .iter()
+                .map(|n| n.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
     }
 
     pub fn ring(&self) -> &Ring {
@@ -108,6 +132,15 @@ impl Nodes {
             return Ok(conn.clone());
         }
         slot.conn = None;
+        let refused = |slot: &Slot| {
+            (slot.refused >= 2 && !self.known.load(Ordering::Relaxed)).then(|| Error::Secret {
+                node: self.name(node),
+                secret_file: self.cluster.secret_file.display().to_string(),
+            })
+        };
+        if let Some(error) = refused(&slot) {
+            return Err(error);
+        }
         if let Some((since, why)) = &slot.unreachable
             && clock::now().since(*since) < SHUN
         {
@@ -122,14 +155,24 @@ impl Nodes {
                 let conn = Arc::new(Conn::start(connection));
                 *slot = Slot {
                     conn: Some(conn.clone()),
-                    unreachable: None,
+                    ..Slot::default()
                 };
+                self.known.store(true, Ordering::Relaxed);
                 return Ok(conn);
             }
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => {
+                slot.refused = match error {
+                    common::net::Error::Secret => slot.refused + 1,
+                    _ => 0,
+                };
+                error.to_string()
+            }
             Err(_) => format!("no answer from {addr} within {DIAL:?}"),
         };
         slot.unreachable = Some((clock::now(), why.clone()));
+        if let Some(error) = refused(&slot) {
+            return Err(error);
+        }
         Err(Error::Net {
             node: self.name(node),
             why,
@@ -277,6 +320,7 @@ impl Nodes {
                 match self.call(node, Request::Ring, ANSWER).await {
                     Ok(Answer::Reply(Reply::Ring { nodes })) => return Ok(nodes),
                     Ok(_) => {}
+                    Err(error @ Error::Secret { .. }) => return Err(error),
                     Err(error) => last = Some(error),
                 }
             }
@@ -294,13 +338,7 @@ impl Nodes {
     }
 
     pub async fn list_store(&self, name: &NodeName) -> Result<Vec<Entry>, Error> {
-        let at = self.cluster.nodes.iter().position(|n| n.name == *name);
-        let Some(node) = at.map(|i| NodeIx(i as u16)) else {
-            return Err(Error::Net {
-                node: name.clone(),
-                why: "the cluster file has no such node".into(),
-            });
-        };
+        let node = self.node(name)?;
         let mut all: Vec<Entry> = vec![];
         loop {
             let after = all.last().map_or(String::new(), |e| e.file.clone());
@@ -441,6 +479,10 @@ impl<'a> Search<'a> {
 
     /// A node could not be asked.
     pub async fn failed(&mut self, error: Error) -> Result<(), Error> {
+        // Patience does not help.
+        if matches!(error, Error::Secret { .. }) {
+            return Err(error);
+        }
         if !matches!(self.last, Some(Error::Unavailable { .. })) {
             self.last = Some(error);
         }

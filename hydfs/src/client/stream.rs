@@ -29,7 +29,14 @@ pub struct ReadStream {
 }
 
 impl ReadStream {
-    pub(super) fn start(nodes: Arc<Nodes>, file: String, range: Range<u64>, patience: Duration) -> Self {
+    /// `known`: what was just found out of the file, if anything.
+    pub(super) fn start(
+        nodes: Arc<Nodes>,
+        file: String,
+        range: Range<u64>,
+        patience: Duration,
+        known: Option<FileStat>,
+    ) -> Self {
         let (out, pieces) = mpsc::channel(AHEAD);
         let task = spawn::guarded("hydfs-read", async move {
             let reader = Reader {
@@ -38,7 +45,7 @@ impl ReadStream {
                 patience,
                 out,
             };
-            if let Err(error) = reader.run(range).await {
+            if let Err(error) = reader.run(range, known).await {
                 // The receiver may be gone: then nobody wants to know.
                 let _ = reader.out.send(Err(error)).await;
             }
@@ -50,6 +57,37 @@ impl ReadStream {
     /// The next piece; `None` at the end. After an error nothing more comes.
     pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
         self.pieces.recv().await
+    }
+}
+
+/// What is committed now; when nobody coordinates the file, what the longest replica has.
+pub(super) async fn size(nodes: &Nodes, file: &str, patience: Duration) -> Result<FileStat, Error> {
+    let request = |any| Request::Stat {
+        file: file.to_owned(),
+        any,
+    };
+    let quick = patience.min(GRACE);
+    let error = match nodes.ask(file, request(false), quick).await {
+        Ok(Reply::Stat(stat)) => return Ok(stat),
+        Ok(other) => return Err(nodes.unexpected(file, &other)),
+        Err(error @ Error::Unavailable { .. }) => error,
+        Err(other) => return Err(other),
+    };
+    let mut best: Option<FileStat> = None;
+    for node in nodes.all() {
+        if let Ok(Answer::Reply(Reply::Stat(stat))) = nodes.call(node, request(true), ANSWER).await
+            && best.as_ref().is_none_or(|b| b.len < stat.len)
+        {
+            best = Some(stat);
+        }
+    }
+    match best {
+        Some(stat) => Ok(stat),
+        None if patience > quick => match nodes.ask(file, request(false), patience - quick).await? {
+            Reply::Stat(stat) => Ok(stat),
+            other => Err(nodes.unexpected(file, &other)),
+        },
+        None => Err(error),
     }
 }
 
@@ -68,12 +106,15 @@ struct Under {
 }
 
 impl Reader {
-    async fn run(&self, range: Range<u64>) -> Result<(), Error> {
+    async fn run(&self, range: Range<u64>, known: Option<FileStat>) -> Result<(), Error> {
         check_name(&self.file)?;
         if range.is_empty() {
             return Ok(());
         }
-        let stat = self.size().await?;
+        let stat = match known {
+            Some(stat) => stat,
+            None => size(&self.nodes, &self.file, self.patience).await?,
+        };
         let end = range.end.min(stat.len);
         let mut at = range.start;
         let mut sources = self.sources(&stat);
@@ -88,43 +129,6 @@ impl Reader {
             }
         }
         Ok(())
-    }
-
-    /// What is committed now; when nobody coordinates the file, what the longest replica has.
-    async fn size(&self) -> Result<FileStat, Error> {
-        let request = |any| Request::Stat {
-            file: self.file.clone(),
-            any,
-        };
-        let patience = self.patience.min(GRACE);
-        let error = match self.nodes.ask(&self.file, request(false), patience).await {
-            Ok(Reply::Stat(stat)) => return Ok(stat),
-            Ok(other) => return Err(self.nodes.unexpected(&self.file, &other)),
-            Err(error @ Error::Unavailable { .. }) => error,
-            Err(other) => return Err(other),
-        };
-        let mut best: Option<FileStat> = None;
-        for node in self.nodes.all() {
-            if let Ok(Answer::Reply(Reply::Stat(stat))) = self.nodes.call(node, request(true), ANSWER).await
-                && best.as_ref().is_none_or(|b| b.len < stat.len)
-            {
-                best = Some(stat);
-            }
-        }
-        match best {
-            Some(stat) => Ok(stat),
-            None if self.patience > patience => {
-                match self
-                    .nodes
-                    .ask(&self.file, request(false), self.patience - patience)
-                    .await?
-                {
-                    Reply::Stat(stat) => Ok(stat),
-                    other => Err(self.nodes.unexpected(&self.file, &other)),
-                }
-            }
-            None => Err(error),
-        }
     }
 
     /// This node's own replica first, the coordinator last: it has enough to do.

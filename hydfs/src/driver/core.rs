@@ -133,6 +133,7 @@ pub struct Core {
     pub(super) later: VecDeque<Later>,
     pub(super) waiting: Waiting,
     pub(super) repairs: Repairs,
+    pub(super) verified: super::inspect::Marks,
     /// Since when a range that this node coordinates is not active.
     taking_over: BTreeMap<RangeIx, Time>,
     active: BTreeSet<RangeIx>,
@@ -166,6 +167,7 @@ impl Core {
             acked: BTreeMap::new(),
             later: VecDeque::new(),
             waiting: Waiting::default(),
+            verified: Default::default(),
             taking_over: BTreeMap::new(),
             active: BTreeSet::new(),
             unavailable: BTreeMap::new(),

@@ -8,12 +8,14 @@
 //!                                  v
 //!   core.rs: a burst of events -> replica.handle, once replica.flush -> effects -> writers; then a few reads
 //!      serve.rs: reads, tails, listings        repair.rs: fetches missing segments, throttled
+//!      inspect.rs: what this node's copies are, for merge and fsck
 //! ```
 //! One thread; the core alone owns the replica and its store.
 
 mod accept;
 mod clients;
 mod core;
+mod inspect;
 mod membership;
 mod peers;
 mod repair;

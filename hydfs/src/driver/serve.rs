@@ -13,7 +13,7 @@ use crate::ring::RangeIx;
 use crate::store::{self, Store};
 use crate::view::{Incarnation, NodeIx};
 use crate::wire::client::{
-    FileStat, Frame, MAX_LIST, MAX_READ, NodeInfo, NodeState, Refusal, Reply, Request, StreamInfo,
+    FileStat, Frame, MAX_LIST, MAX_READ, NodeInfo, NodeState, Refusal, Reply, Request, StreamInfo, ToClient,
 };
 
 /// Append boundaries closer than this are not told apart: enough to split a file evenly.
@@ -40,6 +40,12 @@ enum Bulk {
         file: FileName,
         nonce: u64,
         segment: Segment,
+        at: u64,
+    },
+    Verify {
+        file: FileName,
+        nonce: u64,
+        segment: SegmentId,
         at: u64,
     },
 }
@@ -196,6 +202,50 @@ impl Core {
                 self.reply(conn, call, Reply::Ring { nodes: self.ring() });
                 return Ok(());
             }
+            Request::RangeState { range } => {
+                let reply = self.range_state(range);
+                self.reply(conn, call, reply);
+                return Ok(());
+            }
+            Request::Copies {
+                range,
+                prefix,
+                after,
+                exact,
+            } => {
+                let reply = self.copies(range, &prefix, &after, exact);
+                self.reply(conn, call, reply);
+                return Ok(());
+            }
+            Request::Prefix {
+                file,
+                nonce,
+                segment,
+                entries,
+            } => {
+                let reply = self.prefix(&name(&file)?, nonce, segment, entries)?;
+                self.reply(conn, call, reply);
+                return Ok(());
+            }
+            Request::Verify {
+                file,
+                nonce,
+                segment,
+                at,
+            } => {
+                let file = name(&file)?;
+                self.later.push_back(Later {
+                    conn,
+                    call,
+                    what: Bulk::Verify {
+                        file,
+                        nonce,
+                        segment,
+                        at,
+                    },
+                });
+                return Ok(());
+            }
             Request::ListStore { after } => {
                 let reply = self.list_store(&after);
                 self.reply(conn, call, reply);
@@ -234,6 +284,7 @@ impl Core {
         let wanted = self.cluster.replication.min(self.cluster.nodes.len());
         let whole = matches!(self.replica.state_of(range), Some(RangeState::Active { repairing }) if repairing.is_empty());
         FileStat {
+            nonce: info.nonce,
             len: info.length,
             newlines: info.newlines,
             coordinator: Some(self.at),
@@ -248,6 +299,7 @@ impl Core {
         let range = self.replica.range_of(file);
         let held = self.replica.store().file(range, file)?;
         Some(FileStat {
+            nonce: known.nonce,
             len: known.length,
             newlines: held.segments.iter().map(|s| s.newlines).sum(),
             coordinator: self.replica.coordinator_of(range),
@@ -376,6 +428,14 @@ impl Core {
             } => self
                 .entries(&file, nonce, &segment, at)
                 .map(|(entries, bytes)| Frame::entries(call, entries, bytes)),
+            Bulk::Verify {
+                file,
+                nonce,
+                segment,
+                at,
+            } => self
+                .verify(&file, nonce, segment, at)
+                .map(|reply| Frame::to_client(&ToClient::Reply(call, reply))),
         };
         match served {
             Ok(frame) => self.frame(conn, frame),
@@ -416,7 +476,7 @@ impl Core {
         Ok((known.length, join(parts)))
     }
 
-    fn unreadable(
+    pub(super) fn unreadable(
         &mut self,
         range: RangeIx,
         file: &FileName,

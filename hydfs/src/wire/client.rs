@@ -18,7 +18,7 @@ use common::ids::{Epoch, NodeName};
 use common::net::Error;
 use serde::{Deserialize, Serialize};
 
-use crate::content::{ClientId, EntryMeta, Segment, Span};
+use crate::content::{ClientId, EntryMeta, Segment, SegmentId, Span};
 use crate::ring::RangeIx;
 use crate::view::NodeIx;
 
@@ -127,6 +127,32 @@ pub enum Request {
     ListStore {
         after: String,
     },
+    /// Who holds a range, and how it stands as this node sees it.
+    RangeState {
+        range: RangeIx,
+    },
+    /// What this node's own copies are of a range's files whose names begin with `prefix` and lie behind `after`, by name;
+    /// `exact`: only of the file named `prefix`.
+    Copies {
+        range: RangeIx,
+        prefix: String,
+        after: String,
+        exact: bool,
+    },
+    /// What the first `entries` entries of this node's copy of a segment come to.
+    Prefix {
+        file: String,
+        nonce: u64,
+        segment: SegmentId,
+        entries: u64,
+    },
+    /// Reads entries of this node's copy of a segment from the `at`th on against their checksums, some MiB at a time.
+    Verify {
+        file: String,
+        nonce: u64,
+        segment: SegmentId,
+        at: u64,
+    },
     /// For repair, by another storage node: entries of a sealed segment from the `at`th on, answered by [`ToClient::Entries`].
     Fetch {
         file: String,
@@ -166,11 +192,51 @@ pub enum Reply {
     Ring {
         nodes: Vec<NodeInfo>,
     },
+    Range {
+        coordinator: Option<NodeIx>,
+        members: Vec<NodeIx>,
+        /// Members that miss bytes; only the coordinator knows.
+        repairing: Vec<NodeIx>,
+        /// Why it cannot be written now; only the coordinator knows.
+        unavailable: Option<String>,
+    },
+    Copies {
+        copies: Vec<CopyInfo>,
+        more: bool,
+    },
+    Prefix {
+        bytes: u64,
+        digest: u64,
+    },
+    /// Everything before the `next`th entry is as it was written.
+    Verified {
+        next: u64,
+    },
     Refused(Refusal),
+}
+
+/// One node's copy of a file, whatever the others have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyInfo {
+    pub file: String,
+    pub nonce: u64,
+    /// What this node knows to be on all replicas.
+    pub committed: u64,
+    pub segments: Vec<SegmentInfo>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentInfo {
+    /// Without its index.
+    pub segment: Segment,
+    /// So many entries were read back and found right since the node started.
+    pub verified: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStat {
+    /// Of the one who created it: a name that is removed and made again is another file.
+    pub nonce: u64,
     pub len: u64,
     pub newlines: u64,
     pub coordinator: Option<NodeIx>,
