@@ -89,7 +89,10 @@ impl Core {
                 file: name(&file)?,
                 nonce,
             },
-            Request::Remove { file, .. } => replica::Request::Remove { file: name(&file)? },
+            Request::Remove { file, nonce } => replica::Request::Remove {
+                file: name(&file)?,
+                nonce,
+            },
             Request::Stat { file, any: false } => replica::Request::Stat { file: name(&file)? },
             Request::Fence {
                 file,
@@ -234,6 +237,7 @@ impl Core {
         let wanted = self.cluster.replication.min(self.cluster.nodes.len());
         let whole = matches!(self.replica.state_of(range), Some(RangeState::Active { repairing }) if repairing.is_empty());
         FileStat {
+            nonce: info.nonce,
             len: info.length,
             newlines: info.newlines,
             coordinator: Some(self.at),
@@ -248,6 +252,7 @@ impl Core {
         let range = self.replica.range_of(file);
         let held = self.replica.store().file(range, file)?;
         Some(FileStat {
+            nonce: known.nonce,
             len: known.length,
             newlines: held.segments.iter().map(|s| s.newlines).sum(),
             coordinator: self.replica.coordinator_of(range),
