@@ -382,6 +382,27 @@ impl File {
         }
     }
 
+    /// The same as the file was when its last segment, if that is `open`, had `entries` entries. Epochs stay: what was fenced off stays so.
+    pub fn head_up_to(&self, open: SegmentId, entries: u64) -> File {
+        let mut head = self.head();
+        let Some(last) = self.segments.last().filter(|s| s.id == open) else {
+            return head;
+        };
+        let Some(prefix) = last.prefix(entries) else {
+            // Damaged here: nothing is known of it.
+            return head;
+        };
+        for entry in last.index[prefix.index.len()..].iter().rev() {
+            if let (Kind::Append, Some(stream)) = (entry.kind, head.streams.get_mut(&entry.client)) {
+                stream.length = entry.offset;
+            }
+        }
+        if let Some(slot) = head.segments.last_mut() {
+            *slot = prefix.head();
+        }
+        head
+    }
+
     /// Makes this the file that a take-over decided on: `target`'s segments (all sealed) and streams. Says what becomes of the bytes of each
     /// segment that was here. What `target` calls missing is no matter: that was somebody else's.
     pub fn install(&mut self, target: &File) -> Vec<(SegmentId, Fate)> {

@@ -84,7 +84,7 @@ pub trait Store {
     /// No such file: nothing to do.
     fn remove(&mut self, range: RangeIx, name: &FileName) -> Result<(), Error>;
     /// Adds an entry to a file's segment, opening that (and sealing the one before) if it is new; see [`File::apply`]. `payload` is
-    /// `entry.len` bytes. [`Error::Full`] must come from here, not from `sync`.
+    /// `entry.len` bytes. [`Error::Full`] must come from here, not from `sync`; [`Error::Missing`]: the segment is damaged here.
     fn append(
         &mut self,
         range: RangeIx,

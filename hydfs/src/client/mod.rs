@@ -361,9 +361,18 @@ impl Client {
     }
 
     pub async fn remove(&self, file: &str) -> Result<(), Error> {
+        // Which one: a retry must not remove one that was made in its place.
+        let which = Request::Stat {
+            file: file.into(),
+            any: false,
+        };
+        let nonce = match self.ask(file, which).await? {
+            Reply::Stat(stat) => stat.nonce,
+            other => return Err(self.nodes.unexpected(file, &other)),
+        };
         let request = Request::Remove {
             file: file.into(),
-            nonce: nodes::random(),
+            nonce,
         };
         self.ask(file, request).await.map(drop)
     }

@@ -403,13 +403,11 @@ impl Store for DiskStore {
             .last()
             .is_some_and(|s| s.id == segment && s.missing)
         {
-            // It has a hole already; it will be fetched as a whole when it is sealed.
-            let held = self.held_mut(range, name)?;
-            held.file.apply(segment, entry);
-            if let Some(segment) = held.file.segment_mut(segment) {
-                segment.lose();
-            }
-            return Ok(());
+            // What can't be stored must not be acknowledged.
+            return Err(Error::Missing {
+                file: name.clone(),
+                segment,
+            });
         }
         if !held.places.contains_key(&segment) {
             let nonce = held.file.nonce;

@@ -9,7 +9,7 @@ use common::clock;
 use common::net::{self, Identity, Role};
 use common::spawn;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::core::Events;
 use super::{clients, peers};
@@ -23,17 +23,19 @@ struct Door {
     me: Identity,
     events: Events,
     names: Vec<common::ids::NodeName>,
+    came: Vec<Arc<Notify>>,
     connections: AtomicU64,
     /// When a stranger was last logged, microseconds, and how many have come since.
     logged: AtomicU64,
     unlogged: AtomicU64,
 }
 
-/// Accepts until aborted.
+/// Accepts until aborted. `came` is told which of the nodes `names` has come.
 pub async fn accept(
     listener: TcpListener,
     me: Identity,
     names: Vec<common::ids::NodeName>,
+    came: Vec<Arc<Notify>>,
     events: Events,
 ) -> Result<(), Infallible> {
     let hellos = Arc::new(Semaphore::new(HELLOS));
@@ -41,6 +43,7 @@ pub async fn accept(
         me,
         events,
         names,
+        came,
         connections: AtomicU64::new(1),
         logged: AtomicU64::new(0),
         unlogged: AtomicU64::new(0),
@@ -93,6 +96,7 @@ impl Door {
                     .and_then(|name| self.names.iter().position(|n| n == name));
                 match at {
                     Some(at) => {
+                        self.came[at].notify_one();
                         peers::serve(crate::view::NodeIx(at as u16), connection, self.events.clone()).await;
                     }
                     None => self.stranger(

@@ -10,7 +10,7 @@ use common::cluster::Cluster;
 use common::net::Identity;
 use common::spawn;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::clients::{FromClient, Outbox};
@@ -25,6 +25,7 @@ use crate::ring::RangeIx;
 use crate::store::Store;
 use crate::view::NodeIx;
 use crate::wire::client::{Attach, Frame, Refusal, Reply, ToClient};
+use crate::wire::fragment;
 use crate::wire::peer::{Message, Parts};
 
 /// Bytes of requests that are read and not yet handled, in KiB.
@@ -218,8 +219,15 @@ impl Core {
     }
 
     fn start_tasks(&self, listener: TcpListener) -> Vec<spawn::Guard> {
-        let names = self.cluster.nodes.iter().map(|n| n.name.clone()).collect();
-        let door = accept::accept(listener, self.me.clone(), names, self.events.clone());
+        let names: Vec<_> = self.cluster.nodes.iter().map(|n| n.name.clone()).collect();
+        let came: Vec<Arc<Notify>> = names.iter().map(|_| Arc::default()).collect();
+        let door = accept::accept(
+            listener,
+            self.me.clone(),
+            names,
+            came.clone(),
+            self.events.clone(),
+        );
         let mut tasks = vec![spawn::guarded("hydfs-accept", door)];
         if let Some(node) = self.me.node.clone() {
             let follow = membership::follow(self.cluster.clone(), self.me.clone(), node, self.events.clone());
@@ -238,6 +246,7 @@ impl Core {
                 me: self.me.clone(),
                 timeout: Duration::from_millis(self.cluster.hydfs.peer_timeout_ms.max(100)),
                 events: self.events.clone(),
+                came: came[i].clone(),
             };
             tasks.push(spawn::guarded("hydfs-peer", peer.keep()));
         }
@@ -413,6 +422,13 @@ impl Core {
                 });
             }
             Effect::ViewChanged => {
+                // What others coordinate now is no concern of this node's.
+                let (replica, me) = (&self.replica, Some(self.at));
+                self.taking_over
+                    .retain(|range, _| replica.coordinator_of(*range) == me);
+                self.unavailable
+                    .retain(|range, _| replica.coordinator_of(*range) == me);
+                self.active.retain(|range| replica.coordinator_of(*range) == me);
                 let view = self.replica.view();
                 let alive: Vec<&str> = view.alive().map(|n| self.name(n)).collect();
                 tracing::info!(alive = alive.join(","), size = %view.size(), "VIEW");
@@ -439,9 +455,9 @@ impl Core {
 
     fn send(&mut self, to: NodeIx, message: &Message) {
         let Some(tx) = self.peers.get(&to) else { return };
-        match message.encode() {
+        match message.encode().and_then(fragment::frames) {
             // A connection that has just ended: PeerUp brings it again.
-            Ok(frame) => drop(tx.send(frame)),
+            Ok(frames) => frames.into_iter().for_each(|frame| drop(tx.send(frame))),
             Err(error) => tracing::error!(to = self.name(to), error = %error, "ENCODE_FAILED"),
         }
     }

@@ -4,17 +4,19 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::backoff::Backoff;
 use common::clock::{self, Time};
 use common::net::{self, Connection, Identity, Role};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::clients::unless_lost;
 use super::core::{Event, Events};
 use crate::view::NodeIx;
+use crate::wire::fragment::Assembler;
 use crate::wire::peer::{Message, Parts};
 
 const DIAL: Duration = Duration::from_secs(1);
@@ -28,6 +30,8 @@ pub struct Peer {
     pub me: Identity,
     pub timeout: Duration,
     pub events: Events,
+    /// It has dialled us: it is there.
+    pub came: Arc<Notify>,
 }
 
 impl Peer {
@@ -53,7 +57,10 @@ impl Peer {
                 let why = why.map_or("silent".to_owned(), |e| e.to_string());
                 self.events.send(Event::Suspect { node: self.node, why });
             }
-            tokio::time::sleep(backoff.delay()).await;
+            let came = self.came.notified();
+            if tokio::time::timeout(backoff.delay(), came).await.is_ok() {
+                backoff.reset();
+            }
         }
     }
 
@@ -135,6 +142,7 @@ pub async fn serve(from: NodeIx, connection: Connection, events: Events) {
     let Connection {
         mut tx, mut rx, addr, ..
     } = connection;
+    let mut assembler = Assembler::default();
     let read = async {
         while let Some(frame) = rx.recv_frame().await? {
             if frame.is_empty() {
@@ -142,7 +150,12 @@ pub async fn serve(from: NodeIx, connection: Connection, events: Events) {
                 tx.flush().await?;
                 continue;
             }
-            match Message::decode(&frame) {
+            let message = match assembler.take(frame) {
+                Ok(Some(whole)) => Message::decode(&whole),
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
+            match message {
                 Ok(message) => events.send(Event::Peer { from, message }),
                 Err(error) => {
                     tracing::warn!(from = %addr, error = %error, "PEER_REFUSED");

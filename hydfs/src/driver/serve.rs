@@ -95,7 +95,10 @@ impl Core {
                 file: name(&file)?,
                 nonce,
             },
-            Request::Remove { file, .. } => replica::Request::Remove { file: name(&file)? },
+            Request::Remove { file, nonce } => replica::Request::Remove {
+                file: name(&file)?,
+                nonce,
+            },
             Request::Stat { file, any: false } => replica::Request::Stat { file: name(&file)? },
             Request::Fence {
                 file,

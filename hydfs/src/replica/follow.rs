@@ -53,7 +53,11 @@ pub(super) fn carry_out<S: Store>(
         store.create(range, name, *nonce)?;
         return Ok(Change::Created { nonce: *nonce });
     }
-    if let Op::Remove { .. } = op {
+    if let Op::Remove { nonce, .. } = op {
+        // Always so: the coordinator looked.
+        if store.file(range, name).is_some_and(|file| file.nonce != *nonce) {
+            return Ok(Change::None);
+        }
         store.remove(range, name)?;
         return Ok(Change::Removed);
     }
@@ -76,7 +80,7 @@ pub(super) fn carry_out<S: Store>(
         Op::Fence {
             client, epoch, nonce, ..
         } => (file.next_fence(segment, *client, *epoch, *nonce), &none),
-        Op::Create { .. } | Op::Remove { .. } => return Ok(Change::Removed),
+        Op::Create { .. } | Op::Remove { .. } => return Ok(Change::None),
     };
     let length = file.length() + u64::from(entry.len);
     store.append(range, name, segment, entry, payload)?;
@@ -134,6 +138,11 @@ impl<S: Store> Replica<S> {
                 }
                 Err(store::Error::Full) => {
                     f.standing = Standing::Full;
+                    return Ok(());
+                }
+                // Its copy of the segment is damaged, and the view that says so could not be written down yet.
+                Err(store::Error::Missing { .. }) => {
+                    f.standing = Standing::Gap;
                     return Ok(());
                 }
                 Err(error) => return Err(error),

@@ -10,6 +10,8 @@ use crate::store::Store;
 pub(crate) struct Floor {
     pub nonce: u64,
     pub length: u64,
+    /// Entries of the open segment that are committed.
+    pub open: u64,
 }
 
 /// What an entry does to a file's length once all members have it.
@@ -17,6 +19,7 @@ pub(crate) struct Floor {
 pub(crate) enum Change {
     Created { nonce: u64 },
     Removed,
+    None,
     Grown { length: u64 },
 }
 
@@ -66,6 +69,7 @@ impl Floors {
                     Floor {
                         nonce: file.nonce,
                         length: sealed(file),
+                        open: 0,
                     },
                 )
             })
@@ -90,15 +94,24 @@ impl Floors {
         while let Some((file, change)) = pending.take(commit) {
             match change {
                 Change::Created { nonce } => {
-                    self.0.insert(file, Floor { nonce, length: 0 });
+                    self.0.insert(
+                        file,
+                        Floor {
+                            nonce,
+                            length: 0,
+                            open: 0,
+                        },
+                    );
                 }
                 Change::Removed => {
                     grown.remove(&file);
                     self.0.remove(&file);
                 }
+                Change::None => {}
                 Change::Grown { length } => {
                     if let Some(floor) = self.0.get_mut(&file) {
                         floor.length = length;
+                        floor.open += 1;
                     }
                     grown.insert(file, length);
                 }

@@ -333,6 +333,11 @@ impl<S: Store> Replica<S> {
                             out.push(refuse(Refused::Full { node: self.me }));
                             return Ok(());
                         }
+                        Err(error @ store::Error::Missing { .. }) => {
+                            let why = format!("its coordinator's copy is damaged: {error}");
+                            out.push(refuse(Refused::Unavailable { why }));
+                            return Ok(());
+                        }
                         Err(error) => return Err(error),
                     }
                 }

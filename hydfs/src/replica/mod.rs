@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use common::clock::Time;
 
-use crate::content::{FileName, Segment};
+use crate::content::{FileName, Segment, SegmentId};
 use crate::ring::{RangeIx, Ring};
 use crate::store::{self, NodeFacts, Store};
 use crate::view::{Incarnation, NodeIx, View, ViewId};
@@ -85,7 +85,7 @@ pub enum Input {
     Damaged {
         range: RangeIx,
         file: FileName,
-        segment: crate::content::SegmentId,
+        segment: SegmentId,
     },
     /// Every 50-200 ms.
     Tick,
@@ -186,10 +186,14 @@ pub struct Replica<S> {
     takeover: Option<TakeOver>,
     leads: BTreeMap<RangeIx, Lead>,
     follows: BTreeMap<RangeIx, Follow>,
+    /// Who was answered, and about what: an answer is lost with the connection it went over.
+    answered_to: BTreeMap<NodeIx, Vec<RangeIx>>,
 
     up: BTreeSet<NodeIx>,
     floors: BTreeMap<RangeIx, Floors>,
     repairs: Repairs,
+    /// Ranges that this node led to being active, by the segment that was open then: as long as it lives it knows what of that is committed.
+    led: BTreeMap<RangeIx, SegmentId>,
 
     // What the next flush does.
     /// Peers to be told the view.
@@ -226,9 +230,11 @@ impl<S: Store> Replica<S> {
             takeover: None,
             leads: BTreeMap::new(),
             follows: BTreeMap::new(),
+            answered_to: BTreeMap::new(),
             up: BTreeSet::new(),
             floors: BTreeMap::new(),
             repairs: Repairs::default(),
+            led: BTreeMap::new(),
             tell: BTreeSet::new(),
             restart: true,
             stirred: BTreeSet::new(),
@@ -283,10 +289,7 @@ impl<S: Store> Replica<S> {
                 Ok(())
             }
             Input::Suspect { node } => self.suspect(node, out),
-            Input::PeerUp { node } => {
-                self.peer_up(now, node, out);
-                Ok(())
-            }
+            Input::PeerUp { node } => self.peer_up(now, node, out),
             Input::PeerDown { node } => {
                 self.up.remove(&node);
                 Ok(())
@@ -380,11 +383,9 @@ impl<S: Store> Replica<S> {
         match message {
             Message::Know { .. } => Ok(()),
             Message::Ask { view: _, ranges } => {
-                let answer = self.answer(from, &ranges)?;
-                out.push(Effect::Send {
-                    to: from,
-                    message: answer,
-                });
+                let message = self.answer(from, &ranges)?;
+                self.answered_to.insert(from, ranges);
+                out.push(Effect::Send { to: from, message });
                 Ok(())
             }
             Message::Answer {
@@ -424,6 +425,13 @@ impl<S: Store> Replica<S> {
         }
         let mut view = self.view.clone();
         view.fail(node, view.incarnation(node));
+        self.learn(&view, out)
+    }
+
+    /// This node can't be a member of its sets as they are: it leaves them and comes back, with a take-over in between.
+    fn rejoin(&mut self, out: &mut Vec<Effect>) -> Result<(), store::Error> {
+        let mut view = self.heard.clone();
+        view.fail(self.me, self.incarnation);
         self.learn(&view, out)
     }
 
@@ -470,6 +478,7 @@ impl<S: Store> Replica<S> {
         self.takeover = None;
         self.leads.clear();
         self.follows.clear();
+        self.answered_to.clear();
         self.stirred.clear();
         self.announce.clear();
         self.repairs.pause();
@@ -485,26 +494,27 @@ impl<S: Store> Replica<S> {
     }
 
     /// The connection is new: everything that was not answered goes again.
-    fn peer_up(&mut self, now: Time, node: NodeIx, out: &mut Vec<Effect>) {
+    fn peer_up(&mut self, now: Time, node: NodeIx, out: &mut Vec<Effect>) -> Result<(), store::Error> {
         self.up.insert(node);
         self.tell.insert(node);
         self.announce.insert(node);
         self.ask_again(now, Some(node), out);
         self.resend_all(node);
         self.report_again(Some(node), out);
+        self.answer_again(node, out)
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Effect>) -> Result<(), store::Error> {
         self.repairs.look = true;
         let heard = self.heard.clone();
         self.learn(&heard, out)?;
+        self.ask_again(now, None, out);
         if now.since(self.nudged) < RESEND {
             return Ok(());
         }
         self.nudged = now;
         self.tell.extend(self.peers());
         self.announce.extend(self.peers());
-        self.ask_again(now, None, out);
         self.nudge(now);
         self.report_again(None, out);
         self.own_part_again(now, out)

@@ -13,6 +13,8 @@ pub(crate) enum Mutant {
     ForgetAsked,
     /// The open segment is sealed at what all holders share, those of older sets included.
     ShareOfAll,
+    /// What a coordinator knows not to be committed is sealed in all the same.
+    SealAll,
     /// Old epochs may append.
     NoFence,
     /// A returning node's own longer segments count.

@@ -29,7 +29,11 @@ pub(super) fn plan(file: Option<&File>, request: Request, mutant: Mutant) -> Pla
         }
         (Request::Create { nonce, .. }, Some(file)) if file.nonce == nonce => Plan::Done(Answer::Created),
         (Request::Create { .. }, Some(_)) => Plan::Refuse(Refused::Exists),
-        (Request::Remove { file }, Some(_)) => Plan::Do(vec![Op::Remove { file }], Answer::Removed),
+        (Request::Remove { file: name, nonce }, Some(file)) if file.nonce == nonce => {
+            Plan::Do(vec![Op::Remove { file: name, nonce }], Answer::Removed)
+        }
+        // That one is gone; this one came after.
+        (Request::Remove { .. }, Some(_)) => Plan::Refuse(Refused::NoSuchFile),
         (
             Request::Fence {
                 file,

@@ -185,7 +185,12 @@ impl<S: Store> Replica<S> {
             return Ok(());
         };
         self.store.set_missing(range, &file, segment)?;
-        // An open one is repaired after it was sealed, and a copy outside the set never: it goes away.
+        let installed = self.store.range(range).installed.as_ref() == Some(&self.view);
+        if installed && segment == SegmentId::of(&self.view) {
+            // It can't be added to any more: the others must not count on this node until it is sealed and repaired.
+            return self.rejoin(out);
+        }
+        // A copy outside the set is never repaired: it goes away.
         if sealed && self.replicas_of(range).contains(&self.me) {
             let state = State::Waiting { until: Time::ZERO };
             self.repairs

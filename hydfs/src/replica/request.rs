@@ -14,10 +14,7 @@ use crate::view::NodeIx;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Fails with `Exists` unless the same nonce created it.
-    Create {
-        file: FileName,
-        nonce: u64,
-    },
+    Create { file: FileName, nonce: u64 },
     /// Opens `client`'s stream for a process; `nonce` names the process. With `create` a file that is not there is created, with that nonce.
     Fence {
         file: FileName,
@@ -36,13 +33,10 @@ pub enum Request {
         #[serde(skip)]
         payload: Bytes,
     },
-    Remove {
-        file: FileName,
-    },
+    /// Only the file that `nonce` created: a retry must not remove another one of that name.
+    Remove { file: FileName, nonce: u64 },
     /// Answered from what all replicas have; sees everything acknowledged before it was asked.
-    Stat {
-        file: FileName,
-    },
+    Stat { file: FileName },
     /// As `Stat`, of the range's files whose names start with `prefix` and lie behind `after`: the first `limit` by name. Each range's coordinator is
     /// to be asked.
     Find {
@@ -59,7 +53,7 @@ impl Request {
             Request::Create { file, .. }
             | Request::Fence { file, .. }
             | Request::Append { file, .. }
-            | Request::Remove { file }
+            | Request::Remove { file, .. }
             | Request::Stat { file } => Some(file),
             Request::Find { .. } => None,
         }

@@ -11,7 +11,7 @@ use super::{Effect, Lead, Mutant, RangeState, Replica};
 use crate::content::{File, FileName, SegmentId};
 use crate::ring::RangeIx;
 use crate::store::{self, Store};
-use crate::view::{Incarnation, NodeIx};
+use crate::view::{Incarnation, NodeIx, View};
 use crate::wire::peer::{Message, RangeAnswer, RangeInstall};
 
 /// Asking. All ranges that this node coordinates go together.
@@ -26,6 +26,7 @@ pub(super) struct Installing {
     content: RangeInstall,
     /// Who has, and whether it misses nothing.
     installed: BTreeMap<NodeIx, bool>,
+    sent: Time,
 }
 
 impl<S: Store> Replica<S> {
@@ -124,8 +125,14 @@ impl<S: Store> Replica<S> {
             }
         }
         let mut installs: BTreeMap<NodeIx, Vec<RangeInstall>> = BTreeMap::new();
-        for (range, lead) in &self.leads {
+        for (range, lead) in &mut self.leads {
             let Lead::Installing(i) = lead else { continue };
+            if node.is_none() && now.since(i.sent) < super::RESEND {
+                continue;
+            }
+            if node.is_none() {
+                i.sent = now;
+            }
             for n in self.sets[range]
                 .iter()
                 .filter(|n| to(n) && !i.installed.contains_key(n))
@@ -164,15 +171,9 @@ impl<S: Store> Replica<S> {
                 facts.asked.push(self.view.clone());
                 remember.push((range, facts));
             }
-            let hold = self
-                .store
-                .files(range)
-                .map(|(name, file)| (name.clone(), file.head()));
-            let files = if installed.is_some() {
-                hold.collect()
-            } else {
-                Vec::new()
-            };
+            let files = installed
+                .as_ref()
+                .map_or_else(Vec::new, |set| self.held(range, set));
             said.push(RangeAnswer {
                 range,
                 installed,
@@ -189,6 +190,35 @@ impl<S: Store> Replica<S> {
             born,
             ranges: said,
         })
+    }
+
+    /// What this node holds of a range, installed in `set`. As the coordinator that led the set it knows what was ever committed, and so
+    /// acknowledged: the rest need not be sealed in, to be lost with the only copy of it.
+    fn held(&self, range: RangeIx, set: &View) -> Vec<(FileName, File)> {
+        let open = SegmentId::of(set);
+        let files = self.store.files(range);
+        if self.led.get(&range) != Some(&open) || self.mutant == Mutant::SealAll {
+            return files.map(|(name, file)| (name.clone(), file.head())).collect();
+        }
+        let known = self.floors.get(&range);
+        let committed = |(name, file): (&FileName, &File)| {
+            let floor = known?.get(name).filter(|floor| floor.nonce == file.nonce)?;
+            Some((name.clone(), file.head_up_to(open, floor.open)))
+        };
+        files.filter_map(committed).collect()
+    }
+
+    /// The connection to `node` is new: it may not have got the answer.
+    pub(super) fn answer_again(&mut self, node: NodeIx, out: &mut Vec<Effect>) -> Result<(), store::Error> {
+        let Some(ranges) = self.answered_to.get(&node).cloned() else {
+            return Ok(());
+        };
+        let settled = |range: &RangeIx| self.store.range(*range).active.as_ref() == Some(&self.view);
+        if !ranges.iter().all(settled) {
+            let message = self.answer(node, &ranges)?;
+            out.push(Effect::Send { to: node, message });
+        }
+        Ok(())
     }
 
     pub(super) fn answered(
@@ -236,6 +266,7 @@ impl<S: Store> Replica<S> {
                     let installing = Installing {
                         content,
                         installed: BTreeMap::new(),
+                        sent: now,
                     };
                     self.set_lead(range, Lead::Installing(installing), out);
                 }
@@ -399,6 +430,7 @@ impl<S: Store> Replica<S> {
                 let active = Active::new(self.me, &members, whole, now);
                 self.set_lead(range, Lead::Active(Box::new(active)), out);
                 self.fill_floors(range);
+                self.led.insert(range, SegmentId::of(&self.view));
                 self.remember_active(&[range])?;
                 self.announce.extend(self.peers());
             }

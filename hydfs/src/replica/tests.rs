@@ -18,6 +18,8 @@ struct Group {
     /// Messages carried.
     messages: usize,
     repairs: Vec<(NodeIx, Effect)>,
+    /// Nothing gets there.
+    deaf: BTreeSet<usize>,
 }
 
 impl Group {
@@ -41,6 +43,7 @@ impl Group {
             replies: Vec::new(),
             messages: 0,
             repairs: Vec::new(),
+            deaf: BTreeSet::new(),
         };
         for a in 0..n {
             for b in (0..n).filter(|b| *b != a) {
@@ -69,6 +72,9 @@ impl Group {
                 match effect {
                     Effect::Send { to, message } => {
                         self.messages += 1;
+                        if self.deaf.contains(&(to.0 as usize)) {
+                            continue;
+                        }
                         inputs.push_back((
                             to.0 as usize,
                             Input::Peer {
@@ -221,15 +227,21 @@ fn repeats_are_answered_again_and_what_does_not_fit_is_refused() {
         assert_eq!((known.length, known.current), (8, true));
         assert_eq!(replica.backlog_bytes(), 0);
     }
-    assert_eq!(
-        g.ask(Request::Remove { file: name("f") }),
-        Some(Ok(Answer::Removed))
-    );
+    let remove = |nonce| Request::Remove {
+        file: name("f"),
+        nonce,
+    };
+    assert_eq!(g.ask(remove(77)), refused(Refused::NoSuchFile));
+    assert_eq!(g.ask(remove(1)), Some(Ok(Answer::Removed)));
     assert_eq!(
         g.ask(Request::Stat { file: name("f") }),
         refused(Refused::NoSuchFile)
     );
     assert!(g.up().all(|r| r.committed(&name("f")).is_none()));
+    // A retry of the removal that comes late does not remove what was made in the meantime.
+    assert_eq!(g.ask(create("f", 2)), Some(Ok(Answer::Created)));
+    assert_eq!(g.ask(remove(1)), refused(Refused::NoSuchFile));
+    assert!(g.up().all(|r| r.committed(&name("f")).is_some()));
 }
 
 #[test]
@@ -386,4 +398,116 @@ fn a_member_that_misses_a_segment_is_told_where_to_get_it() {
             repairing: Vec::new()
         }
     );
+}
+
+/// The pieces of a connection that ended are lost: a coordinator gets what it waits for when the peer has a connection to it again.
+#[test]
+fn a_restarted_coordinator_need_not_wait_for_a_timeout() {
+    let mut g = Group::new(3);
+    assert_eq!(g.ask(fence(1, 1)), fenced(0));
+    let c = g.coordinator("f");
+    let store = g.nodes[c].take().unwrap().into_store();
+    let ring = g.up().next().unwrap().ring().clone();
+    let node = Replica::new(NodeIx(c as u16), ring, store, Incarnation(50), g.now).unwrap();
+    g.nodes[c] = Some(node);
+    // It dials first; the others have no connection to it yet.
+    let others: Vec<usize> = (0..3).filter(|n| *n != c).collect();
+    g.deaf.insert(c);
+    for other in &others {
+        g.input(
+            c,
+            Input::PeerUp {
+                node: NodeIx(*other as u16),
+            },
+        );
+    }
+    assert_eq!(g.ask(append(1, 0, "x")).map(|r| r.is_err()), Some(true));
+    g.deaf.clear();
+    for other in &others {
+        g.input(
+            *other,
+            Input::PeerUp {
+                node: NodeIx(c as u16),
+            },
+        );
+    }
+    assert_eq!(g.ask(append(1, 0, "x")), appended(1), "without a tick");
+}
+
+#[test]
+fn a_member_whose_open_segment_is_damaged_takes_nothing_more_before_it_is_sealed() {
+    let mut g = Group::new(5);
+    assert_eq!(g.ask(fence(1, 1)), fenced(0));
+    assert_eq!(g.ask(append(1, 0, "one\n")), appended(4));
+    let range = g.up().next().unwrap().range_of(&name("f"));
+    let members = g.up().next().unwrap().replicas_of(range).to_vec();
+    let segment = SegmentId::of(g.up().next().unwrap().view());
+    for member in [members[1], members[0]] {
+        let node = member.0 as usize;
+        let before = g.nodes[node].as_ref().unwrap().view().clone();
+        let open = SegmentId::of(&before);
+        assert_eq!(g.ask(append(1, 4, "two\n")), appended(8));
+        g.input(
+            node,
+            Input::Damaged {
+                range,
+                file: name("f"),
+                segment: open,
+            },
+        );
+        let replica = g.nodes[node].as_ref().unwrap();
+        assert!(
+            replica.view().failed_since(member, before.incarnation(member))
+                && replica.view().is_alive(member)
+        );
+        assert!(replica.missing() > 0, "what is damaged is wanted");
+        assert_eq!(g.ask(append(1, 8, "three\n")), appended(14));
+        let file = g.nodes[node]
+            .as_ref()
+            .unwrap()
+            .store()
+            .file(range, &name("f"))
+            .unwrap();
+        assert!(file.segment(open).unwrap().sealed);
+        assert!(!file.segments.last().unwrap().missing);
+        if node == members[0].0 as usize {
+            break;
+        }
+        assert_ne!(segment, SegmentId::of(replica_view(&g)));
+        assert_eq!(g.ask(append(1, 0, "one\ntwo\nthree\n")), appended(14));
+        // Once more, with the coordinator.
+        g = Group::new(5);
+        assert_eq!(g.ask(fence(1, 1)), fenced(0));
+        assert_eq!(g.ask(append(1, 0, "one\n")), appended(4));
+    }
+}
+
+fn replica_view(g: &Group) -> &View {
+    g.up().next().unwrap().view()
+}
+
+#[test]
+fn a_coordinator_seals_only_what_it_knows_to_be_committed() {
+    let mut g = Group::new(5);
+    assert_eq!(g.ask(fence(1, 1)), fenced(0));
+    assert_eq!(g.ask(append(1, 0, "kept\n")), appended(5));
+    let c = g.coordinator("f");
+    let range = g.up().next().unwrap().range_of(&name("f"));
+    let open = SegmentId::of(replica_view(&g));
+    let members = g.up().next().unwrap().replicas_of(range).to_vec();
+    // The other members hear nothing of this one.
+    g.deaf.extend(members[1..].iter().map(|n| n.0 as usize));
+    assert_eq!(g.ask(append(1, 5, "alone\n")), None);
+    for far in &members[1..] {
+        g.input(c, Input::Suspect { node: *far });
+    }
+    g.run();
+    let file = g.nodes[c]
+        .as_ref()
+        .unwrap()
+        .store()
+        .file(range, &name("f"))
+        .unwrap();
+    assert_eq!(file.segment(open).unwrap().bytes, 5);
+    assert_eq!(g.ask(append(1, 5, "again\n")), appended(11));
 }

@@ -150,7 +150,9 @@ impl Clients {
     pub fn happen(w: &mut World, event: Event) {
         match event {
             Event::Ask { conn, node, life } => {
-                let Some(sent) = w.clients.sent.get(&conn).filter(|s| !s.cancelled) else {
+                // A removal may come late, and must not hit what was made in the meantime.
+                let late = |s: &Sent| matches!(s.request, Request::Remove { .. });
+                let Some(sent) = w.clients.sent.get(&conn).filter(|s| !s.cancelled || late(s)) else {
                     return;
                 };
                 if w.nodes[node].life == life {
@@ -274,7 +276,7 @@ impl Clients {
                     create,
                 });
             }
-            State::Remove => requests.push(Request::Remove { file }),
+            State::Remove => requests.push(Request::Remove { file, nonce }),
         }
         for request in requests {
             last = Self::send(w, Some(process), target, request, 0, last);

@@ -16,9 +16,14 @@ pub fn happen(w: &mut World) {
     w.after(20, 500, Event::Fault);
     if w.now < w.pause_until {
         // Nothing but a loss ends a pause early.
-        if w.rng.random_bool(0.3) {
+        if w.stranded.is_none() && w.rng.random_bool(0.3) {
             lose(w);
         }
+        return;
+    }
+    if let Some(node) = w.stranded.take() {
+        w.cut.clear();
+        lose_disk(w, node);
         return;
     }
     let n = w.n;
@@ -93,7 +98,8 @@ pub fn happen(w: &mut World) {
             .filter_map(|n| n.replica.as_mut())
             .for_each(|r| r.store_mut().full = false),
         87..93 => lose(w),
-        93..96 => {
+        93 => strand(w),
+        94..96 => {
             let count = losses(w);
             let nodes: Vec<usize> = (0..n).sample(&mut w.rng, count);
             nodes.into_iter().for_each(|node| flip(w, node));
@@ -120,32 +126,57 @@ fn losses(w: &mut World) -> usize {
 fn lose(w: &mut World) {
     let count = losses(w);
     let nodes: Vec<usize> = (0..w.n).sample(&mut w.rng, count);
-    for node in nodes {
-        w.crash(node);
-        w.nodes[node].disk = Some(MemStore::default());
-        w.lost += 1;
-        w.pause_until = w.now;
-        w.log(|| format!("node {node} loses its disk"));
-        w.after(1, 3000, Event::Start { node });
-    }
+    nodes.into_iter().for_each(|node| lose_disk(w, node));
 }
 
-/// A bit of a sealed segment flips: one copy of it is lost.
+fn lose_disk(w: &mut World, node: usize) {
+    w.crash(node);
+    w.nodes[node].disk = Some(MemStore::default());
+    w.lost += 1;
+    w.pause_until = w.now;
+    w.log(|| format!("node {node} loses its disk"));
+    w.after(1, 3000, Event::Start { node });
+}
+
+/// All members of a range but its coordinator are cut off, in the middle of appends; it goes on with others, and then it loses its disk, and the
+/// members are there again. What was acknowledged before is on theirs.
+fn strand(w: &mut World) {
+    if w.n < 5 || losses(w) == 0 {
+        return;
+    }
+    let Some(range) = w.ring.ranges().collect::<Vec<_>>().into_iter().choose(&mut w.rng) else {
+        return;
+    };
+    let Some((_, first)) = w.up().next() else { return };
+    let set: Vec<usize> = first.replicas_of(range).iter().map(|n| n.0 as usize).collect();
+    for node in &mut w.nodes {
+        if let Some(replica) = &mut node.replica {
+            replica.store_mut().break_after = None;
+            replica.store_mut().full = false;
+        }
+    }
+    let far = |node: &usize| set[1..].contains(node);
+    let pairs = (0..w.n).flat_map(|x| (0..w.n).map(move |y| (x, y)));
+    w.cut = pairs.filter(|(x, y)| far(x) != far(y)).collect();
+    w.log(|| format!("cut: {:?} from their coordinator {}", &set[1..], set[0]));
+    w.notice_cuts();
+    w.stranded = Some(set[0]);
+    w.pause_until = w.now + ms(2500);
+}
+
+/// A bit of a segment flips: one copy of it is lost.
 fn flip(w: &mut World, node: usize) {
     let Some(replica) = w.nodes[node].replica.as_mut() else {
         return;
     };
-    let mut sealed = Vec::new();
+    let mut whole = Vec::new();
     for range in w.ring.ranges() {
         for (name, file) in replica.store().files(range) {
-            let whole = file
-                .segments
-                .iter()
-                .filter(|s| s.sealed && !s.missing && s.bytes > 0);
-            sealed.extend(whole.map(|s| (range, name.clone(), s.id, s.bytes)));
+            let there = file.segments.iter().filter(|s| !s.missing && s.bytes > 0);
+            whole.extend(there.map(|s| (range, name.clone(), s.id, s.bytes)));
         }
     }
-    if let Some((range, name, segment, bytes)) = sealed.into_iter().choose(&mut w.rng) {
+    if let Some((range, name, segment, bytes)) = whole.into_iter().choose(&mut w.rng) {
         let at = w.rng.random_range(0..bytes as usize);
         if replica.store_mut().flip(range, &name, segment, at) {
             w.lost += 1;

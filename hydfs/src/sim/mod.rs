@@ -130,9 +130,10 @@ fn nothing_acknowledged_is_lost_whatever_fails() {
 #[test]
 fn every_mutant_is_caught() {
     for (mutant, within) in [
-        (Mutant::TwoAcks, 50),        // 0
-        (Mutant::NoMajority, 50),     // 0
-        (Mutant::ForgetAsked, 100),   // 1
+        (Mutant::TwoAcks, 50),      // 0
+        (Mutant::NoMajority, 50),   // 0
+        (Mutant::ForgetAsked, 100), // 1
+        (Mutant::SealAll, 1000),
         (Mutant::ShareOfAll, 50),     // 0
         (Mutant::NoFence, 50),        // 0
         (Mutant::UnionReturning, 50), // 2

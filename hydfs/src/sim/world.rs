@@ -93,6 +93,8 @@ pub struct World {
     wild: bool,
     pub calm: bool,
     pub pause_until: Time,
+    /// The coordinator of members that are cut off: it loses its disk when the pause is over.
+    pub stranded: Option<usize>,
     /// Copies lost with disks or by flipped bits.
     pub lost: u64,
     mutant: Mutant,
@@ -134,6 +136,7 @@ impl World {
             wild,
             calm: false,
             pause_until: Time::ZERO,
+            stranded: None,
             lost: 0,
             mutant,
             oracle: Oracle::default(),

@@ -125,6 +125,12 @@ impl Store for MemStore {
     ) -> Result<(), Error> {
         self.room()?;
         let held = self.held(range, name)?;
+        if held.file.segment(segment).is_some_and(|s| s.missing) {
+            return Err(Error::Missing {
+                file: name.clone(),
+                segment,
+            });
+        }
         held.file.apply(segment, entry);
         held.bytes.entry(segment).or_default().extend_from_slice(payload);
         Ok(())

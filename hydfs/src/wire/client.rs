@@ -69,19 +69,11 @@ pub struct Attach {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// A repeat with the same nonce is answered like the first.
-    Create {
-        file: String,
-        nonce: u64,
-    },
-    Remove {
-        file: String,
-        nonce: u64,
-    },
+    Create { file: String, nonce: u64 },
+    /// The file that `nonce` created, as [`FileStat::nonce`] says; another one of that name is not touched.
+    Remove { file: String, nonce: u64 },
     /// `any`: asked of a replica, whoever coordinates; it says what it knows.
-    Stat {
-        file: String,
-        any: bool,
-    },
+    Stat { file: String, any: bool },
     /// Files of a range whose names begin with `prefix` and lie behind `after`, by name.
     Find {
         range: RangeIx,
@@ -89,15 +81,9 @@ pub enum Request {
         after: String,
     },
     /// Append boundaries, from the `from`th.
-    Index {
-        file: String,
-        from: u64,
-    },
+    Index { file: String, from: u64 },
     /// Who appended what: the clients' streams behind `after`, by id.
-    Streams {
-        file: String,
-        after: Option<ClientId>,
-    },
+    Streams { file: String, after: Option<ClientId> },
     Read {
         file: String,
         offset: u64,
@@ -118,9 +104,7 @@ pub enum Request {
         nonce: u64,
     },
     /// Who coordinates the range, as far as this node knows.
-    Locate {
-        range: RangeIx,
-    },
+    Locate { range: RangeIx },
     /// The ring as this node knows it.
     Ring,
     /// The files that this node holds, behind `after`, by name.

@@ -19,6 +19,7 @@ pub enum Op {
     },
     Remove {
         file: FileName,
+        nonce: u64,
     },
     Fence {
         file: FileName,
@@ -42,7 +43,7 @@ impl Op {
     pub fn file(&self) -> &FileName {
         match self {
             Op::Create { file, .. }
-            | Op::Remove { file }
+            | Op::Remove { file, .. }
             | Op::Fence { file, .. }
             | Op::Append { file, .. } => file,
         }
@@ -132,6 +133,8 @@ pub enum Message {
 pub enum Error {
     #[error("a frame between storage nodes is malformed: {0}")]
     Malformed(&'static str),
+    #[error("a message between storage nodes of {len} bytes is over the limit of {most}")]
+    TooLong { len: usize, most: usize },
     #[error("a frame between storage nodes could not be decoded: {0}")]
     Decode(#[from] rmp_serde::decode::Error),
     #[error("a message between storage nodes could not be encoded: {0}")]
