@@ -484,6 +484,8 @@ fn the_meta_log_is_rewritten_when_it_has_outgrown_what_it_says() {
     assert_eq!(store.node().unwrap().incarnation, Incarnation(399));
 }
 
+type Step = Box<dyn Fn(&mut dyn StoreObject) -> Result<(), Error>>;
+
 /// With any amount of room: what was refused for want of it was not done, nothing else was lost, and it goes on where it was when there is room.
 #[test]
 fn a_full_disk_refuses_whole_and_goes_on_when_there_is_room() {
@@ -491,7 +493,7 @@ fn a_full_disk_refuses_whole_and_goes_on_when_there_is_room() {
     for left in (0..4000).step_by(23) {
         let folder = tempfile::tempdir().unwrap();
         let (mut disk, mut mem) = (open(folder.path()), MemStore::default());
-        let mut steps: Vec<Box<dyn Fn(&mut dyn StoreObject) -> Result<(), Error>>> = Vec::new();
+        let mut steps: Vec<Step> = Vec::new();
         for i in 0..3u8 {
             steps.push(Box::new(move |s| s.create(RANGE, &name(i), u64::from(i))));
             for seed in 0..6 {

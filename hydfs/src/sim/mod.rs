@@ -131,9 +131,9 @@ fn nothing_acknowledged_is_lost_whatever_fails() {
 fn every_mutant_is_caught() {
     let only = std::env::var("HYDFS_MUTANT").ok();
     for (mutant, within) in [
-        (Mutant::TwoAcks, 50),      // 0
-        (Mutant::NoMajority, 50),   // 0
-        (Mutant::ForgetAsked, 100), // 1
+        (Mutant::TwoAcks, 50),        // 0
+        (Mutant::NoMajority, 50),     // 0
+        (Mutant::ForgetAsked, 100),   // 1
         (Mutant::SealAll, 1000),      // 120
         (Mutant::ShareOfAll, 50),     // 0
         (Mutant::NoFence, 50),        // 0
