@@ -16,6 +16,7 @@ use serde::Deserialize;
 pub mod chaos;
 pub mod procs;
 pub mod proxy;
+pub mod storage;
 
 /// A local cluster under a folder of its own, on addresses of its own. Taken down when dropped.
 pub struct Cluster {

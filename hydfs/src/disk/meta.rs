@@ -87,7 +87,11 @@ impl MetaLog {
         for record in records {
             frame::put(record, &mut bytes)?;
         }
-        if let Err(error) = (&self.file).write_all(&bytes) {
+        #[cfg(test)]
+        let room = super::room::take(&self.file, bytes.len());
+        #[cfg(not(test))]
+        let room = Ok::<(), io::Error>(());
+        if let Err(error) = room.and_then(|()| (&self.file).write_all(&bytes)) {
             self.file.set_len(self.size)?;
             return Err(error);
         }

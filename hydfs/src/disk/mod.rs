@@ -9,9 +9,13 @@
 
 mod frame;
 mod handles;
+mod install;
 mod meta;
+mod read;
 mod record;
 mod recover;
+#[cfg(test)]
+mod room;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -22,11 +26,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use common::cluster::Durability;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::content::{EntryMeta, Fate, File, FileName, Segment, SegmentId};
+use crate::content::{EntryMeta, File, FileName, Segment, SegmentId};
 use crate::ring::RangeIx;
 use crate::store::{Error, NodeFacts, Put, RangeFacts, Store};
 use crate::view::View;
@@ -34,12 +38,8 @@ use crate::view::View;
 use handles::Handles;
 use meta::MetaLog;
 use record::{Meta, SegmentHead};
-use segment::{Place, begin_of};
+use segment::Place;
 
-/// Entries longer than this are not read whole again for each part of them that is asked for.
-const LARGE: u64 = 1024 * 1024;
-/// So many large entries are remembered as verified.
-const VERIFIED: usize = 64;
 /// Segment files open at a time.
 const HANDLES: usize = 512;
 
@@ -81,6 +81,8 @@ pub struct DiskStore {
     next_number: u64,
     /// Segment files written since the last sync.
     unsynced: BTreeSet<u64>,
+    /// Folders in which segment files were made since.
+    unsynced_folders: BTreeSet<PathBuf>,
     scratch: Vec<u8>,
     /// Large entries (segment file, entry) whose checksum was right when they were last read whole.
     verified: Mutex<VecDeque<(u64, usize)>>,
@@ -122,13 +124,16 @@ impl DiskStore {
             partial: BTreeMap::new(),
             next_number: recovered.next_number,
             unsynced: BTreeSet::new(),
+            unsynced_folders: BTreeSet::new(),
             scratch: Vec::new(),
             verified: Mutex::default(),
             _lock: lock,
         };
-        if store.meta.outgrown() {
-            store.rewrite().map_err(io(folder))?;
+        if durability == Durability::Fsync {
+            let path = folder;
+            OsFile::open(path).and_then(|f| f.sync_all()).map_err(io(path))?;
         }
+        store.tidy();
         Ok(store)
     }
 
@@ -172,7 +177,11 @@ impl DiskStore {
             .write(records)
             .map_err(|e| failed("write the meta log", e))?;
         if now && self.durability == Durability::Fsync {
-            self.meta.sync().map_err(|e| failed("sync the meta log", e))?;
+            let lost = |source| Error::Io {
+                what: "sync the meta log".into(),
+                source,
+            };
+            self.meta.sync().map_err(lost)?;
         }
         Ok(())
     }
@@ -209,10 +218,18 @@ impl DiskStore {
         let begun = handles
             .create(number)
             .and_then(|file| Place::begin(number, &file, &head));
-        begun.map_err(|error| {
+        let begun = begun.map_err(|error| {
             handles.remove(number);
             failed("make a segment file", error)
-        })
+        });
+        if self.durability == Durability::Fsync {
+            let path = handles.path(number);
+            drop(handles);
+            // The folder itself may be new, too.
+            let folders = path.ancestors().skip(1).take(2).map(Path::to_path_buf);
+            self.unsynced_folders.extend(folders);
+        }
+        begun
     }
 
     fn unlink(&mut self, places: impl IntoIterator<Item = Place>) {
@@ -233,81 +250,6 @@ impl DiskStore {
         if let Some(held) = self.files.get_mut(&range).and_then(|files| files.remove(name)) {
             self.unlink(held.places.into_values());
         }
-    }
-
-    /// The payloads of `first..=last` from byte `from` to `to` of the segment, every entry verified.
-    fn read_entries(
-        &self,
-        meta: &Segment,
-        place: &Place,
-        (from, to): (u64, u64),
-    ) -> Result<Result<Bytes, u64>, io::Error> {
-        let index = &meta.index;
-        let file = self.handles().get(place.number)?;
-        let mut first = index.partition_point(|e| e.end <= from);
-        let last = index.partition_point(|e| e.end < to);
-        let mut parts: Vec<Bytes> = Vec::new();
-        while first <= last {
-            // A run of entries that are read whole, or one large entry of which a part is wanted.
-            let begin = begin_of(index, first);
-            let partly = |i: usize| begin_of(index, i) < from || index[i].end > to;
-            let large = |i: usize| u64::from(index[i].len) > LARGE && partly(i);
-            if large(first) {
-                let key = (place.number, first);
-                let (start, end) = (from.max(begin), to.min(index[first].end));
-                let known = self
-                    .verified
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .contains(&key);
-                if known {
-                    parts.push(place.read_part(&file, first, start - begin, (end - start) as usize)?);
-                } else {
-                    match place.read(&file, index, first, first)? {
-                        Ok(whole) => {
-                            parts.push(whole.slice((start - begin) as usize..(end - begin) as usize))
-                        }
-                        Err(at) => return Ok(Err(at)),
-                    }
-                    let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-                    verified.push_back(key);
-                    if verified.len() > VERIFIED {
-                        verified.pop_front();
-                    }
-                }
-                first += 1;
-                continue;
-            }
-            let run_end = (first..=last).take_while(|i| !large(*i)).last().unwrap_or(first);
-            match place.read(&file, index, first, run_end)? {
-                Ok(whole) => {
-                    let (start, end) = (from.max(begin), to.min(index[run_end].end));
-                    parts.push(whole.slice((start - begin) as usize..(end - begin) as usize));
-                }
-                Err(at) => return Ok(Err(at)),
-            }
-            first = run_end + 1;
-        }
-        Ok(Ok(match <[Bytes; 1]>::try_from(parts) {
-            Ok([one]) => one,
-            Err(parts) => {
-                let mut all = BytesMut::with_capacity((to - from) as usize);
-                parts.iter().for_each(|p| all.extend_from_slice(p));
-                all.freeze()
-            }
-        }))
-    }
-
-    /// Would installing `target` change nothing?
-    fn unchanged(file: &File, target: &File) -> bool {
-        file.nonce == target.nonce
-            && file.streams == target.streams
-            && file.segments.len() == target.segments.len()
-            && file
-                .segments
-                .iter()
-                .zip(&target.segments)
-                .all(|(mine, want)| mine.sealed && mine.same(want))
     }
 }
 
@@ -447,84 +389,27 @@ impl Store for DiskStore {
         if self.durability == Durability::Os {
             return Ok(());
         }
+        // After a failure nobody knows what the disk has; also one for want of room is no refusal of anything that could be repeated.
+        let lost = |what: &'static str| {
+            move |source| Error::Io {
+                what: what.into(),
+                source,
+            }
+        };
         for number in std::mem::take(&mut self.unsynced) {
-            self.handle(number)?
-                .sync_data()
-                .map_err(|e| failed("sync a segment file", e))?;
+            let file = self.handle(number)?;
+            file.sync_data().map_err(lost("sync a segment file"))?;
         }
-        self.meta.sync().map_err(|e| failed("sync the meta log", e))
+        // The names of new segment files.
+        for folder in std::mem::take(&mut self.unsynced_folders) {
+            let synced = OsFile::open(&folder).and_then(|f| f.sync_all());
+            synced.map_err(lost("sync a folder"))?;
+        }
+        self.meta.sync().map_err(lost("sync the meta log"))
     }
 
     fn install(&mut self, range: RangeIx, set: &View, files: &[(FileName, File)]) -> Result<usize, Error> {
-        // What is kept must be there before the log says so.
-        self.sync()?;
-        let wanted: BTreeSet<&FileName> = files.iter().map(|(name, _)| name).collect();
-        let held = self.files.get(&range);
-        let names = held.into_iter().flat_map(|files| files.keys());
-        let gone: Vec<FileName> = names.filter(|name| !wanted.contains(name)).cloned().collect();
-        let remove = |name: &FileName| Meta::Remove {
-            range,
-            file: name.clone(),
-        };
-        let mut records: Vec<Meta> = gone.iter().map(remove).collect();
-        let mut changed = Vec::new();
-        for (name, target) in files {
-            let held = held.and_then(|files| files.get(name));
-            if held.is_some_and(|held| Self::unchanged(&held.file, target)) {
-                continue;
-            }
-            let mut file = held.map_or_else(|| File::new(target.nonce), |held| held.file.clone());
-            let fates = file.install(target);
-            let kept = fates.iter().filter(|(_, fate)| *fate != Fate::Drop);
-            let places = kept
-                .filter_map(|(id, _)| Some((*id, held?.places.get(id)?.number)))
-                .collect();
-            records.push(Meta::File {
-                range,
-                file: name.clone(),
-                head: file.head(),
-                places,
-            });
-            changed.push((name, file, fates));
-        }
-        let facts = RangeFacts {
-            installed: Some(set.clone()),
-            ..self.range(range)
-        };
-        records.push(Meta::Range {
-            range,
-            facts: facts.clone(),
-        });
-        self.log(&records, true)?;
-
-        self.ranges.insert(range, facts);
-        gone.iter().for_each(|name| self.forget(range, name));
-        for (name, file, fates) in changed {
-            let old = self.files.get_mut(&range).and_then(|files| files.remove(name));
-            let mut old = old.map(|held| held.places).unwrap_or_default();
-            let mut places = BTreeMap::new();
-            for (id, fate) in fates {
-                if fate == Fate::Drop {
-                    continue;
-                }
-                let Some(mut place) = old.remove(&id) else {
-                    continue;
-                };
-                if let (Fate::Cut { .. }, Some(segment)) = (fate, file.segment(id)) {
-                    let cut = place.cut(&*self.handle(place.number)?, &segment.index, segment.index.len());
-                    cut.map_err(|e| failed("cut a segment file", e))?;
-                }
-                places.insert(id, place);
-            }
-            // What no fate keeps.
-            self.unlink(old.into_values());
-            self.files
-                .entry(range)
-                .or_default()
-                .insert(name.clone(), Held { file, places });
-        }
-        self.tidy();
-        Ok(gone.len())
+        self.install_range(range, set, files)
     }
 
     fn drop_range(&mut self, range: RangeIx) -> Result<(), Error> {
@@ -559,69 +444,7 @@ impl Store for DiskStore {
         entries: &[EntryMeta],
         payload: &Bytes,
     ) -> Result<Put, Error> {
-        let key = (range, name.clone(), segment);
-        // Taken out, and put back only when more is to come.
-        let mut partial = self.partial.remove(&key);
-        let file = self.file(range, name);
-        let nonce = file.map_or(0, |f| f.nonce);
-        let wanted = file
-            .and_then(|f| f.segment(segment))
-            .filter(|s| s.missing && s.sealed)
-            .map(Segment::head);
-        if at == 0 || wanted.is_none() {
-            let old = partial.take().map(|p| p.place);
-            self.unlink(old);
-        }
-        let Some(wanted) = wanted else {
-            return Ok(Put::Refused);
-        };
-        let mut partial = match partial {
-            Some(partial) => partial,
-            None if at == 0 => Partial {
-                have: Segment::open(segment),
-                place: self.begin(name, nonce, segment)?,
-            },
-            None => return Ok(Put::Refused),
-        };
-        let put = self.put_entries(&mut partial, at, entries, payload);
-        match put {
-            Ok(true) if partial.have.entries < wanted.entries => {
-                self.partial.insert(key, partial);
-                return Ok(Put::More);
-            }
-            Ok(true) if partial.have.same(&wanted) => {}
-            Ok(_) => {
-                self.unlink([partial.place]);
-                return Ok(Put::Refused);
-            }
-            Err(error) => {
-                self.unlink([partial.place]);
-                return Err(failed("write a repaired segment", error));
-            }
-        }
-        let number = partial.place.number;
-        self.written(number);
-        self.sync()?;
-        let record = Meta::Present {
-            range,
-            file: name.clone(),
-            segment,
-            place: number,
-        };
-        if let Err(error) = self.log(&[record], true) {
-            self.unlink([partial.place]);
-            return Err(error);
-        }
-        let held = self.held_mut(range, name)?;
-        if let Some(slot) = held.file.segment_mut(segment) {
-            *slot = Segment {
-                sealed: true,
-                ..partial.have
-            };
-            held.places.insert(segment, partial.place);
-        }
-        self.tidy();
-        Ok(Put::Done)
+        self.put_piece(range, name, segment, at, entries, payload)
     }
 
     fn set_missing(&mut self, range: RangeIx, name: &FileName, segment: SegmentId) -> Result<(), Error> {
@@ -659,67 +482,6 @@ impl Store for DiskStore {
         offset: u64,
         len: u64,
     ) -> Result<Bytes, Error> {
-        let held = self.held(range, name)?;
-        let missing = || Error::Missing {
-            file: name.clone(),
-            segment,
-        };
-        let meta = held
-            .file
-            .segment(segment)
-            .filter(|s| !s.missing)
-            .ok_or_else(missing)?;
-        let (from, to) = (offset.min(meta.bytes), offset.saturating_add(len).min(meta.bytes));
-        if from == to {
-            return Ok(Bytes::new());
-        }
-        let place = held.places.get(&segment).ok_or_else(missing)?;
-        match self.read_entries(meta, place, (from, to)) {
-            Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(at)) => Err(Error::Damaged {
-                file: name.clone(),
-                segment,
-                offset: at,
-            }),
-            // A segment file that cannot be read any more: another replica has the bytes.
-            Err(error) => {
-                tracing::error!(file = %name, segment = %segment, error = %error, "DAMAGED");
-                Err(Error::Damaged {
-                    file: name.clone(),
-                    segment,
-                    offset: from,
-                })
-            }
-        }
-    }
-}
-
-impl DiskStore {
-    /// False: these are not the entries that come next.
-    fn put_entries(
-        &self,
-        partial: &mut Partial,
-        at: u64,
-        entries: &[EntryMeta],
-        payload: &Bytes,
-    ) -> io::Result<bool> {
-        if partial.have.entries != at {
-            return Ok(false);
-        }
-        let file = self.handles().get(partial.place.number)?;
-        let (mut from, mut scratch) = (0, Vec::new());
-        for entry in entries {
-            let to = from + entry.len as usize;
-            let Some(piece) = payload.get(from..to).filter(|piece| entry.fits(piece)) else {
-                return Ok(false);
-            };
-            if entry.end != partial.have.bytes + u64::from(entry.len) {
-                return Ok(false);
-            }
-            partial.place.push(&file, *entry, piece, &mut scratch)?;
-            partial.have.push(*entry);
-            from = to;
-        }
-        Ok(true)
+        self.read_segment(range, name, segment, offset, len)
     }
 }

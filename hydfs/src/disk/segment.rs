@@ -55,6 +55,11 @@ impl Place {
         let mut parts = [IoSlice::new(head), IoSlice::new(payload)];
         let mut parts = &mut parts[..];
         let mut written = 0;
+        #[cfg(test)]
+        if let Err(error) = super::room::take(file, head.len() + payload.len()) {
+            file.set_len(self.size)?;
+            return Err(error);
+        }
         while written < head.len() + payload.len() {
             match file.write_vectored(parts) {
                 Ok(0) => break,

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::segment::begin_of;
 use super::*;
 use crate::content::{ClientId, Epoch};
 use crate::store::mem::MemStore;
@@ -481,4 +482,69 @@ fn the_meta_log_is_rewritten_when_it_has_outgrown_what_it_says() {
     let store = open(folder.path());
     assert_eq!(seen(&store), before);
     assert_eq!(store.node().unwrap().incarnation, Incarnation(399));
+}
+
+type Step = Box<dyn Fn(&mut dyn StoreObject) -> Result<(), Error>>;
+
+/// With any amount of room: what was refused for want of it was not done, nothing else was lost, and it goes on where it was when there is room.
+#[test]
+fn a_full_disk_refuses_whole_and_goes_on_when_there_is_room() {
+    let mut refused = 0;
+    for left in (0..4000).step_by(23) {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut disk, mut mem) = (open(folder.path()), MemStore::default());
+        let mut steps: Vec<Step> = Vec::new();
+        for i in 0..3u8 {
+            steps.push(Box::new(move |s| s.create(RANGE, &name(i), u64::from(i))));
+            for seed in 0..6 {
+                let bytes = payload(seed, 50 + 100 * seed as usize);
+                steps.push(Box::new(move |s| {
+                    s.append_next(&name(i), SegmentId(7 + u128::from(seed) / 3), seed % 2, &bytes)
+                }));
+            }
+        }
+        room::set(Some(left));
+        for step in steps {
+            if let Err(error) = step(&mut disk) {
+                assert!(matches!(error, Error::Full), "{error}");
+                refused += 1;
+                assert_eq!(seen(&disk), seen(&mem), "with room for {left}");
+                drop(disk);
+                room::set(None);
+                disk = open(folder.path());
+                assert_eq!(seen(&disk), seen(&mem), "with room for {left}, opened again");
+                step(&mut disk).unwrap();
+            }
+            step(&mut mem).unwrap();
+            assert_eq!(seen(&disk), seen(&mem), "with room for {left}");
+        }
+        room::set(None);
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn what_is_damaged_takes_no_more_entries() {
+    let (folder, _, payloads) = three();
+    let mut store = open(folder.path());
+    store.set_missing(RANGE, &name(0), SegmentId(7)).unwrap();
+    let more = append(&mut store, &name(0), SegmentId(7), 1, &payloads[0]);
+    assert!(matches!(more, Err(Error::Missing { .. })), "{more:?}");
+}
+
+/// Group commit: however many entries, each segment file and the log are synced once, when asked; and a new file's name with it.
+#[test]
+fn fsync_is_for_all_that_was_written_since() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = DiskStore::open(folder.path(), Durability::Fsync).unwrap();
+    store.create(RANGE, &name(0), 5).unwrap();
+    for i in 0..10 {
+        append(&mut store, &name(0), SegmentId(7), 1, &payload(i, 30)).unwrap();
+    }
+    assert_eq!((store.unsynced.len(), store.unsynced_folders.len()), (1, 2));
+    assert!(store.meta.unsynced);
+    store.sync().unwrap();
+    assert!(store.unsynced.is_empty() && store.unsynced_folders.is_empty() && !store.meta.unsynced);
+    // Nothing new: nothing to sync.
+    store.sync().unwrap();
 }

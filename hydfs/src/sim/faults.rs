@@ -16,8 +16,11 @@ pub fn happen(w: &mut World) {
     w.after(20, 500, Event::Fault);
     if w.now < w.pause_until {
         // Nothing but a loss ends a pause early.
-        if w.stranded.is_none() && w.rng.random_bool(0.3) {
-            lose(w);
+        match w.rng.random_range(0..10) {
+            _ if w.stranded.is_some() => {}
+            0..3 => lose(w),
+            3..5 => strand(w),
+            _ => {}
         }
         return;
     }
@@ -161,7 +164,8 @@ fn strand(w: &mut World) {
     w.log(|| format!("cut: {:?} from their coordinator {}", &set[1..], set[0]));
     w.notice_cuts();
     w.stranded = Some(set[0]);
-    w.pause_until = w.now + ms(2500);
+    // Long enough for a take-over, often not for the repair behind it.
+    w.pause_until = w.now + ms(w.rng.random_range(100..1200));
 }
 
 /// A bit of a segment flips: one copy of it is lost.

@@ -1,0 +1,74 @@
+//! How a node's view grows, and what becomes of everything under way.
+
+use super::{Effect, Replica};
+use crate::store::{self, NodeFacts, Store};
+use crate::view::{Incarnation, NodeIx, View};
+
+impl<S: Store> Replica<S> {
+    pub(super) fn suspect(&mut self, node: NodeIx, out: &mut Vec<Effect>) -> Result<(), store::Error> {
+        if node == self.me || !self.view.is_alive(node) {
+            return Ok(());
+        }
+        let mut view = self.view.clone();
+        view.fail(node, view.incarnation(node));
+        self.learn(&view, out)
+    }
+
+    /// This node can't be a member of its sets as they are: it leaves them and comes back, with a take-over in between.
+    pub(super) fn rejoin(&mut self, out: &mut Vec<Effect>) -> Result<(), store::Error> {
+        let mut view = self.heard.clone();
+        view.fail(self.me, self.incarnation);
+        self.learn(&view, out)
+    }
+
+    /// Takes all facts of `other`. A fact against this node itself makes it come back under a higher incarnation.
+    pub(super) fn learn(&mut self, other: &View, out: &mut Vec<Effect>) -> Result<(), store::Error> {
+        if !self.heard.merge(other) && self.heard == self.view {
+            return Ok(());
+        }
+        let mut view = self.heard.clone();
+        let mut born = self.store.node().map_or(self.incarnation, |facts| facts.born);
+        let (joined, failed) = (view.incarnation(self.me), view.failed(self.me));
+        let mut incarnation = self.incarnation;
+        if joined > incarnation {
+            // A later life of this node, which this disk knows nothing of: it is older than that, or new.
+            incarnation = Incarnation(joined.max(failed).0 + 1);
+            born = incarnation;
+        } else if failed >= incarnation {
+            incarnation = Incarnation(failed.0 + 1);
+        }
+        view.join(self.me, incarnation);
+        // Not acted on before it is written down.
+        self.store.set_node(NodeFacts {
+            born,
+            incarnation,
+            view: view.clone(),
+        })?;
+        self.incarnation = incarnation;
+        self.heard = view.clone();
+        self.refuse_all("its set of replicas is changing", out);
+        self.take(view);
+        out.push(Effect::ViewChanged);
+        Ok(())
+    }
+
+    /// This is the view now; everything under way is forgotten.
+    pub(super) fn take(&mut self, view: View) {
+        self.view_id = view.id();
+        self.sets = self
+            .ring
+            .ranges()
+            .map(|range| (range, self.ring.replicas(range, &view)))
+            .collect();
+        self.view = view;
+        self.takeover = None;
+        self.leads.clear();
+        self.follows.clear();
+        self.answered_to.clear();
+        self.stirred.clear();
+        self.announce.clear();
+        self.repairs.pause();
+        self.tell = self.peers().collect();
+        self.restart = true;
+    }
+}
