@@ -61,7 +61,7 @@ impl fmt::Display for Size {
         let unit = UNITS[..4]
             .iter()
             .rev()
-            .find(|(_, factor)| self.0 > 0 && self.0 % factor == 0);
+            .find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
         match unit {
             Some((unit, factor)) => {
                 let (first, rest) = unit.split_at(1);

@@ -176,20 +176,18 @@ fn check(cluster: &Cluster, file: &str, acked: &[usize]) -> Result<()> {
         bytes == std::fs::read(cluster.path("copy"))?,
         "get and getfromreplica differ"
     );
+    judge(&bytes, acked)
+}
+
+fn judge(bytes: &[u8], acked: &[usize]) -> Result<()> {
     let mut next: BTreeMap<String, usize> = BTreeMap::new();
     for line in bytes.split_inclusive(|b| *b == b'\n') {
         let text = std::str::from_utf8(line)?;
         let mut words = text.split(' ');
         let (client, number) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         let expected = next.entry(client.to_owned()).or_default();
-        // The same line again, from its description.
-        let mut want = format!("{client} {expected:012} ");
-        while want.len() < SIZE - 1 {
-            want.push(char::from(b'a' + ((*expected + want.len()) % 26) as u8));
-        }
-        want.push('\n');
         ensure!(
-            want.as_bytes() == line,
+            described(client, *expected).as_bytes() == line,
             "after {expected} records of {client} comes {client} {number}: {text:.80}"
         );
         *expected += 1;
@@ -202,5 +200,34 @@ fn check(cluster: &Cluster, file: &str, acked: &[usize]) -> Result<()> {
         );
     }
     ensure!(next.len() == acked.len(), "records of {} clients", next.len());
+    Ok(())
+}
+
+/// A record, made from its description.
+fn described(client: &str, number: usize) -> String {
+    let mut line = format!("{client} {number:012} ");
+    while line.len() < SIZE - 1 {
+        line.push(char::from(b'a' + ((number + line.len()) % 26) as u8));
+    }
+    line.push('\n');
+    line
+}
+
+#[test]
+fn t102_the_judge_sees_what_is_lost_doubled_reordered_or_torn() -> Result<()> {
+    let records = |list: &[(&str, usize)]| list.iter().map(|(c, n)| described(c, *n)).collect::<String>();
+    let good = records(&[("c0", 0), ("c1", 0), ("c0", 1), ("c1", 1)]);
+    judge(good.as_bytes(), &[2, 1])?;
+    for (bad, acked) in [
+        (good.clone(), [3, 1]),
+        (records(&[("c0", 0), ("c1", 0), ("c1", 1)]), [2, 1]),
+        (records(&[("c0", 0), ("c1", 0), ("c0", 1), ("c0", 1)]), [2, 1]),
+        (records(&[("c0", 1), ("c1", 0), ("c0", 0)]), [2, 1]),
+        (records(&[("c0", 0), ("c0", 1)]), [2, 0]),
+        (good[..good.len() - 1].to_owned(), [2, 1]),
+        (good.replacen('x', "y", 1), [2, 1]),
+    ] {
+        ensure!(judge(bad.as_bytes(), &acked).is_err(), "not seen: {acked:?}");
+    }
     Ok(())
 }

@@ -106,7 +106,9 @@ impl CachedStream {
             Some(bytes) if bytes.len() > skip => {
                 cache.hits.fetch_add(1, Ordering::Relaxed);
                 let part = bytes.slice(skip..bytes.len().min(skip + most));
-                self.block = Some(BytesMut::from(&bytes[..]));
+                // More of it may follow from a replica.
+                let partly = (bytes.len() as u64) < BLOCK && skip + part.len() == bytes.len();
+                self.block = partly.then(|| BytesMut::from(&bytes[..]));
                 Some(part)
             }
             Some(bytes) => {

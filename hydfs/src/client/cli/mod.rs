@@ -150,6 +150,21 @@ pub async fn run<W>(
 where
     W: AsyncWrite + Unpin,
 {
+    let done = carry_out(client, here, command, out).await;
+    // What was found out before it failed is told all the same.
+    let flushed = flush(out).await;
+    done.and(flushed)
+}
+
+async fn carry_out<W>(
+    client: &Client,
+    here: Option<&NodeName>,
+    command: Command,
+    out: &mut W,
+) -> Result<(), Error>
+where
+    W: AsyncWrite + Unpin,
+{
     match command {
         Command::Create {
             recursive: true,
@@ -211,7 +226,7 @@ where
         }
         Command::Rm { name } => client.remove(&name).await?,
     }
-    flush(out).await
+    Ok(())
 }
 
 fn local(path: &Path, what: &str, error: std::io::Error) -> Error {

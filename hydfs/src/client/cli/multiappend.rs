@@ -37,22 +37,22 @@ fn pairs(cluster: &Cluster, words: &[String]) -> Result<Vec<(NodeName, String)>,
             .map(|n| n.name.clone())
     };
     let all = |words: &[String]| words.iter().map(node).collect::<Option<Vec<NodeName>>>();
+    let Some((last, most)) = words.split_last().filter(|(_, most)| !most.is_empty()) else {
+        return Err(Error::Usage(
+            "multiappend: name nodes, and as many local files".into(),
+        ));
+    };
+    // One file for all; a file that is named like a node comes in pairs only.
+    if node(last).is_none()
+        && let Some(nodes) = all(most)
+    {
+        return Ok(nodes.into_iter().map(|n| (n, last.clone())).collect());
+    }
     let half = words.len() / 2;
     if words.len().is_multiple_of(2)
         && let Some(nodes) = all(&words[..half])
     {
         return Ok(nodes.into_iter().zip(words[half..].iter().cloned()).collect());
-    }
-    let (last, most) = match words.split_last() {
-        Some((last, most)) if !most.is_empty() => (last, most),
-        _ => {
-            return Err(Error::Usage(
-                "multiappend: name nodes, and as many local files".into(),
-            ));
-        }
-    };
-    if let Some(nodes) = all(most) {
-        return Ok(nodes.into_iter().map(|n| (n, last.clone())).collect());
     }
     let have: Vec<&str> = cluster.nodes.iter().map(|n| n.name.as_str()).collect();
     Err(Error::Usage(format!(

@@ -115,10 +115,11 @@ pub async fn append<W: AsyncWrite + Unpin>(
     done.map(drop)
 }
 
-/// A local file that comes to be when it is whole: written beside its place, and renamed.
+/// A local file that comes to be when it is whole: written beside its place, and renamed. What is there and no regular file (a
+/// device, a pipe) is written to as it is.
 struct Target {
     path: PathBuf,
-    part: PathBuf,
+    part: Option<PathBuf>,
     file: tokio::fs::File,
 }
 
@@ -129,33 +130,39 @@ impl Target {
         if path.is_dir() {
             path.push(name.rsplit('/').next().unwrap_or(name));
         }
+        // A symbolic link stays one.
+        if let Ok(real) = std::fs::canonicalize(&path) {
+            path = real;
+        }
+        let special = std::fs::metadata(&path).is_ok_and(|m| !m.is_file() && !m.is_dir());
         let mut part = path.as_os_str().to_owned();
         part.push(format!(".{}.part", std::process::id()));
-        let part = PathBuf::from(part);
-        let file = tokio::fs::File::create(&part).await;
+        let part = (!special).then_some(PathBuf::from(part));
+        let file = match &part {
+            Some(part) => tokio::fs::File::create(part).await,
+            None => tokio::fs::OpenOptions::new().write(true).open(&path).await,
+        };
         let mut file = file.map_err(|e| local(&path, "write", e))?;
         file.set_max_buf_size(2 * 1024 * 1024);
         Ok(Self { path, part, file })
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file
-            .write_all(bytes)
-            .await
-            .map_err(|e| local(&self.path, "write", e))
+        let written = self.file.write_all(bytes).await;
+        written.map_err(|e| local(&self.path, "write", e))
     }
 
     async fn close(mut self, copied: Result<(), Error>) -> Result<(), Error> {
         let done = match copied {
-            Ok(()) => match self.file.flush().await {
-                Ok(()) => tokio::fs::rename(&self.part, &self.path).await,
-                Err(error) => Err(error),
+            Ok(()) => match (self.file.flush().await, &self.part) {
+                (Ok(()), Some(part)) => tokio::fs::rename(part, &self.path).await,
+                (flushed, _) => flushed,
             }
             .map_err(|e| local(&self.path, "write", e)),
             Err(error) => Err(error),
         };
-        if done.is_err() {
-            let _ = tokio::fs::remove_file(&self.part).await;
+        if let (Err(_), Some(part)) = (&done, &self.part) {
+            let _ = tokio::fs::remove_file(part).await;
         }
         done
     }
@@ -275,7 +282,10 @@ pub async fn tail<W: AsyncWrite + Unpin>(
     };
     copy(client, name, from..len, out).await?;
     let mut at = len;
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         let more = client
             .tail(name, at, PIECE as usize, Duration::from_secs(60))
             .await?;
@@ -283,5 +293,4 @@ pub async fn tail<W: AsyncWrite + Unpin>(
         flush(out).await?;
         at += more.len() as u64;
     }
-    Ok(())
 }
