@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use common::clock;
 use common::cluster::Cluster;
 use common::ids::{Epoch, JobName, TaskId};
 use common::net::Identity;
@@ -26,7 +27,7 @@ pub struct HistoryRow {
     pub job: JobName,
     /// RFC 3339, to the second; `null`: it never began.
     pub started: Option<String>,
-    /// From its plan to its end, or to the last that its journal says.
+    /// From its plan to its end; else to now, or if it was interrupted, to the last that its journal says.
     pub seconds: f64,
     /// `done`, `failed`, `running`, or `interrupted`: no leader has it, and it can be taken up.
     pub outcome: &'static str,
@@ -88,7 +89,11 @@ pub async fn run(
     let (mut rows, mut unreadable) = (vec![], vec![]);
     while let Some((job, records)) = heard.recv().await {
         match records {
-            Ok(records) => rows.push(row(&job, &records, running.contains(&job))),
+            Ok(records) => rows.push(row(
+                &job,
+                &records,
+                running.contains(&job).then(clock::unix_micros),
+            )),
             Err(error) => unreadable.push(format!("{}: {error}", journal::name(&job))),
         }
     }
@@ -103,14 +108,20 @@ pub async fn run(
     })
 }
 
-fn row(job: &JobName, records: &[Record], running: bool) -> HistoryRow {
+/// `now_us`: of a job that a leader answers for.
+fn row(job: &JobName, records: &[Record], now_us: Option<u64>) -> HistoryRow {
     let first = records.first().map_or(0, |r| r.at_us);
-    let last = records.last().map_or(0, |r| r.at_us);
+    let last = now_us.unwrap_or(records.last().map_or(0, |r| r.at_us));
+    let open = if now_us.is_some() {
+        "running"
+    } else {
+        "interrupted"
+    };
     let mut row = HistoryRow {
         job: job.clone(),
         started: (first > 0).then(|| when(first)),
         seconds: last.saturating_sub(first) as f64 / 1e6,
-        outcome: if running { "running" } else { "interrupted" },
+        outcome: open,
         why: None,
         stages: vec![],
         tasks: 0,
@@ -140,7 +151,7 @@ fn row(job: &JobName, records: &[Record], running: bool) -> HistoryRow {
             Entry::Resumed { base: from, .. } => {
                 base = *from;
                 row.resumed += 1;
-                row.outcome = if running { "running" } else { "interrupted" };
+                row.outcome = open;
                 row.why = None;
             }
             Entry::End { ok, why } => {
@@ -209,16 +220,17 @@ mod tests {
             done(0, 10, 10),
             done(1, 10, 4),
         ];
-        let open = row(&job, &records(entries.clone()), false);
+        let open = row(&job, &records(entries.clone()), None);
         assert_eq!((open.outcome, open.restarts, open.tasks), ("interrupted", 1, 2));
         assert_eq!((open.lines_in, open.lines_out), (10, 4));
         assert_eq!(open.started.as_deref(), Some("2026-11-21T12:00:00Z"));
-        assert_eq!(row(&job, &records(entries.clone()), true).outcome, "running");
+        let running = row(&job, &records(entries.clone()), Some(1_795_262_460_000_000));
+        assert_eq!((running.outcome, running.seconds), ("running", 60.0));
         entries.push(Entry::End {
             ok: false,
             why: "boom".into(),
         });
-        let failed = row(&job, &records(entries.clone()), false);
+        let failed = row(&job, &records(entries.clone()), None);
         assert_eq!((failed.outcome, failed.why.as_deref()), ("failed", Some("boom")));
         assert_eq!(failed.seconds, 5.0);
         entries.push(Entry::Resumed {
@@ -232,11 +244,11 @@ mod tests {
             },
         });
         entries.extend([launch(1001), launch(1002)]);
-        let again = row(&job, &records(entries), false);
+        let again = row(&job, &records(entries), None);
         assert_eq!(
             (again.outcome, again.why, again.restarts, again.resumed),
             ("interrupted", None, 2, 1)
         );
-        assert_eq!(row(&job, &[], false).started, None);
+        assert_eq!(row(&job, &[], None).started, None);
     }
 }
