@@ -1,5 +1,6 @@
 //! One node against a script, input by input.
 
+use common::cluster::Membership;
 use rand::SeedableRng;
 
 use super::*;
@@ -24,8 +25,7 @@ fn members() -> Members {
         me: name("me"),
         others: ["a", "b", "c"].map(name).into(),
         incarnation: 100,
-        protocol: Protocol::PingAck,
-        timing: (&Membership::default()).into(),
+        settings: (&Membership::default()).into(),
         mutant: None,
     };
     Members::new(NOW, config, StdRng::seed_from_u64(1))
@@ -38,6 +38,8 @@ fn tell(from: &str, body: Body, facts: Vec<Fact>) -> Input {
             to: name("me"),
             body,
             facts,
+            stamp: None,
+            configuration: None,
         },
     }
 }
@@ -138,6 +140,7 @@ fn silence_leads_to_indirect_probes_then_suspicion_then_failure() {
         Input::Table {
             from: name("a"),
             facts: all,
+            configuration: None,
         },
     );
     let effects = run_until(&mut m, NOW + Duration::from_millis(1600));
@@ -162,6 +165,7 @@ fn an_answer_direct_or_relayed_spares_the_target() {
         Input::Table {
             from: name("a"),
             facts: vec![fact("a", 1, State::Alive), fact("b", 1, State::Alive)],
+            configuration: None,
         },
     );
     for step in 0..40 {
@@ -202,6 +206,7 @@ fn an_answer_about_somebody_else_does_not_count() {
         Input::Table {
             from: name("a"),
             facts: vec![fact("a", 1, State::Alive)],
+            configuration: None,
         },
     );
     let mut accused = false;
@@ -335,6 +340,7 @@ fn strangers_own_names_and_misdirected_datagrams_are_refused_whole() {
             Input::Table {
                 from: name("stranger"),
                 facts: poison,
+                configuration: None,
             },
             Refusal::Stranger,
         ),
@@ -371,6 +377,7 @@ fn a_late_timer_accuses_nobody() {
         Input::Table {
             from: name("a"),
             facts: vec![fact("a", 1, State::Alive), fact("b", 1, State::Suspect)],
+            configuration: None,
         },
     );
     m.handle(NOW, Input::Tick);
@@ -413,6 +420,7 @@ fn the_absent_are_called_again_and_again() {
         Input::Table {
             from: name("a"),
             facts: vec![fact("c", 1, State::Failed), fact("b", 1, State::Left)],
+            configuration: None,
         },
     );
     let effects = run_until(&mut m, NOW + Duration::from_secs(30));
