@@ -339,7 +339,10 @@ impl Driver {
                     // No receivers: nobody has subscribed.
                     let _ = self.member(&fact).map(|m| self.changes.send(m));
                 }
-                Effect::Configured { configuration, before } => {
+                Effect::Configured {
+                    configuration,
+                    before,
+                } => {
                     let (version, by) = (configuration.version, &configuration.by);
                     let (is, was) = (&configuration.settings, &before.settings);
                     tracing::info!(

@@ -83,9 +83,9 @@ enum Query {
 /// The words' settings, as the protocol takes them.
 fn pairs(settings: &[String]) -> anyhow::Result<Vec<(String, String)>> {
     let pair = |s: &String| {
-        let (key, value) = s
-            .split_once('=')
-            .ok_or_else(|| anyhow!("`{s}` is not KEY=VALUE; for example: memberd set suspicion_time=750ms"))?;
+        let (key, value) = s.split_once('=').ok_or_else(|| {
+            anyhow!("`{s}` is not KEY=VALUE; for example: memberd set suspicion_time=750ms")
+        })?;
         Ok((key.to_owned(), value.to_owned()))
     };
     settings.iter().map(pair).collect()
@@ -187,7 +187,10 @@ fn ask(cluster: &Cluster, node: &NodeName, query: Query) -> anyhow::Result<()> {
                     .into_iter()
                     .filter_map(|(k, v)| Some((k.to_owned(), v?)))
                     .collect();
-                write(&format!("{}\n", client::change(cluster, &me, node, changes).await?))
+                write(&format!(
+                    "{}\n",
+                    client::change(cluster, &me, node, changes).await?
+                ))
             }
             Query::Get { key: None } => print(&client::configuration(cluster, &me, node).await?.to_json()),
             Query::Get { key: Some(key) } => {
@@ -218,7 +221,9 @@ fn ask(cluster: &Cluster, node: &NodeName, query: Query) -> anyhow::Result<()> {
 
 fn show(members: &[Member], json: bool) -> anyhow::Result<()> {
     if json {
-        return print(&serde_json::Value::Array(members.iter().map(Member::to_json).collect()));
+        return print(&serde_json::Value::Array(
+            members.iter().map(Member::to_json).collect(),
+        ));
     }
     let width = |header: &str, cell: &dyn Fn(&Member) -> String| {
         members

@@ -47,7 +47,9 @@ pub fn beat_len(name: &NodeName, above: u64) -> usize {
 pub enum Error {
     #[error("a message of {len} bytes is over the limit of {most}")]
     TooLong { len: usize, most: usize },
-    #[error("a message of version {got:?}; this memberd speaks version {VERSION}: run the same build on all nodes")]
+    #[error(
+        "a message of version {got:?}; this memberd speaks version {VERSION}: run the same build on all nodes"
+    )]
     Version { got: Option<u8> },
     #[error("cannot encode a message: {0}")]
     Encode(#[from] rmp_serde::encode::Error),
@@ -115,7 +117,10 @@ const STATES: [State; 4] = [State::Alive, State::Suspect, State::Failed, State::
 
 impl Message {
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        let facts = self.facts.iter().map(|f| (f.name.clone(), f.incarnation, f.state as u8));
+        let facts = self
+            .facts
+            .iter()
+            .map(|f| (f.name.clone(), f.incarnation, f.state as u8));
         let packed = Packed(
             self.to.clone(),
             self.body.clone(),
@@ -371,7 +376,10 @@ mod tests {
         };
         assert!(matches!(message.encode(), Err(Error::TooLong { .. })));
         assert!(matches!(Message::decode(&[]), Err(Error::Version { got: None })));
-        assert!(matches!(Message::decode(&[1, 2]), Err(Error::Version { got: Some(1) })));
+        assert!(matches!(
+            Message::decode(&[1, 2]),
+            Err(Error::Version { got: Some(1) })
+        ));
         let bad_state = ("n1", ("t",), vec![("n2", 1, 4)], (), ());
         let mut bytes = vec![VERSION];
         rmp_serde::encode::write(&mut bytes, &bad_state).unwrap();
@@ -410,15 +418,11 @@ mod tests {
             Update::Snapshot(vec![member.clone()]),
             Update::Change(member.clone()),
         ];
-        for reply in updates
-            .map(Reply::Update)
-            .into_iter()
-            .chain([
-                Reply::Members(vec![member]),
-                Reply::Leaving,
-                Reply::Refused("no".into()),
-            ])
-        {
+        for reply in updates.map(Reply::Update).into_iter().chain([
+            Reply::Members(vec![member]),
+            Reply::Leaving,
+            Reply::Refused("no".into()),
+        ]) {
             assert_eq!(
                 frame::decode::<Reply>(&frame::encode(&reply).unwrap()).unwrap(),
                 reply

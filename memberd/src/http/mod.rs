@@ -182,7 +182,9 @@ fn fine(value: &Value) -> Answer {
 impl Shared {
     fn check(&self, headers: &HeaderMap) -> Result<(), Error> {
         let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let given = given.and_then(|v| v.strip_prefix("Bearer ")).map_or("", str::trim);
+        let given = given
+            .and_then(|v| v.strip_prefix("Bearer "))
+            .map_or("", str::trim);
         let token = &self.0.token;
         // All bytes are looked at, so that the time does not tell how many were right.
         let differ = given
@@ -295,7 +297,10 @@ async fn healthz(State(shared): State<Shared>) -> Answer {
 
 async fn unknown(State(shared): State<Shared>, method: axum::http::Method, uri: axum::http::Uri) -> Error {
     let asked: String = uri.path().chars().take(80).collect();
-    Error::Unknown(format!("no {method} {asked} at {}; there are {PATHS}", shared.0.addr))
+    Error::Unknown(format!(
+        "no {method} {asked} at {}; there are {PATHS}",
+        shared.0.addr
+    ))
 }
 
 #[cfg(test)]
@@ -308,7 +313,11 @@ mod tests {
         let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
         assert_eq!(
             of(r#"{"protocol":"gossip","fanout":4,"drop_rate":0.1}"#).unwrap(),
-            [pair("drop_rate", "0.1"), pair("fanout", "4"), pair("protocol", "gossip")]
+            [
+                pair("drop_rate", "0.1"),
+                pair("fanout", "4"),
+                pair("protocol", "gossip")
+            ]
         );
         for bad in ["", "gossip", "[]", "{\"a\":null}", "{\"a\":{}}", "{\"a\":1"] {
             assert!(matches!(of(bad), Err(Error::Body { .. })), "{bad}");
@@ -323,7 +332,10 @@ mod tests {
         for token in ["first", "second"] {
             write_token(&path, token).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{token}\n"));
-            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+                0o600
+            );
         }
     }
 }

@@ -60,12 +60,17 @@ fn measure(setup: Setup, n: usize, loss: f64, quiet: Duration, crashes: usize, s
         let end = at + 30_000 * MS;
         let all = |world: &World| {
             let up = world.up().into_iter();
-            up.map(|i| when(world, i, State::Failed)).collect::<Option<Vec<_>>>()
+            up.map(|i| when(world, i, State::Failed))
+                .collect::<Option<Vec<_>>>()
         };
         while all(&world).is_none() && world.now < end {
             world.run_for(100 * MS);
         }
-        let suspected = world.up().iter().filter_map(|i| when(&world, *i, State::Suspect)).min();
+        let suspected = world
+            .up()
+            .iter()
+            .filter_map(|i| when(&world, *i, State::Suspect))
+            .min();
         match (suspected, all(&world).and_then(|f| f.into_iter().max())) {
             (Some(suspected), Some(failed)) => {
                 figures.suspected.push(suspected.as_millis() as u64);
@@ -120,7 +125,9 @@ fn a_thousand_nodes_datagrams_are_within_their_bound() {
         for i in (0..1000).step_by(50) {
             let body = crate::wire::Body::Beats {
                 base: 1 << 50,
-                beats: (i.max(1)..i + 50).map(|j| (long(j), j as u64 * 100_000)).collect(),
+                beats: (i.max(1)..i + 50)
+                    .map(|j| (long(j), j as u64 * 100_000))
+                    .collect(),
             };
             let message = crate::wire::Message {
                 to: long(0),
@@ -129,7 +136,13 @@ fn a_thousand_nodes_datagrams_are_within_their_bound() {
                 stamp: None,
                 configuration: None,
             };
-            effects.extend(members.handle(now, Input::Datagram { from: long(7), message }));
+            effects.extend(members.handle(
+                now,
+                Input::Datagram {
+                    from: long(7),
+                    message,
+                },
+            ));
         }
         // A configuration on top of it.
         effects.extend(members.change(now, &[("fanout".into(), "5".into())]).unwrap());
@@ -161,7 +174,9 @@ fn figures() {
             protocol,
             suspicion: true,
         };
-        println!("| {protocol} | nodes | first suspected p50/max | failed at all p50/max | false suspicions per node and minute | bytes/s and node | longest |");
+        println!(
+            "| {protocol} | nodes | first suspected p50/max | failed at all p50/max | false suspicions per node and minute | bytes/s and node | longest |"
+        );
         let (mut detected, mut bytes) = (Vec::new(), Vec::new());
         for (n, crashes) in [(10, 9), (30, 20), (100, 10), (300, 6), (1000, 3)] {
             let f = measure(setup, n, 0.0, 10_000 * MS, crashes, 7);
@@ -179,7 +194,15 @@ fn figures() {
             let (s, d) = (quantiles(f.suspected), quantiles(f.failed));
             println!(
                 "| {protocol} | 100, {:.0} % lost | {}/{} | {}/{} | {:.2}, failures {} | {:.0} | {} |",
-                loss * 100.0, s.0, s.2, d.0, d.2, f.false_suspicions, f.false_failures, f.bytes_per_s, f.longest
+                loss * 100.0,
+                s.0,
+                s.2,
+                d.0,
+                d.2,
+                f.false_suspicions,
+                f.false_failures,
+                f.bytes_per_s,
+                f.longest
             );
             at_loss.push((loss * 100.0, f.false_suspicions));
         }
@@ -189,9 +212,27 @@ fn figures() {
     }
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/plots");
     std::fs::create_dir_all(folder).unwrap();
-    plot(&format!("{folder}/membership-failed.svg"), "Crash to failed at all (simulated)", "nodes", "seconds, median", &times);
-    plot(&format!("{folder}/membership-bytes.svg"), "Traffic of a quiet group (simulated)", "nodes", "bytes/s sent per node", &traffic);
-    plot(&format!("{folder}/membership-false.svg"), "False suspicions, 100 nodes (simulated)", "datagrams lost, %", "per node and minute", &falsely);
+    plot(
+        &format!("{folder}/membership-failed.svg"),
+        "Crash to failed at all (simulated)",
+        "nodes",
+        "seconds, median",
+        &times,
+    );
+    plot(
+        &format!("{folder}/membership-bytes.svg"),
+        "Traffic of a quiet group (simulated)",
+        "nodes",
+        "bytes/s sent per node",
+        &traffic,
+    );
+    plot(
+        &format!("{folder}/membership-false.svg"),
+        "False suspicions, 100 nodes (simulated)",
+        "datagrams lost, %",
+        "per node and minute",
+        &falsely,
+    );
 }
 
 fn plot(path: &str, title: &str, x: &str, y: &str, lines: &[(Protocol, Vec<(f64, f64)>)]) {
@@ -216,6 +257,10 @@ fn plot(path: &str, title: &str, x: &str, y: &str, lines: &[(Protocol, Vec<(f64,
             .label(protocol.to_string())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour));
     }
-    chart.configure_series_labels().border_style(BLACK).draw().unwrap();
+    chart
+        .configure_series_labels()
+        .border_style(BLACK)
+        .draw()
+        .unwrap();
     root.present().unwrap();
 }

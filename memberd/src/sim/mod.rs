@@ -86,7 +86,11 @@ fn hold(setup: Setup, scenario: Scenario, seeds: std::ops::Range<u64>) -> Vec<Ou
 /// How many of `seeds` show that something is broken.
 fn caught(setup: Setup, scenario: Scenario, mutant: Mutant, seeds: std::ops::Range<u64>) -> usize {
     seeds
-        .filter(|seed| !run(setup, scenario, *seed, Some(mutant), false).violations.is_empty())
+        .filter(|seed| {
+            !run(setup, scenario, *seed, Some(mutant), false)
+                .violations
+                .is_empty()
+        })
         .count()
 }
 
@@ -192,7 +196,10 @@ fn who_flaps_is_held_back_and_let_in_again() {
     for setup in [PINGACK, GOSSIP] {
         let outcomes = hold(setup, Scenario::Flap, 70_000..70_006);
         let most = outcomes.iter().map(|o| o.told).max();
-        println!("{:?}: changes told of a member that restarts 60 times: at most {most:?}", setup.protocol);
+        println!(
+            "{:?}: changes told of a member that restarts 60 times: at most {most:?}",
+            setup.protocol
+        );
     }
 }
 

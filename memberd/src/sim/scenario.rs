@@ -6,8 +6,8 @@ use common::clock::Time;
 use rand::RngExt;
 use rand::seq::{IteratorRandom, SliceRandom};
 
-use super::{Mutant, Setup};
 use super::world::{Network, World};
+use super::{Mutant, Setup};
 use crate::state::State;
 use crate::state::settings::Configuration;
 
@@ -340,7 +340,11 @@ fn switch(world: &mut World, outcome: &mut Outcome) {
             let time = ["800ms", "1s", "1200ms"][world.rng.random_range(0..3)];
             world.change(
                 at,
-                &[("protocol", protocol), ("fanout", fanout), ("suspicion_time", time)],
+                &[
+                    ("protocol", protocol),
+                    ("fanout", fanout),
+                    ("suspicion_time", time),
+                ],
             );
         }
         match world.rng.random_range(0..6) {
@@ -390,7 +394,9 @@ fn switch(world: &mut World, outcome: &mut Outcome) {
     world.counts = Default::default();
     world.run_for(5_000 * MS);
     if world.counts.false_failures > 0 && !was_cut {
-        world.violations.push("a live node was called failed after the switch".into());
+        world
+            .violations
+            .push("a live node was called failed after the switch".into());
     }
 }
 

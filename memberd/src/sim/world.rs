@@ -111,7 +111,14 @@ impl World {
             now: Time::from_millis(1000),
             rng: StdRng::seed_from_u64(seed),
             names: (0..n)
-                .map(|i| NodeName::new(if n < 100 { format!("n{i:02}") } else { format!("n{i:03}") }).unwrap())
+                .map(|i| {
+                    NodeName::new(if n < 100 {
+                        format!("n{i:02}")
+                    } else {
+                        format!("n{i:03}")
+                    })
+                    .unwrap()
+                })
                 .collect(),
             told: BTreeMap::new(),
             slow: BTreeMap::new(),
@@ -188,7 +195,12 @@ impl World {
     pub fn start_joined(&mut self) {
         let n = self.nodes.len();
         (0..n).for_each(|i| self.start(i, 0));
-        let facts: Vec<Fact> = self.nodes.iter().flatten().flat_map(|n| n.members.table()).collect();
+        let facts: Vec<Fact> = self
+            .nodes
+            .iter()
+            .flatten()
+            .flat_map(|n| n.members.table())
+            .collect();
         for i in 0..n {
             // Their timers spread over a period.
             let now = self.now + self.settings.period().mul_f64(self.rng.random());
@@ -207,7 +219,10 @@ impl World {
     }
 
     pub fn change(&mut self, i: usize, changes: &[(&str, &str)]) {
-        let changes: Vec<_> = changes.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let changes: Vec<_> = changes
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect();
         self.note(i, format_args!("change {changes:?}"));
         if let Some(node) = &mut self.nodes[i] {
             let effects = node.members.change(self.now, &changes).unwrap();
@@ -395,7 +410,10 @@ impl World {
                     configuration,
                     before,
                 } => {
-                    self.note(i, format_args!("takes over {configuration} by {}", configuration.by));
+                    self.note(
+                        i,
+                        format_args!("takes over {configuration} by {}", configuration.by),
+                    );
                     if configuration <= before {
                         let name = &self.names[i];
                         self.violations

@@ -53,10 +53,10 @@ impl Damping {
         };
         let back = was.state >= State::Failed && fact.state < State::Failed;
         if back || fact.incarnation > was.incarnation + RESTART {
-            let entry = self.points.entry(fact.name.clone()).or_insert(Points {
-                points: 0.0,
-                at: now,
-            });
+            let entry = self
+                .points
+                .entry(fact.name.clone())
+                .or_insert(Points { points: 0.0, at: now });
             let points = (entry.now(now) + 1.0).min(MOST);
             *entry = Points { points, at: now };
             if points > HOLD && !self.held.contains_key(&fact.name) && fact.state < State::Failed {
@@ -131,21 +131,32 @@ mod tests {
         let mut now = Time::from_millis(1000);
         let mut raw = fact(1000, State::Alive);
         let mut published: Vec<Fact> = vec![raw.clone()];
-        let tell = |published: &mut Vec<Fact>, damping: &mut Damping, now: Time, raw: &mut Fact, fact: Fact| {
-            let before = std::mem::replace(raw, fact.clone());
-            if let Some((fact, before)) = damping.publish(now, fact, Some(before)) {
-                assert_eq!(before.as_ref(), published.last(), "subscribers are told every step");
-                assert!(published.last().is_none_or(|p| fact.beats(p)));
-                published.push(fact);
-            }
-        };
+        let tell =
+            |published: &mut Vec<Fact>, damping: &mut Damping, now: Time, raw: &mut Fact, fact: Fact| {
+                let before = std::mem::replace(raw, fact.clone());
+                if let Some((fact, before)) = damping.publish(now, fact, Some(before)) {
+                    assert_eq!(
+                        before.as_ref(),
+                        published.last(),
+                        "subscribers are told every step"
+                    );
+                    assert!(published.last().is_none_or(|p| fact.beats(p)));
+                    published.push(fact);
+                }
+            };
         for i in 1..=times {
             if failed_between {
                 let gone = fact(raw.incarnation, State::Failed);
                 tell(&mut published, &mut damping, now, &mut raw, gone);
             }
             now = now + every;
-            tell(&mut published, &mut damping, now, &mut raw, fact(1000 + i * 2000, State::Alive));
+            tell(
+                &mut published,
+                &mut damping,
+                now,
+                &mut raw,
+                fact(1000 + i * 2000, State::Alive),
+            );
             let released = damping.take_released(now);
             assert!(released.is_empty() || every > HALF_LIFE);
         }

@@ -166,7 +166,11 @@ impl Members {
     }
 
     /// Changes settings of the whole group, by key and text; all of them or none. What is so already is no change.
-    pub fn change(&mut self, now: Time, changes: &[(String, String)]) -> Result<Vec<Effect>, settings::Error> {
+    pub fn change(
+        &mut self,
+        now: Time,
+        changes: &[(String, String)],
+    ) -> Result<Vec<Effect>, settings::Error> {
         self.group.change(changes)?;
         Ok(self.finish(now))
     }

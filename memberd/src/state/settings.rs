@@ -160,7 +160,9 @@ impl Settings {
             "drop_rate" => {
                 let rate = value.trim().parse().ok().and_then(permille);
                 self.drop_permille = rate.ok_or_else(|| {
-                    wrong("a part of all datagrams from 0 to 0.9 (more would cut off the change that ends it)")
+                    wrong(
+                        "a part of all datagrams from 0 to 0.9 (more would cut off the change that ends it)",
+                    )
                 })?;
             }
             _ => {
@@ -203,7 +205,12 @@ impl Settings {
             ("gossip_period_ms", self.gossip_period_ms, 1, MAX_MS),
             ("fanout", self.fanout, 1, 64),
             ("fail_ms", self.fail_ms, 1, MAX_MS),
-            ("drop_rate in thousandths", self.drop_permille, 0, MAX_DROP_PERMILLE),
+            (
+                "drop_rate in thousandths",
+                self.drop_permille,
+                0,
+                MAX_DROP_PERMILLE,
+            ),
         ] {
             if !(least..=most).contains(&value) {
                 return wrong(key, value, format!("from {least} to {most}"));
@@ -284,7 +291,10 @@ impl Configuration {
             "by": self.by,
             "protocol": s.protocol.to_string(),
             "suspicion": s.suspicion_word(),
-            "suspicion_time": format!("{}ms", s.suspicion_ms),
+            "suspicion_time": match s.suspicion_ms {
+                ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
+                ms => format!("{ms}ms"),
+            },
             "suspicion_ms": s.suspicion_ms,
             "cleanup_ms": s.cleanup_ms,
             "period_ms": s.period_ms,
@@ -333,10 +343,18 @@ mod tests {
     fn changes_are_taken_whole_or_not_at_all() {
         let base = settings();
         let new = base
-            .with(&pairs("protocol=gossip suspicion=disabled suspicion_time=1.5s fanout=4 drop_rate=0.05"))
+            .with(&pairs(
+                "protocol=gossip suspicion=disabled suspicion_time=1.5s fanout=4 drop_rate=0.05",
+            ))
             .unwrap();
         assert_eq!(
-            (new.protocol, new.suspicion, new.suspicion_ms, new.fanout, new.drop_permille),
+            (
+                new.protocol,
+                new.suspicion,
+                new.suspicion_ms,
+                new.fanout,
+                new.drop_permille
+            ),
             (Protocol::Gossip, false, 1500, 4, 50)
         );
         assert_eq!(new.period_ms, base.period_ms);
@@ -373,7 +391,11 @@ mod tests {
                 serde_json::Value::String(s) => s.clone(),
                 other => other.to_string(),
             };
-            assert_eq!(settings().with(&[(key.into(), value.clone())]), Ok(settings()), "{key}={value}");
+            assert_eq!(
+                settings().with(&[(key.into(), value.clone())]),
+                Ok(settings()),
+                "{key}={value}"
+            );
         }
     }
 

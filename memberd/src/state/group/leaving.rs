@@ -2,9 +2,9 @@
 
 use common::clock::Time;
 
+use super::Group;
 #[cfg(test)]
 use super::Queue;
-use super::Group;
 use crate::state::table::{Fact, State};
 use crate::wire::Body;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use common::backoff::Backoff;
 use common::clock::Time;
 use common::ids::NodeName;
-use rand::rngs::StdRng;
 use rand::RngExt;
+use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
 
 use super::damping::Damping;
@@ -326,8 +326,7 @@ impl Group {
         }
         if now >= self.next_exchange {
             // Spread, so that nodes started together do not all exchange at once.
-            self.next_exchange = now
-                + EXCHANGE.mul_f64(self.rng.random_range(0.75..1.25));
+            self.next_exchange = now + EXCHANGE.mul_f64(self.rng.random_range(0.75..1.25));
             if let Some(with) = self.some_trusted(1, None).pop() {
                 self.exchange(&with);
             }

@@ -58,9 +58,9 @@ impl Group {
                 names.push(name);
             }
         }
-        let news = self
-            .queue
-            .take(self.config.others.len() + 1, |name| !known(name) && fits(name, &names));
+        let news = self.queue.take(self.config.others.len() + 1, |name| {
+            !known(name) && fits(name, &names)
+        });
         #[cfg(test)]
         let news = if self.is_mutant(crate::sim::Mutant::NoDissemination) {
             vec![]

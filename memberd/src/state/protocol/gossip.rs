@@ -118,7 +118,10 @@ impl Gossip {
     }
 
     fn accuse_silent(&mut self, now: Time, group: &mut Group) {
-        let patience = group.health.stretch(group.settings().fail()).mul_f64(self.datagrams);
+        let patience = group
+            .health
+            .stretch(group.settings().fail())
+            .mul_f64(self.datagrams);
         let alive: Vec<(NodeName, u64)> = group
             .table
             .facts()
