@@ -1,3 +1,4 @@
+# The byte count on lo is not validated yet: it showed about half of what memberd itself counts.
 """The measuring part of membership.sh: starts the daemons, kills, reads their logs, counts bytes on lo.
 
 Times are taken from this process's clock at the kill and at the moment a log line is seen (logs are polled every 5 ms), so
