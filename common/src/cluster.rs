@@ -1,11 +1,12 @@
 //! The cluster file, `cluster.toml`: the one description of the cluster that every program reads.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::ids::NodeName;
@@ -106,8 +107,27 @@ pub struct Ssh {
     pub known_hosts: Option<PathBuf>,
 }
 
-/// Failure detection. Times in milliseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// How memberd looks for failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// SWIM: a direct probe, then indirect ones.
+    PingAck,
+    /// Heartbeats, passed on from node to node.
+    Gossip,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Protocol::PingAck => "pingack",
+            Protocol::Gossip => "gossip",
+        })
+    }
+}
+
+/// Failure detection as it begins: the group may change it while it runs. Times in milliseconds.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Membership {
     /// One probe per node and period.
@@ -120,6 +140,17 @@ pub struct Membership {
     pub suspicion_ms: u64,
     /// How long a failed node stays listed (and is now and then probed again).
     pub cleanup_ms: u64,
+    pub protocol: Protocol,
+    /// Whether an accused node may refute before it is called failed.
+    pub suspicion: bool,
+    /// Gossip: heartbeats are sent once per period ...
+    pub gossip_period_ms: u64,
+    /// ... to so many others.
+    pub fanout: usize,
+    /// Gossip: who has been silent for so long is accused.
+    pub fail_ms: u64,
+    /// For tests: the part of arriving datagrams that is thrown away, 0 to 0.9.
+    pub drop_rate: f64,
 }
 
 impl Default for Membership {
@@ -130,6 +161,12 @@ impl Default for Membership {
             indirect: 3,
             suspicion_ms: 1000,
             cleanup_ms: 60_000,
+            protocol: Protocol::PingAck,
+            suspicion: true,
+            gossip_period_ms: 200,
+            fanout: 3,
+            fail_ms: 900,
+            drop_rate: 0.0,
         }
     }
 }
@@ -197,7 +234,7 @@ pub struct Node {
 }
 
 /// The parsed and checked cluster file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
     pub path: PathBuf,
     /// In the file's order; indexes into this list are stable while the file is.

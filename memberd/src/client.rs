@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::serve::SIGN_OF_LIFE;
+use crate::state::settings::Configuration;
 use crate::wire::{Member, Reply, Request, Update};
 
 /// How long an answer may take once connected.
@@ -31,6 +32,8 @@ pub enum Error {
     Silent { node: NodeName, after: Duration },
     #[error("memberd of {node} sent an answer that was not asked for")]
     Unexpected { node: NodeName },
+    #[error("{why}")]
+    Refused { why: String },
 }
 
 /// All members that `node` lists, itself included, by name.
@@ -53,6 +56,34 @@ pub async fn list_self(cluster: &Cluster, me: &Identity, node: &NodeName) -> Res
 pub async fn leave(cluster: &Cluster, me: &Identity, node: &NodeName) -> Result<(), Error> {
     match ask(cluster, me, node, Request::Leave).await? {
         Reply::Leaving => Ok(()),
+        _ => Err(Error::Unexpected { node: node.clone() }),
+    }
+}
+
+/// The configuration that the group has agreed on, as far as `node` knows.
+pub async fn configuration(
+    cluster: &Cluster,
+    me: &Identity,
+    node: &NodeName,
+) -> Result<Configuration, Error> {
+    expect_configuration(node, ask(cluster, me, node, Request::Configuration).await?)
+}
+
+/// Changes settings of the whole group by way of `node`, by key and text as in [`crate::state::settings::KEYS`]: all of
+/// them or none. Returns the new configuration as soon as `node` has it; the others follow within moments.
+pub async fn change(
+    cluster: &Cluster,
+    me: &Identity,
+    node: &NodeName,
+    changes: Vec<(String, String)>,
+) -> Result<Configuration, Error> {
+    expect_configuration(node, ask(cluster, me, node, Request::Change(changes)).await?)
+}
+
+fn expect_configuration(node: &NodeName, reply: Reply) -> Result<Configuration, Error> {
+    match reply {
+        Reply::Configuration(configuration) => Ok(configuration),
+        Reply::Refused(why) => Err(Error::Refused { why }),
         _ => Err(Error::Unexpected { node: node.clone() }),
     }
 }

@@ -18,10 +18,10 @@ use rand::rngs::StdRng;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::serve;
-use crate::state::protocol::Protocol;
-use crate::state::{Config, Effect, Fact, Input, Members, State};
+use crate::state::settings::{self, Configuration};
+use crate::state::{Config, Counts, Effect, Fact, Input, Members, State};
 use crate::wire::{self, Member, TableExchange};
+use crate::{http, serve};
 
 /// Datagrams handled before timers get their turn.
 const BURST: usize = 64;
@@ -53,10 +53,35 @@ pub(crate) enum Command {
     /// A table that came over TCP. `answer`: where to send ours; `None` when it is itself an answer.
     Table {
         from: NodeName,
-        facts: Vec<Fact>,
-        answer: Option<oneshot::Sender<Vec<Fact>>>,
+        table: TableExchange,
+        answer: Option<oneshot::Sender<TableExchange>>,
     },
     Leave(oneshot::Sender<()>),
+    Configuration(oneshot::Sender<Configuration>),
+    Change(
+        Vec<(String, String)>,
+        oneshot::Sender<Result<Configuration, settings::Error>>,
+    ),
+    Metrics(oneshot::Sender<Metrics>),
+}
+
+/// What `GET /metrics` tells.
+pub(crate) struct Metrics {
+    pub members: Vec<Member>,
+    pub counts: Counts,
+    pub traffic: Traffic,
+    pub configuration: Configuration,
+}
+
+/// Since the start. Bytes are those of the datagrams, without IP's and UDP's headers (28 for IPv4).
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Traffic {
+    pub sent: u64,
+    pub sent_bytes: u64,
+    pub received: u64,
+    pub received_bytes: u64,
+    pub refused: u64,
+    pub exchanges: u64,
 }
 
 /// How connections reach the task that owns the state.
@@ -75,16 +100,32 @@ impl Handle {
     pub(crate) async fn subscribe(&self) -> Result<(Vec<Member>, broadcast::Receiver<Member>), net::Error> {
         self.ask(Command::Subscribe).await
     }
-    pub(crate) async fn exchange(&self, from: NodeName, facts: Vec<Fact>) -> Result<Vec<Fact>, net::Error> {
+    pub(crate) async fn exchange(
+        &self,
+        from: NodeName,
+        table: TableExchange,
+    ) -> Result<TableExchange, net::Error> {
         self.ask(|answer| Command::Table {
             from,
-            facts,
+            table,
             answer: Some(answer),
         })
         .await
     }
     pub(crate) async fn leave(&self) -> Result<(), net::Error> {
         self.ask(Command::Leave).await
+    }
+    pub(crate) async fn configuration(&self) -> Result<Configuration, net::Error> {
+        self.ask(Command::Configuration).await
+    }
+    pub(crate) async fn change(
+        &self,
+        changes: Vec<(String, String)>,
+    ) -> Result<Result<Configuration, settings::Error>, net::Error> {
+        self.ask(|answer| Command::Change(changes, answer)).await
+    }
+    pub(crate) async fn metrics(&self) -> Result<Metrics, net::Error> {
+        self.ask(Command::Metrics).await
     }
 }
 
@@ -104,6 +145,8 @@ pub struct Driver {
     changes: broadcast::Sender<Member>,
     exchanges: Vec<spawn::Guard>,
     refusals: Refusals,
+    http: Option<http::Admin>,
+    traffic: Traffic,
 }
 
 impl Driver {
@@ -121,6 +164,7 @@ impl Driver {
             .await
             .map_err(|e| cannot_listen("tcp", tcp_addr, e))?;
 
+        let http = http::Admin::bind(&cluster, &node, &secret).await;
         let incarnation = clock::unix_micros() / 1000;
         let config = Config {
             me: node.name.clone(),
@@ -131,8 +175,7 @@ impl Driver {
                 .filter(|n| n != &node.name)
                 .collect(),
             incarnation,
-            protocol: Protocol::PingAck,
-            timing: (&cluster.membership).into(),
+            settings: (&cluster.membership).into(),
             #[cfg(test)]
             mutant: None,
         };
@@ -155,6 +198,8 @@ impl Driver {
             changes: broadcast::channel(CHANGES).0,
             exchanges: Vec::new(),
             refusals: Refusals::default(),
+            http,
+            traffic: Traffic::default(),
             me: node.name,
             cluster,
         })
@@ -178,6 +223,10 @@ impl Driver {
             );
             spawn::guarded("introducer", served)
         });
+        let _admin = self
+            .http
+            .take()
+            .map(|http| spawn::guarded("http", http.serve(self.handle.clone())));
         tokio::pin!(stop);
         let mut stopping = false;
         while !self.members.is_gone() {
@@ -209,6 +258,8 @@ impl Driver {
                 // Left over from a datagram that could not be delivered; reading has cleared it.
                 Err(e) => return tracing::debug!(error = %e, "RECEIVE_ERROR"),
             };
+            self.traffic.received += 1;
+            self.traffic.received_bytes += len as u64;
             let opened = self.opener.open(&buffer[..len]);
             let decoded = match opened {
                 Ok((from, payload)) => wire::Message::decode(payload)
@@ -218,7 +269,10 @@ impl Driver {
             };
             match decoded {
                 Ok((from, message)) => self.handle_input(Input::Datagram { from, message }),
-                Err(why) => self.refusals.note(&addr.ip().to_string(), &why),
+                Err(why) => {
+                    self.traffic.refused += 1;
+                    self.refusals.note(&addr.ip().to_string(), &why);
+                }
             }
         }
     }
@@ -228,11 +282,34 @@ impl Driver {
         match command {
             Command::List(answer) => drop(answer.send(self.listed())),
             Command::Subscribe(answer) => drop(answer.send((self.listed(), self.changes.subscribe()))),
-            Command::Table { from, facts, answer } => {
-                self.handle_input(Input::Table { from, facts });
+            Command::Table { from, table, answer } => {
+                let TableExchange { facts, configuration } = table;
+                self.handle_input(Input::Table {
+                    from,
+                    facts,
+                    configuration,
+                });
                 if let Some(answer) = answer {
-                    drop(answer.send(self.members.table()));
+                    drop(answer.send(self.table()));
                 }
+            }
+            Command::Configuration(answer) => drop(answer.send(self.members.configuration().clone())),
+            Command::Change(changes, answer) => {
+                let changed = self.members.change(clock::now(), &changes);
+                let changed = changed.map(|effects| {
+                    self.carry_out(effects);
+                    self.members.configuration().clone()
+                });
+                drop(answer.send(changed));
+            }
+            Command::Metrics(answer) => {
+                let metrics = Metrics {
+                    members: self.listed(),
+                    counts: self.members.counts(),
+                    traffic: self.traffic,
+                    configuration: self.members.configuration().clone(),
+                };
+                drop(answer.send(metrics));
             }
             Command::Leave(answer) => {
                 self.handle_input(Input::Leave);
@@ -249,6 +326,10 @@ impl Driver {
             self.sealer = Sealer::new(&self.identity.secret, self.me.clone(), boot);
             self.boot = boot;
         }
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Send { to, message } => self.send(&to, &message),
@@ -258,8 +339,21 @@ impl Driver {
                     // No receivers: nobody has subscribed.
                     let _ = self.member(&fact).map(|m| self.changes.send(m));
                 }
+                Effect::Configured {
+                    configuration,
+                    before,
+                } => {
+                    let (version, by) = (configuration.version, &configuration.by);
+                    let (is, was) = (&configuration.settings, &before.settings);
+                    tracing::info!(
+                        node = %self.me, version, by = %by, protocol = %is.protocol,
+                        suspicion = is.suspicion_word(), suspicion_ms = is.suspicion_ms,
+                        was = %was.protocol, was_suspicion = was.suspicion_word(),
+                        "SWITCH"
+                    );
+                }
                 // Shorter ones are daily bread on a busy machine.
-                Effect::Stalled { late } if late.as_millis() < self.cluster.membership.period_ms as u128 => {
+                Effect::Stalled { late } if late < self.members.configuration().settings.period() => {
                     tracing::debug!(node = %self.me, late_ms = late.as_millis() as u64, "STALL");
                 }
                 Effect::Stalled { late } => {
@@ -277,6 +371,8 @@ impl Driver {
         match message.encode() {
             Ok(payload) => {
                 let sealed = self.sealer.seal(&payload);
+                self.traffic.sent += 1;
+                self.traffic.sent_bytes += sealed.len() as u64;
                 // A full socket buffer or an unreachable net is a lost datagram: the protocol is made for those.
                 if let Err(e) = self
                     .udp
@@ -298,17 +394,18 @@ impl Driver {
             return;
         };
         let addr = node.at(self.cluster.ports.introducer);
-        let facts = self.members.table();
+        self.traffic.exchanges += 1;
+        let table = self.table();
         let (me, handle) = (self.identity.clone(), self.handle.clone());
         self.exchanges.push(spawn::guarded("exchange", async move {
             // A node that is down does not answer: that is no error of this daemon.
-            match exchange_with(addr, &me, facts).await {
-                Ok(facts) => {
+            match exchange_with(addr, &me, table).await {
+                Ok(table) => {
                     let _ = handle
                         .0
                         .send(Command::Table {
                             from: with,
-                            facts,
+                            table,
                             answer: None,
                         })
                         .await;
@@ -317,6 +414,13 @@ impl Driver {
             }
             Ok::<(), Error>(())
         }));
+    }
+
+    fn table(&self) -> TableExchange {
+        TableExchange {
+            facts: self.members.table(),
+            configuration: self.members.shared_configuration(),
+        }
     }
 
     fn listed(&self) -> Vec<Member> {
@@ -338,12 +442,15 @@ impl Driver {
     }
 }
 
-async fn exchange_with(addr: SocketAddr, me: &Identity, facts: Vec<Fact>) -> Result<Vec<Fact>, net::Error> {
+async fn exchange_with(
+    addr: SocketAddr,
+    me: &Identity,
+    table: TableExchange,
+) -> Result<TableExchange, net::Error> {
     let mut connection = net::dial(addr, me, Role::Join).await?;
     let swap = async {
-        connection.tx.send(&TableExchange { facts }).await?;
-        let answer: TableExchange = connection.rx.recv().await?.ok_or(net::Error::Closed)?;
-        Ok(answer.facts)
+        connection.tx.send(&table).await?;
+        connection.rx.recv().await?.ok_or(net::Error::Closed)
     };
     tokio::time::timeout(EXCHANGE_TIMEOUT, swap)
         .await

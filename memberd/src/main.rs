@@ -9,14 +9,15 @@ use clap::{CommandFactory, Parser, Subcommand};
 use common::cluster::Cluster;
 use common::ids::NodeName;
 use common::net::Identity;
-use memberd::{Member, client, driver::Driver};
+use memberd::state::settings::KEYS;
+use memberd::{Member, State, client, driver::Driver};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Membership daemon: one per node, watches which nodes of the cluster are alive.
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  memberd --cluster run/cluster.toml --node n1\n  memberd list_mem --cluster run/cluster.toml --node n1 --json"
+    after_help = "Examples:\n  memberd --cluster run/cluster.toml --node n1\n  memberd list_mem --cluster run/cluster.toml --node n1 --json\n  memberd switch gossip enabled 1s --cluster run/cluster.toml\n  memberd set fanout=4 fail_ms=1200 --cluster run/cluster.toml"
 )]
 struct Args {
     /// The cluster file [default: $RAINSTORM_CLUSTER, else ./cluster.toml]
@@ -48,6 +49,46 @@ enum Query {
     },
     /// Have the node's daemon announce that it leaves, and exit
     Leave,
+    /// List the members that are suspected just now
+    DisplaySuspects {
+        /// As an array of {name, id, addr, incarnation, state}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show which protocol is in force, with or without suspicion
+    DisplayProtocol,
+    /// Switch the whole group to another protocol
+    Switch {
+        #[arg(value_parser = ["gossip", "pingack"])]
+        protocol: String,
+        /// [default: as it is]
+        #[arg(value_parser = ["enabled", "disabled"])]
+        suspicion: Option<String>,
+        /// How long a suspect may refute, such as 1s [default: as it is]
+        suspicion_time: Option<String>,
+    },
+    /// Show the group's configuration
+    Get {
+        /// One setting alone
+        key: Option<String>,
+    },
+    /// Change settings of the whole group: all of them or none
+    Set {
+        /// Such as fanout=4 suspicion_time=750ms
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+    },
+}
+
+/// The words' settings, as the protocol takes them.
+fn pairs(settings: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+    let pair = |s: &String| {
+        let (key, value) = s.split_once('=').ok_or_else(|| {
+            anyhow!("`{s}` is not KEY=VALUE; for example: memberd set suspicion_time=750ms")
+        })?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    settings.iter().map(pair).collect()
 }
 
 fn main() -> ExitCode {
@@ -124,7 +165,50 @@ fn ask(cluster: &Cluster, node: &NodeName, query: Query) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         match query {
             Query::ListMem { json } => show(&client::list(cluster, &me, node).await?, json),
-            Query::ListSelf { json: true } => print(&to_json(&client::list_self(cluster, &me, node).await?)),
+            Query::DisplaySuspects { json } => {
+                let mut members = client::list(cluster, &me, node).await?;
+                members.retain(|m| m.state == State::Suspect);
+                show(&members, json)
+            }
+            Query::DisplayProtocol => {
+                write(&format!("{}\n", client::configuration(cluster, &me, node).await?))
+            }
+            Query::Switch {
+                protocol,
+                suspicion,
+                suspicion_time,
+            } => {
+                let given = [
+                    ("protocol", Some(protocol)),
+                    ("suspicion", suspicion),
+                    ("suspicion_time", suspicion_time),
+                ];
+                let changes = given
+                    .into_iter()
+                    .filter_map(|(k, v)| Some((k.to_owned(), v?)))
+                    .collect();
+                write(&format!(
+                    "{}\n",
+                    client::change(cluster, &me, node, changes).await?
+                ))
+            }
+            Query::Get { key: None } => print(&client::configuration(cluster, &me, node).await?.to_json()),
+            Query::Get { key: Some(key) } => {
+                let all = client::configuration(cluster, &me, node).await?.to_json();
+                match &all[&key] {
+                    serde_json::Value::Null => Err(anyhow!(
+                        "there is no setting `{key}`; there are {}",
+                        KEYS.join(", ")
+                    )),
+                    serde_json::Value::String(text) => write(&format!("{text}\n")),
+                    other => write(&format!("{other}\n")),
+                }
+            }
+            Query::Set { settings } => {
+                let new = client::change(cluster, &me, node, pairs(&settings)?).await?;
+                print(&new.to_json())
+            }
+            Query::ListSelf { json: true } => print(&client::list_self(cluster, &me, node).await?.to_json()),
             Query::ListSelf { json: false } => show(&[client::list_self(cluster, &me, node).await?], false),
             Query::Leave => {
                 client::leave(cluster, &me, node).await?;
@@ -135,19 +219,11 @@ fn ask(cluster: &Cluster, node: &NodeName, query: Query) -> anyhow::Result<()> {
     })
 }
 
-fn to_json(member: &Member) -> serde_json::Value {
-    serde_json::json!({
-        "name": member.name,
-        "id": member.id(),
-        "addr": member.addr,
-        "incarnation": member.incarnation,
-        "state": member.state,
-    })
-}
-
 fn show(members: &[Member], json: bool) -> anyhow::Result<()> {
     if json {
-        return print(&serde_json::Value::Array(members.iter().map(to_json).collect()));
+        return print(&serde_json::Value::Array(
+            members.iter().map(Member::to_json).collect(),
+        ));
     }
     let width = |header: &str, cell: &dyn Fn(&Member) -> String| {
         members

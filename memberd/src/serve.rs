@@ -96,8 +96,8 @@ async fn join(mut connection: Connection, cluster: &Cluster, handle: &Handle) ->
         let Some(table) = connection.rx.recv::<TableExchange>().await? else {
             return Ok(());
         };
-        let facts = handle.exchange(from, table.facts).await?;
-        connection.tx.send(&TableExchange { facts }).await
+        let answer = handle.exchange(from, table).await?;
+        connection.tx.send(&answer).await
     };
     timeout(EXCHANGE_TIMEOUT, swap)
         .await
@@ -121,6 +121,14 @@ async fn answer(mut connection: Connection, me: &Identity, handle: &Handle) -> R
                 tracing::info!(who = connection.peer.who, "LEAVE_REQUEST");
                 handle.leave().await?;
                 Reply::Leaving
+            }
+            Some(Request::Configuration) => Reply::Configuration(handle.configuration().await?),
+            Some(Request::Change(changes)) => {
+                tracing::info!(who = connection.peer.who, ?changes, "CHANGE_REQUEST");
+                match handle.change(changes).await? {
+                    Ok(configuration) => Reply::Configuration(configuration),
+                    Err(why) => Reply::Refused(why.to_string()),
+                }
             }
             Some(Request::Subscribe) => return follow(connection, handle).await,
         };

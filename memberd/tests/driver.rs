@@ -193,6 +193,8 @@ async fn foreign_altered_replayed_and_misdirected_datagrams_are_refused() {
             incarnation: 7,
             state: State::Failed,
         }],
+        stamp: None,
+        configuration: None,
     };
     let sealed = |secret: &Secret, who: &str, message: &Message| {
         Sealer::new(secret, name(who), boot).seal(&message.encode().unwrap())

@@ -148,6 +148,54 @@ enum Word {
         #[arg(long)]
         json: bool,
     },
+    /// Lists the members that one node suspects just now
+    #[command(name = "display_suspects")]
+    DisplaySuspects {
+        /// The node to ask [default: this machine's, else the first that answers]
+        #[arg(long)]
+        node: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Which membership protocol is in force, with or without suspicion
+    #[command(name = "display_protocol")]
+    DisplayProtocol {
+        /// The node to ask [default: this machine's, else the first that answers]
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Switches the membership of the whole group to another protocol
+    Switch {
+        #[arg(value_parser = ["gossip", "pingack"])]
+        protocol: String,
+        /// [default: as it is]
+        #[arg(value_parser = ["enabled", "disabled"])]
+        suspicion: Option<String>,
+        /// How long a suspect may refute, such as 1s [default: as it is]
+        suspicion_time: Option<String>,
+        /// The node to tell first [default: this machine's, else the first that answers]
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Shows the membership configuration of the group, or one setting of it
+    #[command(name = "get_config")]
+    GetConfig {
+        key: Option<String>,
+        /// The node to ask [default: this machine's, else the first that answers]
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Changes membership settings of the whole group: all that are named, or none
+    Set {
+        /// Such as fanout=4 suspicion_time=750ms
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+        /// The node to tell first [default: this machine's, else the first that answers]
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Has a node's memberd say goodbye and exit
+    Leave { node: String },
     /// The words of `hydfs`
     #[command(flatten)]
     Store(hydfs::client::cli::Command),
@@ -196,6 +244,10 @@ pub enum Error {
     Kill { node: String, why: String },
     #[error(transparent)]
     Member(#[from] memberd::client::Error),
+    #[error("`{text}` is not KEY=VALUE; for example: rainstormctl set suspicion_time=750ms")]
+    Pair { text: String },
+    #[error("membership has no setting `{key}`; there are {}", memberd::state::settings::KEYS.join(", "))]
+    Setting { key: String },
     #[error(transparent)]
     Host(#[from] host::Error),
     #[error("cannot write JSON: {0}")]
@@ -344,6 +396,17 @@ impl Console {
             Word::KillTask { node, pid } => kill::kill_task(cluster, &node, pid).await?,
             Word::ListMem { node, json } => members::list_mem(cluster, me, node, json).await?,
             Word::ListSelf { node, json } => members::list_self(cluster, me, node, json).await?,
+            Word::DisplaySuspects { node, json } => members::display_suspects(cluster, me, node, json).await?,
+            Word::DisplayProtocol { node } => members::display_protocol(cluster, me, node).await?,
+            Word::Switch {
+                protocol,
+                suspicion,
+                suspicion_time,
+                node,
+            } => members::switch(cluster, me, node, protocol, suspicion, suspicion_time).await?,
+            Word::GetConfig { key, node } => members::get_config(cluster, me, node, key).await?,
+            Word::Set { settings, node } => members::set(cluster, me, node, settings).await?,
+            Word::Leave { node } => members::leave(cluster, me, &node).await?,
             Word::Log { job, task, json } => return log::run(&self.store(), &job, task, json).await,
             Word::Verify { job } => {
                 return verify::run(&self.store(), &job).await.map_err(Error::unverified);
@@ -387,6 +450,13 @@ mod tests {
             "status j",
             "list_mem",
             "list_self --node n1",
+            "display_suspects --json",
+            "display_protocol",
+            "switch gossip enabled 1s",
+            "switch pingack",
+            "get_config fanout",
+            "set fanout=4 fail_ms=1200 --node n1",
+            "leave n1",
             "log j s1t0 --json",
             "verify j",
             "history -n 3 --json",
@@ -408,7 +478,7 @@ mod tests {
         assert_eq!(spelt("rainstormctl grep -- -x"), ["--", "-x"]);
         assert_eq!(spelt("rainstormctl --cluster grep grep -h x"), ["-h", "x"]);
         assert_eq!(spelt("rainstormctl --cluster=c grep --version"), ["--version"]);
-        for line in ["kill_task n1 x", "log j 1t0", "verify a/b"] {
+        for line in ["kill_task n1 x", "switch smoke", "set", "leave", "log j 1t0", "verify a/b"] {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_err(), "{line}");
         }

@@ -6,9 +6,10 @@ use common::clock::Time;
 use rand::RngExt;
 use rand::seq::{IteratorRandom, SliceRandom};
 
-use super::Mutant;
 use super::world::{Network, World};
+use super::{Mutant, Setup};
 use crate::state::State;
+use crate::state::settings::Configuration;
 
 const MS: Duration = Duration::from_millis(1);
 /// A healed cluster agrees within this.
@@ -28,6 +29,12 @@ pub enum Scenario {
     Leave,
     /// Everything, many times over, then all heals.
     Chaos,
+    /// A node restarts every two seconds for two minutes.
+    Flap,
+    /// A node's datagrams are late, both ways, by more than the ping timeout, and some are lost.
+    Slow,
+    /// The configuration is changed here and there, often at once, with losses, cuts, crashes and late joiners.
+    Switch,
 }
 
 /// What a run was like.
@@ -41,12 +48,16 @@ pub struct Outcome {
     pub failed_ms: u64,
     /// From the healing to agreement.
     pub converged_ms: u64,
+    /// The most changes of the flapping member that any subscriber was told.
+    pub told: u64,
+    /// By the slow node itself.
+    pub accusations: u64,
     pub trace: u64,
 }
 
-pub fn run(scenario: Scenario, seed: u64, mutant: Option<Mutant>, verbose: bool) -> Outcome {
+pub fn run(setup: Setup, scenario: Scenario, seed: u64, mutant: Option<Mutant>, verbose: bool) -> Outcome {
     let n = 3 + (seed % 10) as usize;
-    let mut world = World::new(seed, n, mutant, verbose);
+    let mut world = World::new(setup, seed, n, mutant, verbose);
     let mut outcome = Outcome::default();
     calm(
         &mut world,
@@ -71,6 +82,9 @@ pub fn run(scenario: Scenario, seed: u64, mutant: Option<Mutant>, verbose: bool)
         Scenario::Stall => stall(&mut world),
         Scenario::Leave => leave(&mut world),
         Scenario::Chaos => chaos(&mut world, &mut outcome),
+        Scenario::Flap => flap(&mut world, &mut outcome),
+        Scenario::Slow => slow(&mut world, &mut outcome),
+        Scenario::Switch => switch(&mut world, &mut outcome),
     }
     outcome.trace = world.trace();
     outcome.counts = world.counts;
@@ -127,7 +141,8 @@ fn crash(world: &mut World, outcome: &mut Outcome) {
             .map(|i| when(world, *i, State::Failed))
             .collect::<Option<Vec<_>>>();
         match (suspected, failed.and_then(|f| f.into_iter().max())) {
-            (Some(suspected), Some(failed)) => {
+            (suspected, Some(failed)) if suspected.is_some() || !world.settings.suspicion => {
+                let suspected = suspected.unwrap_or(failed);
                 outcome.suspected_ms = outcome.suspected_ms.max(suspected.as_millis() as u64);
                 outcome.failed_ms = outcome.failed_ms.max(failed.as_millis() as u64);
             }
@@ -136,7 +151,7 @@ fn crash(world: &mut World, outcome: &mut Outcome) {
                 .push(format!("{} crashed, and after 6 s not all know", world.names[v])),
         }
     }
-    if world.counts.false_failures > 0 {
+    if world.counts.false_failures > 0 && world.settings.suspicion {
         world.violations.push(format!(
             "{} live nodes were called failed",
             world.counts.false_failures
@@ -270,6 +285,118 @@ fn chaos(world: &mut World, outcome: &mut Outcome) {
     match settle(world, CONVERGE, &left) {
         Ok(at) => outcome.converged_ms = at.since(start).as_millis() as u64,
         Err(problem) => world.violations.push(format!("after the healing: {problem}")),
+    }
+}
+
+fn flap(world: &mut World, outcome: &mut Outcome) {
+    let victim = world.rng.random_range(0..world.names.len());
+    world.told.clear();
+    for _ in 0..60 {
+        let down = world.rng.random_range(100..1900);
+        world.crash(victim);
+        world.run_for(down * MS);
+        world.start(victim, 0);
+        world.run_for((2_000 - down) * MS);
+    }
+    let others = || (0..world.names.len()).filter(|i| *i != victim);
+    let told = others().map(|i| world.told.get(&(i, victim)).copied().unwrap_or(0));
+    outcome.told = told.max().unwrap_or(0);
+    if outcome.told > 30 {
+        world.violations.push(format!(
+            "{} restarted 60 times in two minutes, and subscribers heard {} changes",
+            world.names[victim], outcome.told
+        ));
+    }
+    // It is steady now, and must be let in again.
+    world.run_for(20_000 * MS);
+    if let Err(problem) = settle(world, CONVERGE, &[]) {
+        world.violations.push(format!("after the flapping: {problem}"));
+    }
+}
+
+fn slow(world: &mut World, outcome: &mut Outcome) {
+    let victim = world.rng.random_range(0..world.names.len());
+    // There and back again, it is over the ping timeout, and most helpers' answers are over the period.
+    let late = world.rng.random_range(70..200);
+    world.slow.insert(victim, late * MS);
+    world.run_for(30_000 * MS);
+    if let Some(node) = &world.nodes[victim] {
+        outcome.accusations = node.members.counts().accusations;
+    }
+}
+
+fn switch(world: &mut World, outcome: &mut Outcome) {
+    let n = world.names.len();
+    for _ in 0..world.rng.random_range(1..6) {
+        // Often two at once, sometimes on both sides of a cut.
+        if world.rng.random_bool(0.3) {
+            let ways = world.rng.random_range(0..4);
+            partition(world, ways);
+        }
+        for _ in 0..world.rng.random_range(1..4) {
+            let at = world.rng.random_range(0..n);
+            let protocol = ["gossip", "pingack"][world.rng.random_range(0..2)];
+            let fanout = ["2", "3", "4"][world.rng.random_range(0..3)];
+            let time = ["800ms", "1s", "1200ms"][world.rng.random_range(0..3)];
+            world.change(
+                at,
+                &[
+                    ("protocol", protocol),
+                    ("fanout", fanout),
+                    ("suspicion_time", time),
+                ],
+            );
+        }
+        match world.rng.random_range(0..6) {
+            0 if world.up().len() > 2 => {
+                let i = world.rng.random_range(0..n);
+                world.crash(i);
+            }
+            1 => {
+                let down: Vec<usize> = (0..n).filter(|i| !world.is_up(*i)).collect();
+                if let Some(down) = down.into_iter().choose(&mut world.rng) {
+                    world.start(down, 0);
+                }
+            }
+            _ => {}
+        }
+        let pause = world.rng.random_range(0..3_000);
+        world.run_for(pause * MS);
+        if world.rng.random_bool(0.5) {
+            world.cuts.clear();
+        }
+    }
+    for i in 0..n {
+        if !world.is_up(i) {
+            // The latecomer has the cluster file's.
+            world.start(i, 0);
+        }
+    }
+    let was_cut = !world.cuts.is_empty();
+    world.cuts.clear();
+    world.counts = Default::default();
+    let start = world.now;
+    if let Err(problem) = settle(world, CONVERGE, &[]) {
+        world.violations.push(format!("after the switches: {problem}"));
+    }
+    let all: Vec<_> = world.nodes.iter().flatten().collect();
+    let first = all[0].members.configuration().clone();
+    // Nobody may have changed anything.
+    let same = |c: &Configuration| c.stamp() == first.stamp() || (c.version == 0 && first.version == 0);
+    if let Some(other) = all.iter().find(|n| !same(n.members.configuration())) {
+        let other = other.members.configuration().clone();
+        world
+            .violations
+            .push(format!("two configurations: {first:?} and {other:?}"));
+    }
+    outcome.converged_ms = world.now.since(start).as_millis() as u64;
+    // It works: nobody is lost, over a network that loses a little.
+    world.counts = Default::default();
+    world.run_for(5_000 * MS);
+    if world.counts.false_failures > 0 && !was_cut {
+        world
+            .violations
+            .push("a live node was called failed after the switch".into());
     }
 }
 

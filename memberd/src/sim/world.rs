@@ -12,8 +12,8 @@ use common::ids::NodeName;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::Mutant;
-use crate::state::protocol::Protocol;
+use super::{Mutant, Setup};
+use crate::state::settings::{Configuration, Settings};
 use crate::state::{Config, Effect, Fact, Input, Members, State};
 use crate::wire::{Body, Message};
 
@@ -40,6 +40,7 @@ enum Event {
     Table {
         from: usize,
         facts: Vec<Fact>,
+        configuration: Option<Configuration>,
         answer: bool,
     },
 }
@@ -61,6 +62,12 @@ pub struct Node {
 pub struct Counts {
     pub pings: u64,
     pub datagrams: u64,
+    /// Of datagrams, seal included; counted for `World::weigh` only.
+    pub bytes: u64,
+    /// The longest of them.
+    pub longest: usize,
+    /// How long nodes were up, summed.
+    pub node_seconds: f64,
     /// Suspicions of nodes that are up, and not standing still, by a node that began one itself or heard of it.
     pub false_suspicions: u64,
     pub false_failures: u64,
@@ -80,6 +87,13 @@ pub struct World {
     pub seen: BTreeMap<(usize, usize, State), Time>,
     /// What an oracle has found wrong.
     pub violations: Vec<String>,
+    /// How many changes of each member were told to the subscribers of each.
+    pub told: BTreeMap<(usize, usize), u64>,
+    /// Nodes whose datagrams are late by so much, both ways.
+    pub slow: BTreeMap<usize, Duration>,
+    /// Whether each datagram is encoded to count its bytes.
+    pub weigh: bool,
+    pub settings: Settings,
     events: BTreeMap<(Time, u64), (usize, Event)>,
     sequence: u64,
     /// The highest incarnation that each owner has had: nobody may believe in a higher one.
@@ -92,13 +106,29 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, n: usize, mutant: Option<Mutant>, verbose: bool) -> Self {
+    pub fn new(setup: Setup, seed: u64, n: usize, mutant: Option<Mutant>, verbose: bool) -> Self {
         Self {
             now: Time::from_millis(1000),
             rng: StdRng::seed_from_u64(seed),
             names: (0..n)
-                .map(|i| NodeName::new(format!("n{i:02}")).unwrap())
+                .map(|i| {
+                    NodeName::new(if n < 100 {
+                        format!("n{i:02}")
+                    } else {
+                        format!("n{i:03}")
+                    })
+                    .unwrap()
+                })
                 .collect(),
+            told: BTreeMap::new(),
+            slow: BTreeMap::new(),
+            weigh: false,
+            settings: (&Membership {
+                protocol: setup.protocol,
+                suspicion: setup.suspicion,
+                ..Membership::default()
+            })
+                .into(),
             nodes: (0..n).map(|_| None).collect(),
             network: Network {
                 loss: 0.0,
@@ -140,8 +170,7 @@ impl World {
                 .cloned()
                 .collect(),
             incarnation: wall,
-            protocol: Protocol::PingAck,
-            timing: (&Membership::default()).into(),
+            settings: self.settings.clone(),
             mutant: self.mutant,
         };
         self.note(i, format_args!("start {wall}"));
@@ -160,6 +189,45 @@ impl World {
         self.owned[i] = self.owned[i].max(wall);
         self.healthy_since[i] = self.now;
         self.schedule(i);
+    }
+
+    /// A group in which everybody has known everybody for long.
+    pub fn start_joined(&mut self) {
+        let n = self.nodes.len();
+        (0..n).for_each(|i| self.start(i, 0));
+        let facts: Vec<Fact> = self
+            .nodes
+            .iter()
+            .flatten()
+            .flat_map(|n| n.members.table())
+            .collect();
+        for i in 0..n {
+            // Their timers spread over a period.
+            let now = self.now + self.settings.period().mul_f64(self.rng.random());
+            let from = self.names[(i + 1) % n].clone();
+            let Some(node) = &mut self.nodes[i] else { continue };
+            let table = Input::Table {
+                from,
+                facts: facts.clone(),
+                configuration: None,
+            };
+            node.members.handle(self.now, table);
+            node.members.settle(now);
+            node.view = facts.iter().map(|f| (f.name.clone(), f.clone())).collect();
+            self.schedule(i);
+        }
+    }
+
+    pub fn change(&mut self, i: usize, changes: &[(&str, &str)]) {
+        let changes: Vec<_> = changes
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect();
+        self.note(i, format_args!("change {changes:?}"));
+        if let Some(node) = &mut self.nodes[i] {
+            let effects = node.members.change(self.now, &changes).unwrap();
+            self.carry_out(i, effects);
+        }
     }
 
     pub fn crash(&mut self, i: usize) {
@@ -214,6 +282,7 @@ impl World {
     }
 
     pub fn run_for(&mut self, time: Duration) {
+        self.counts.node_seconds += self.up().len() as f64 * time.as_secs_f64();
         let end = self.now + time;
         while let Some(((at, _), _)) = self.events.first_key_value()
             && *at <= end
@@ -257,16 +326,23 @@ impl World {
                     );
                 }
             }
-            Event::Table { from, facts, answer } => {
+            Event::Table {
+                from,
+                facts,
+                configuration,
+                answer,
+            } => {
                 self.handle(
                     i,
                     Input::Table {
                         from: self.names[from].clone(),
                         facts,
+                        configuration,
                     },
                 );
                 if answer && let Some(node) = &self.nodes[i] {
                     let facts = node.members.table();
+                    let configuration = node.members.shared_configuration();
                     let at = self.now + self.delay();
                     self.push(
                         at,
@@ -274,6 +350,7 @@ impl World {
                         Event::Table {
                             from: i,
                             facts,
+                            configuration,
                             answer: false,
                         },
                     );
@@ -298,6 +375,11 @@ impl World {
     fn handle(&mut self, i: usize, input: Input) {
         let Some(node) = &mut self.nodes[i] else { return };
         let effects = node.members.handle(self.now, input);
+        self.carry_out(i, effects);
+    }
+
+    fn carry_out(&mut self, i: usize, effects: Vec<Effect>) {
+        let Some(node) = &mut self.nodes[i] else { return };
         let boot = node.members.boot();
         self.owned[i] = self.owned[i].max(node.members.incarnation());
         for effect in effects {
@@ -309,6 +391,7 @@ impl World {
                         self.is_up(j) && !self.cuts.contains(&(i, j)) && !self.cuts.contains(&(j, i));
                     if let Some(node) = self.nodes[i].as_ref().filter(|_| passes) {
                         let facts = node.members.table();
+                        let configuration = node.members.shared_configuration();
                         let at = self.now + self.delay();
                         self.push(
                             at,
@@ -316,12 +399,27 @@ impl World {
                             Event::Table {
                                 from: i,
                                 facts,
+                                configuration,
                                 answer: true,
                             },
                         );
                     }
                 }
                 Effect::Changed { fact, before } => self.changed(i, fact, before),
+                Effect::Configured {
+                    configuration,
+                    before,
+                } => {
+                    self.note(
+                        i,
+                        format_args!("takes over {configuration} by {}", configuration.by),
+                    );
+                    if configuration <= before {
+                        let name = &self.names[i];
+                        self.violations
+                            .push(format!("{name} went back from {before:?} to {configuration:?}"));
+                    }
+                }
                 Effect::Stalled { .. } => self.counts.stalls += 1,
                 Effect::Refused { from, why } => self
                     .violations
@@ -360,6 +458,14 @@ impl World {
         (self.now, i, j, message.facts.len()).hash(&mut self.trace);
         self.counts.datagrams += 1;
         self.counts.pings += matches!(message.body, Body::Ping { .. }) as u64;
+        if self.weigh
+            && let Ok(bytes) = message.encode()
+        {
+            // The seal: magic, name, boot, counter, MAC.
+            let len = bytes.len() + 36 + self.names[i].as_str().len();
+            self.counts.bytes += len as u64;
+            self.counts.longest = self.counts.longest.max(len);
+        }
         if self.check_encoding {
             let decoded = message.encode().and_then(|bytes| Message::decode(&bytes));
             if decoded.ok().as_ref() != Some(&message) {
@@ -373,7 +479,9 @@ impl World {
         let copies = 1 + self.rng.random_bool(self.network.duplicate) as usize;
         for _ in 0..copies {
             if !self.rng.random_bool(self.network.loss) {
-                let at = self.now + self.delay();
+                let slow = |who| self.slow.get(&who).copied().unwrap_or_default();
+                let late = slow(i) + slow(j);
+                let at = self.now + self.delay() + late;
                 self.push(
                     at,
                     j,
@@ -409,6 +517,7 @@ impl World {
             self.counts.false_suspicions += (fact.state == State::Suspect) as u64;
             self.counts.false_failures += (fact.state == State::Failed) as u64;
         }
+        *self.told.entry((i, j)).or_default() += 1;
         self.seen.entry((i, j, fact.state)).or_insert(self.now);
         if let Some(node) = &mut self.nodes[i] {
             let told = node.view.insert(fact.name.clone(), fact);

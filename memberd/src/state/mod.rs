@@ -5,15 +5,18 @@
 //!   driver  --  Datagram, Table, Leave, Tick  -->  Members  --  Send, Exchange, Changed, ...  -->  driver
 //!                                                  |      |
 //!                          Group (what is believed)      Running (how failures are looked for)
-//!            table, suspicions, dissemination queue      protocol/pingack
+//!    table, suspicions, news, agreement, damping      protocol/pingack, protocol/gossip
 //! ```
 //!
 //! The group's part is the same whatever looks for failures: the merge rule, refutation, suspicion timers, news,
 //! finding the others, leaving. `docs/membership.md` tells the protocol in prose.
 
+mod damping;
 mod dissemination;
 mod group;
-pub mod protocol;
+mod health;
+mod protocol;
+pub mod settings;
 mod suspicion;
 mod table;
 
@@ -24,14 +27,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::clock::Time;
-use common::cluster::Membership;
 use common::ids::NodeName;
 use rand::rngs::StdRng;
 
 use crate::wire::Message;
 use group::Group;
 pub use group::MAX_FACTS_IN_TABLE;
-use protocol::{Protocol, Running};
+use protocol::Running;
+use settings::{Configuration, Settings};
 pub use table::{Fact, MAX_INCARNATION, State};
 
 /// What a node is told at its start.
@@ -42,42 +45,29 @@ pub struct Config {
     pub others: BTreeSet<NodeName>,
     /// Higher than at any start before: the wall clock in milliseconds. Raised further if the group knows better.
     pub incarnation: u64,
-    pub protocol: Protocol,
-    pub timing: Timing,
+    /// The cluster file's, in force until the group has agreed on others.
+    pub settings: Settings,
     /// Breaks one rule on purpose, to see that the simulation's oracles notice.
     #[cfg(test)]
     pub mutant: Option<crate::sim::Mutant>,
 }
 
-#[derive(Debug, Clone)]
-pub struct Timing {
-    /// One probe per period.
-    pub period: Duration,
-    /// How long a direct probe may take before others are asked to probe.
-    pub ping_timeout: Duration,
-    /// How many others are asked.
-    pub indirect: usize,
-    /// How long a suspect may refute.
-    pub suspicion: Duration,
-    /// How long the failed and the left stay listed.
-    pub cleanup: Duration,
-    /// How often whole tables are exchanged with somebody.
-    pub exchange: Duration,
-}
-
-impl From<&Membership> for Timing {
-    fn from(m: &Membership) -> Self {
-        // A configured zero would make timers spin.
-        let ms = |ms: u64| Duration::from_millis(ms.max(1));
-        Self {
-            period: ms(m.period_ms),
-            ping_timeout: ms(m.ping_timeout_ms),
-            indirect: m.indirect,
-            suspicion: ms(m.suspicion_ms),
-            cleanup: ms(m.cleanup_ms),
-            exchange: Duration::from_secs(10),
-        }
-    }
+/// What happened here since the start, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Accusations that this node began itself.
+    pub accusations: u64,
+    /// Members that it came to call failed.
+    pub failures: u64,
+    /// Accusations of this node that it refuted.
+    pub refutations: u64,
+    pub stalls: u64,
+    /// Datagrams thrown away for a test.
+    pub dropped: u64,
+    /// How much this node distrusts itself just now, 0 to 8.
+    pub health: u32,
+    /// Members whose returns are held back just now, since they come and go all the time.
+    pub damped: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -85,7 +75,11 @@ pub enum Input {
     /// Opened and decoded; `from` has proven to know the secret.
     Datagram { from: NodeName, message: Message },
     /// Another node's whole table: it dialled us, or answered our [`Effect::Exchange`].
-    Table { from: NodeName, facts: Vec<Fact> },
+    Table {
+        from: NodeName,
+        facts: Vec<Fact>,
+        configuration: Option<Configuration>,
+    },
     /// Say goodbye. [`Members::is_gone`] tells when that is done.
     Leave,
     /// [`Members::next_deadline`] has come.
@@ -107,6 +101,11 @@ pub enum Effect {
         fact: Fact,
         before: Option<Fact>,
     },
+    /// The group's configuration is now so.
+    Configured {
+        configuration: Configuration,
+        before: Configuration,
+    },
     /// This node was out for so long that it does not trust its own timers just now.
     Stalled {
         late: Duration,
@@ -126,6 +125,8 @@ pub enum Refusal {
     OwnName,
     #[error("it was meant for another node")]
     Misdirected,
+    #[error("its configuration is not a possible one")]
+    Configuration,
 }
 
 /// One node's membership.
@@ -137,7 +138,7 @@ pub struct Members {
 impl Members {
     /// A group of one, which starts to look for the others at its first tick.
     pub fn new(now: Time, config: Config, rng: StdRng) -> Self {
-        let running = Running::new(now, config.protocol);
+        let running = Running::new(now, config.settings.protocol);
         Self {
             group: Group::new(now, config, rng),
             running,
@@ -148,7 +149,11 @@ impl Members {
         self.notice_stall(now);
         match input {
             Input::Datagram { from, message } => self.datagram(now, from, message),
-            Input::Table { from, facts } => self.group.table_from(now, &from, facts),
+            Input::Table {
+                from,
+                facts,
+                configuration,
+            } => self.group.table_from(now, &from, facts, configuration),
             Input::Leave => self.group.leave(now),
             Input::Tick => {
                 self.group.tick(now);
@@ -157,8 +162,41 @@ impl Members {
                 }
             }
         }
+        self.finish(now)
+    }
+
+    /// Changes settings of the whole group, by key and text; all of them or none. What is so already is no change.
+    pub fn change(
+        &mut self,
+        now: Time,
+        changes: &[(String, String)],
+    ) -> Result<Vec<Effect>, settings::Error> {
+        self.group.change(changes)?;
+        Ok(self.finish(now))
+    }
+
+    fn finish(&mut self, now: Time) -> Vec<Effect> {
+        self.running.follow(now, &mut self.group);
         self.group.tell_news();
         self.group.take_effects()
+    }
+
+    /// The configuration in force here.
+    pub fn configuration(&self) -> &Configuration {
+        self.group.agreed()
+    }
+
+    /// The same, if it is to be shared in an exchange.
+    pub fn shared_configuration(&self) -> Option<Configuration> {
+        self.group.stamp().map(|_| self.group.agreed().clone())
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            health: self.group.health.score(),
+            damped: self.group.damped(),
+            ..self.group.counts
+        }
     }
 
     /// When the next [`Input::Tick`] is due. Changes with every input.
@@ -189,6 +227,13 @@ impl Members {
         self.group.listed(now)
     }
 
+    /// Forgets what is news: for simulations that begin with a group in which everybody knows everybody.
+    #[cfg(test)]
+    pub(crate) fn settle(&mut self, now: Time) {
+        self.group.settle(now);
+        self.running = Running::new(now, self.group.settings().protocol);
+    }
+
     /// The whole table, for an exchange.
     pub fn table(&self) -> Vec<Fact> {
         self.group.table.facts().cloned().collect()
@@ -201,22 +246,31 @@ impl Members {
         if message.to != self.group.config.me {
             return self.group.refuse(from, Refusal::Misdirected);
         }
+        if self.group.drops() {
+            return;
+        }
         let was_present = self.group.table.is_present(&from);
+        self.group.heard_from(&from, &message.facts);
         for fact in message.facts {
             self.group.learn(now, fact);
         }
+        if let Some(configuration) = message.configuration {
+            self.group.hear_configuration(&from, configuration);
+        }
+        self.group.compare_stamps(&from, message.stamp);
         self.group.correct(&from);
         if !was_present && self.group.table.is_present(&from) {
             self.group.met(now, &from);
         }
         self.running.on(now, &from, message.body, &mut self.group);
+        self.group.heard_out();
     }
 
     /// Timers that fired late mean that this process stood still (stopped, swapped, starved), and answers that came in
     /// time lie unread. Whoever seems silent in such a moment is not: open probes are dropped, suspicions prolonged.
     fn notice_stall(&mut self, now: Time) {
         let late = now.since(self.next_deadline());
-        if late <= self.group.config.timing.ping_timeout / 2 {
+        if late <= self.group.settings().ping_timeout() / 2 {
             return;
         }
         #[cfg(test)]
@@ -224,6 +278,6 @@ impl Members {
             return;
         }
         self.group.forgive(now, late);
-        self.running.forgive(now);
+        self.running.forgive(now, late);
     }
 }

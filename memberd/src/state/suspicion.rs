@@ -19,6 +19,13 @@ impl Suspicions {
         self.0.remove(name);
     }
 
+    /// It lives: its time to refute is not over before `until`.
+    pub fn extend(&mut self, name: &NodeName, until: Time) {
+        if let Some(end) = self.0.get_mut(name) {
+            *end = until.max(*end);
+        }
+    }
+
     pub fn deadline(&self) -> Option<Time> {
         self.0.values().min().copied()
     }

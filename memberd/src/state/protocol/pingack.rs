@@ -7,12 +7,16 @@
 //!     | --- PingReq -----------------> |
 //!     |                | <--- Ping --- |
 //!     |                | ---- Ack ---> |
-//!     | <-------------------- Ack ---- |      or, at the period's end: accuse the target
+//!     | <-------------------- Ack ---- |      or a Nack: no answer, but I am there
+//!     |                                       at the period's end: accuse the target
 //! ```
 //!
 //! Targets come from a shuffled round over all members, as in the paper. Every other period goes to the next trusted
 //! name in order instead: so each member has one fixed prober, and the time to a first suspicion has a bound that does
 //! not grow with the group.
+//!
+//! Of the helpers that were asked, at least a `Nack` must come back; if not, the prober itself may be the one that is cut
+//! off or slow, and it becomes more patient (Lifeguard's local health, `state/health.rs`).
 
 use std::collections::BTreeMap;
 
@@ -42,6 +46,8 @@ struct Probe {
     /// When others are asked; `None`: they have been.
     ask_at: Option<Time>,
     verdict_at: Time,
+    /// How many helpers were asked, and have said nothing yet.
+    waiting_for: u32,
 }
 
 /// A ping on another's behalf.
@@ -49,6 +55,8 @@ struct Relay {
     origin: NodeName,
     seq: u64,
     target: NodeName,
+    /// When the origin is told that there is no answer; `None`: it has been.
+    nack_at: Option<Time>,
     until: Time,
 }
 
@@ -70,12 +78,31 @@ impl PingAck {
             .fold(self.next_period, Time::min)
     }
 
+    pub(super) fn relays_deadline(&self) -> Time {
+        let due = self.relays.values().map(|r| r.nack_at.unwrap_or(r.until));
+        due.fold(Time(u64::MAX), Time::min)
+    }
+
+    pub(super) fn tick_relays(&mut self, now: Time, group: &mut Group) {
+        let late = |r: &mut Relay| {
+            let due = r.nack_at.is_some_and(|at| at <= now);
+            due.then(|| {
+                r.nack_at = None;
+                (r.origin.clone(), r.seq)
+            })
+        };
+        let nacks: Vec<_> = self.relays.values_mut().filter_map(late).collect();
+        for (origin, seq) in nacks {
+            group.send(&origin, Body::Nack { seq });
+        }
+        self.relays.retain(|_, relay| relay.until > now);
+    }
+
     pub(super) fn tick(&mut self, now: Time, group: &mut Group) {
         self.judge(now, group);
         self.ask_others(now, group);
-        self.relays.retain(|_, relay| relay.until > now);
         if now >= self.next_period {
-            self.next_period = now + group.config.timing.period;
+            self.next_period = now + group.settings().period();
             self.probe(now, group);
         }
     }
@@ -90,6 +117,7 @@ impl PingAck {
             Body::Ack { seq, about } => {
                 if self.probes.get(&seq).is_some_and(|p| p.target == about) {
                     self.probes.remove(&seq);
+                    group.health.better();
                 }
                 // The target's own answer to a relayed ping, and nobody else's.
                 if from == &about
@@ -105,7 +133,12 @@ impl PingAck {
                     );
                 }
             }
-            Body::Tell => {}
+            Body::Nack { seq } => {
+                if let Some(probe) = self.probes.get_mut(&seq) {
+                    probe.waiting_for = probe.waiting_for.saturating_sub(1);
+                }
+            }
+            Body::Tell | Body::Beats { .. } => {}
         }
     }
 
@@ -129,13 +162,15 @@ impl PingAck {
         let Some(incarnation) = group.table.get(&target).map(|f| f.incarnation) else {
             return;
         };
-        let timing = &group.config.timing;
+        let stretch = |time| group.health.stretch(time);
+        let (period, ping_timeout) = (group.settings().period(), group.settings().ping_timeout());
         let probe = Probe {
             target: target.clone(),
             incarnation,
-            ask_at: Some(now + timing.ping_timeout),
+            ask_at: Some(now + stretch(ping_timeout)),
             // At least as long for the others as for the direct ping.
-            verdict_at: now + timing.period.max(2 * timing.ping_timeout),
+            verdict_at: now + stretch(period.max(2 * ping_timeout)),
+            waiting_for: 0,
         };
         let seq = group.fresh_seq();
         self.probes.insert(seq, probe);
@@ -169,7 +204,12 @@ impl PingAck {
             return;
         }
         for (seq, target) in late {
-            for relay in group.some_trusted(group.config.timing.indirect, Some(&target)) {
+            let indirect = group.settings().indirect as usize;
+            let relays = group.some_trusted(indirect, Some(&target));
+            if let Some(probe) = self.probes.get_mut(&seq) {
+                probe.waiting_for = relays.len() as u32;
+            }
+            for relay in relays {
                 group.send(
                     &relay,
                     Body::PingReq {
@@ -190,6 +230,12 @@ impl PingAck {
             .collect();
         for seq in silent {
             if let Some(probe) = self.probes.remove(&seq) {
+                #[cfg(test)]
+                if group.is_mutant(crate::sim::Mutant::NoLocalHealth) {
+                    group.accuse(now, &probe.target, probe.incarnation);
+                    continue;
+                }
+                group.health.worse(probe.waiting_for);
                 group.accuse(now, &probe.target, probe.incarnation);
             }
         }
@@ -199,7 +245,9 @@ impl PingAck {
         if self.relays.len() >= MAX_RELAYS || !group.config.others.contains(&target) {
             return;
         }
-        let until = now + 2 * group.config.timing.period;
+        let until = now + 2 * group.settings().period();
+        // In time before the origin's verdict.
+        let nack_at = Some(now + group.settings().ping_timeout().mul_f64(0.8));
         let own = group.fresh_seq();
         self.relays.insert(
             own,
@@ -207,6 +255,7 @@ impl PingAck {
                 origin: origin.clone(),
                 seq,
                 target: target.clone(),
+                nack_at,
                 until,
             },
         );

@@ -1,21 +1,29 @@
 //! What is believed of the group, and how news of it travels: the part that every failure detector shares.
 
 use std::collections::BTreeSet;
-use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
 use common::backoff::Backoff;
 use common::clock::Time;
 use common::ids::NodeName;
+use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::seq::{IteratorRandom, SliceRandom};
-use rand::{Rng, RngExt};
+use rand::seq::IteratorRandom;
 
+use super::damping::Damping;
 use super::dissemination::Queue;
+use super::health::Health;
+use super::settings::{Configuration, Settings};
 use super::suspicion::Suspicions;
 use super::table::{Fact, MAX_INCARNATION, State, Table};
-use super::{Config, Effect, Refusal};
-use crate::wire::{Body, FACTS_BUDGET, Message, fact_len};
+use super::{Config, Counts, Effect};
+use crate::wire::Body;
+
+mod agreement;
+mod leaving;
+mod talk;
+
+use leaving::Leaving;
 
 /// A table has one fact per node of the cluster file; what is longer by far is not read to its end.
 pub const MAX_FACTS_IN_TABLE: usize = 4096;
@@ -23,8 +31,8 @@ pub const MAX_FACTS_IN_TABLE: usize = 4096;
 const FANOUT: usize = 3;
 /// How many of the absent are called at each search.
 const SEARCH: usize = 2;
-/// How often goodbye is said to everybody.
-const GOODBYES: u32 = 4;
+/// How often whole tables are exchanged with somebody.
+const EXCHANGE: Duration = Duration::from_secs(30);
 
 pub struct Group {
     pub(super) config: Config,
@@ -47,11 +55,16 @@ pub struct Group {
     /// No exchange for a first contact before this: meeting a hundred at once is no reason to dial a hundred.
     next_contact: Time,
     leaving: Option<Leaving>,
-}
-
-struct Leaving {
-    goodbyes_left: u32,
-    next: Time,
+    agreed: Configuration,
+    /// In how many more datagrams the configuration goes along unasked.
+    spread_left: u32,
+    /// It has changed during this input.
+    configuration_is_news: bool,
+    /// The sender of this input's datagram, and its facts: no need to tell it the same.
+    heard: Option<(NodeName, Vec<Fact>)>,
+    damping: Damping,
+    pub(super) health: Health,
+    pub(super) counts: Counts,
 }
 
 impl Group {
@@ -66,10 +79,15 @@ impl Group {
                 state: State::Alive,
             },
         );
+        let agreed = Configuration {
+            version: 0,
+            by: config.me.clone(),
+            settings: config.settings.clone(),
+        };
         Self {
-            search: Backoff::new(config.timing.period / 5, 4 * config.timing.period),
+            search: Backoff::new(config.settings.period() / 5, 4 * config.settings.period()),
             next_search: now,
-            next_exchange: now + config.timing.exchange,
+            next_exchange: now + EXCHANGE,
             next_contact: now,
             config,
             table,
@@ -83,7 +101,18 @@ impl Group {
             effects: Vec::new(),
             joined: false,
             leaving: None,
+            agreed,
+            spread_left: 0,
+            configuration_is_news: false,
+            heard: None,
+            damping: Damping::default(),
+            health: Health::default(),
+            counts: Counts::default(),
         }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.agreed.settings
     }
 
     // What is believed.
@@ -106,6 +135,11 @@ impl Group {
             && fact.state == State::Failed
             && self.table.get(&fact.name).is_some_and(|known| fact.beats(known))
         {
+            return self.believe(now, fact);
+        }
+        // Without suspicion, others' word is as good as one's own accusation.
+        let word = fact.state == State::Failed && !self.settings().suspicion;
+        if word && self.table.get(&fact.name).is_some_and(|known| fact.beats(known)) {
             return self.believe(now, fact);
         }
         if self.table.corrects(&fact) {
@@ -131,25 +165,26 @@ impl Group {
         if known.state != State::Alive || known.incarnation != incarnation {
             return;
         }
+        let suspicion = self.settings().suspicion;
         #[cfg(test)]
-        if self.is_mutant(crate::sim::Mutant::NoSuspicion) {
-            return self.believe(
-                now,
-                Fact {
-                    name: name.clone(),
-                    incarnation,
-                    state: State::Failed,
-                },
-            );
-        }
+        let suspicion = suspicion && !self.is_mutant(crate::sim::Mutant::NoSuspicion);
+        let state = if suspicion { State::Suspect } else { State::Failed };
+        self.counts.accusations += 1;
+        let name = name.clone();
         self.believe(
             now,
             Fact {
-                name: name.clone(),
+                name,
                 incarnation,
-                state: State::Suspect,
+                state,
             },
         );
+    }
+
+    /// `name` has shown a sign of life since it became suspect: it will refute as soon as it hears of the suspicion.
+    pub(super) fn vouch(&mut self, now: Time, name: &NodeName) {
+        let until = now + self.settings().suspicion_time();
+        self.suspicions.extend(name, until);
     }
 
     /// Only a node itself may raise its incarnation: to contradict what is said of it, or to overtake a former process
@@ -168,6 +203,10 @@ impl Group {
         self.incarnation = (fact.incarnation + 1).min(MAX_INCARNATION);
         if former_was_ahead {
             self.boot = self.incarnation;
+        } else {
+            // Others wait in vain for our answers: it may be our own fault.
+            self.counts.refutations += 1;
+            self.health.worse(1);
         }
         if fact.state == State::Failed {
             self.exchange_soon(now);
@@ -185,20 +224,52 @@ impl Group {
         self.suspicions.end(&fact.name);
         self.queue.push(&fact.name);
         self.news.insert(fact.name.clone());
-        if fact.state == State::Suspect {
-            self.suspicions
-                .start(&fact.name, now + self.config.timing.suspicion);
-            // Whoever suspects tells the suspect, whose time to object runs here from now on.
-            self.send(&fact.name, Body::Tell);
+        if fact.state >= State::Suspect && fact.name != self.config.me {
+            if fact.state == State::Suspect {
+                let until = now + self.settings().suspicion_time();
+                self.suspicions.start(&fact.name, until);
+            }
+            // Whoever accuses tells the accused, whose time to object runs here from now on.
+            if fact.state == State::Suspect || (fact.state == State::Failed && !self.settings().suspicion) {
+                self.send(&fact.name, Body::Tell);
+            }
         }
-        self.effects.push(Effect::Changed { fact, before });
+        self.counts.failures += (fact.state == State::Failed) as u64;
+        self.publish(now, fact, before);
     }
 
-    pub(super) fn table_from(&mut self, now: Time, from: &NodeName, facts: Vec<Fact>) {
+    /// To the subscribers, unless it is a member that comes and goes all the time.
+    fn publish(&mut self, now: Time, fact: Fact, before: Option<Fact>) {
+        let damped = fact.name != self.config.me;
+        #[cfg(test)]
+        let damped = damped && !self.is_mutant(crate::sim::Mutant::Undamped);
+        let published = match damped {
+            true => self.damping.publish(now, fact, before),
+            false => Some((fact, before)),
+        };
+        if let Some((fact, before)) = published {
+            self.effects.push(Effect::Changed { fact, before });
+        }
+    }
+
+    pub(super) fn damped(&self) -> usize {
+        self.damping.count()
+    }
+
+    pub(super) fn table_from(
+        &mut self,
+        now: Time,
+        from: &NodeName,
+        facts: Vec<Fact>,
+        configuration: Option<Configuration>,
+    ) {
         if let Some(why) = self.refusal(from) {
             return self.refuse(from.clone(), why);
         }
         self.joined = true;
+        if let Some(configuration) = configuration {
+            self.hear_configuration(from, configuration);
+        }
         for fact in facts.into_iter().take(MAX_FACTS_IN_TABLE) {
             self.learn(now, fact);
         }
@@ -208,8 +279,8 @@ impl Group {
 
     pub(super) fn listed(&self, now: Time) -> Vec<Fact> {
         self.table
-            .listed(now - self.config.timing.cleanup)
-            .cloned()
+            .listed(now - self.settings().cleanup())
+            .map(|f| self.damping.held(&f.name).unwrap_or(f).clone())
             .collect()
     }
 
@@ -243,18 +314,19 @@ impl Group {
                 );
             }
         }
+        for (name, held) in self.damping.take_released(now) {
+            if let Some(fact) = self.table.get(&name).filter(|f| **f != held).cloned() {
+                let before = Some(held);
+                self.effects.push(Effect::Changed { fact, before });
+            }
+        }
         if now >= self.next_search {
             self.next_search = now + self.search.delay();
             self.search_absent();
         }
         if now >= self.next_exchange {
             // Spread, so that nodes started together do not all exchange at once.
-            self.next_exchange = now
-                + self
-                    .config
-                    .timing
-                    .exchange
-                    .mul_f64(self.rng.random_range(0.75..1.25));
+            self.next_exchange = now + EXCHANGE.mul_f64(self.rng.random_range(0.75..1.25));
             if let Some(with) = self.some_trusted(1, None).pop() {
                 self.exchange(&with);
             }
@@ -266,12 +338,15 @@ impl Group {
             return leaving.next;
         }
         let timers = self.next_search.min(self.next_exchange);
-        self.suspicions.deadline().map_or(timers, |s| s.min(timers))
+        let others = [self.suspicions.deadline(), self.damping.deadline()];
+        others.into_iter().flatten().fold(timers, Time::min)
     }
 
     pub(super) fn forgive(&mut self, now: Time, late: Duration) {
-        self.suspicions
-            .postpone(late, now + self.config.timing.ping_timeout);
+        self.health.worse(1);
+        self.counts.stalls += 1;
+        let soon = now + self.settings().ping_timeout();
+        self.suspicions.postpone(late, soon);
         self.next_search = self.next_search.max(now);
         self.next_exchange = self.next_exchange.max(now);
         if let Some(leaving) = &mut self.leaving {
@@ -312,193 +387,6 @@ impl Group {
                 self.exchange(&name);
             }
         }
-    }
-
-    // Leaving.
-
-    pub(super) fn leave(&mut self, now: Time) {
-        if self.leaving.is_some() {
-            return;
-        }
-        let fact = Fact {
-            name: self.config.me.clone(),
-            incarnation: self.incarnation,
-            state: State::Left,
-        };
-        self.believe(now, fact);
-        self.leaving = Some(Leaving {
-            goodbyes_left: GOODBYES,
-            next: now,
-        });
-        self.say_goodbye(now);
-    }
-
-    /// To everybody, several times: there is no later.
-    fn say_goodbye(&mut self, now: Time) {
-        let Some(leaving) = &mut self.leaving else { return };
-        if now < leaving.next {
-            return;
-        }
-        if leaving.goodbyes_left == 0 {
-            leaving.next = Time(u64::MAX);
-            return;
-        }
-        leaving.goodbyes_left -= 1;
-        leaving.next = now + self.config.timing.period / 4;
-        #[cfg(test)]
-        if self.is_mutant(crate::sim::Mutant::SilentLeave) {
-            self.queue = Queue::default();
-            self.news.clear();
-            return;
-        }
-        for name in self.config.others.clone() {
-            self.send(&name, Body::Tell);
-        }
-    }
-
-    pub(super) fn is_leaving(&self) -> bool {
-        self.leaving.is_some()
-    }
-
-    pub(super) fn is_gone(&self) -> bool {
-        self.leaving
-            .as_ref()
-            .is_some_and(|l| l.goodbyes_left == 0 && l.next == Time(u64::MAX))
-    }
-
-    // Talking.
-
-    /// Sends `body` with as many facts as fit: ourselves, what we think of the receiver (it may object), then news.
-    pub(super) fn send(&mut self, to: &NodeName, body: Body) {
-        self.send_with(to, body, BTreeSet::new());
-    }
-
-    /// The same, with facts about `these` before the news.
-    fn send_with(&mut self, to: &NodeName, body: Body, these: BTreeSet<NodeName>) {
-        let mut names: Vec<NodeName> = Vec::new();
-        let mut room = FACTS_BUDGET;
-        let mut fits = |name: &NodeName, names: &[NodeName]| {
-            let fits = fact_len(name) <= room && !names.contains(name);
-            if fits {
-                room -= fact_len(name);
-            }
-            fits
-        };
-        for name in [self.config.me.clone(), to.clone()].into_iter().chain(these) {
-            if fits(&name, &names) {
-                names.push(name);
-            }
-        }
-        let news = self
-            .queue
-            .take(self.config.others.len() + 1, |name| fits(name, &names));
-        #[cfg(test)]
-        let news = if self.is_mutant(crate::sim::Mutant::NoDissemination) {
-            vec![]
-        } else {
-            news
-        };
-        names.extend(news);
-        let facts = names
-            .iter()
-            .filter_map(|name| self.table.get(name))
-            .cloned()
-            .collect();
-        let message = Message {
-            to: to.clone(),
-            body,
-            facts,
-        };
-        self.effects.push(Effect::Send {
-            to: to.clone(),
-            message,
-        });
-    }
-
-    /// Passes on what this input has changed, without waiting for the next probe.
-    pub(super) fn tell_news(&mut self) {
-        if std::mem::take(&mut self.news).is_empty() {
-            return;
-        }
-        for name in self.some_trusted(FANOUT, None) {
-            self.send(&name, Body::Tell);
-        }
-    }
-
-    /// First contact, or contact again after a partition: it knows things that we do not.
-    pub(super) fn met(&mut self, now: Time, name: &NodeName) {
-        if now >= self.next_contact {
-            self.next_contact = now + self.config.timing.ping_timeout;
-            self.exchange(name);
-        }
-        self.exchange_soon(now);
-    }
-
-    /// Once more with somebody, when those that came back have been heard of: news that went round while they were
-    /// thought failed has not reached them, nor theirs us.
-    fn exchange_soon(&mut self, now: Time) {
-        self.next_exchange = self
-            .next_exchange
-            .min(now + self.config.timing.period.mul_f64(self.rng.random_range(1.0..3.0)));
-    }
-
-    fn exchange(&mut self, with: &NodeName) {
-        self.effects.push(Effect::Exchange { with: with.clone() });
-    }
-
-    pub(super) fn refusal(&self, from: &NodeName) -> Option<Refusal> {
-        if from == &self.config.me {
-            return Some(Refusal::OwnName);
-        }
-        (!self.config.others.contains(from)).then_some(Refusal::Stranger)
-    }
-
-    pub(super) fn refuse(&mut self, from: NodeName, why: Refusal) {
-        self.effects.push(Effect::Refused { from, why });
-    }
-
-    pub(super) fn take_effects(&mut self) -> Vec<Effect> {
-        std::mem::take(&mut self.effects)
-    }
-
-    // Choosing.
-
-    /// Random, so that an answer to a former process's ping is not taken for one to ours.
-    pub(super) fn fresh_seq(&mut self) -> u64 {
-        self.rng.next_u64()
-    }
-
-    /// The next trusted member after this one in the order of names, around the end.
-    pub(super) fn successor(&self) -> Option<NodeName> {
-        let me = &self.config.me;
-        let after = self.config.others.range((Excluded(me), Unbounded));
-        let around = self.config.others.range((Unbounded, Excluded(me)));
-        after
-            .chain(around)
-            .find(|n| self.table.state(n) == Some(State::Alive))
-            .cloned()
-    }
-
-    /// Up to `n` of those alive, by chance.
-    pub(super) fn some_trusted(&mut self, n: usize, but: Option<&NodeName>) -> Vec<NodeName> {
-        let trusted = |f: &&Fact| f.state == State::Alive && f.name != self.config.me && Some(&f.name) != but;
-        self.table
-            .facts()
-            .filter(trusted)
-            .map(|f| f.name.clone())
-            .sample(&mut self.rng, n)
-    }
-
-    pub(super) fn shuffled_present(&mut self) -> Vec<NodeName> {
-        let mut all: Vec<_> = self
-            .config
-            .others
-            .iter()
-            .filter(|n| self.table.is_present(n))
-            .cloned()
-            .collect();
-        all.shuffle(&mut self.rng);
-        all
     }
 
     // Broken on purpose, in tests only.
