@@ -9,7 +9,6 @@ use system_tests::{Cluster, Special};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const LINES: u64 = 60_000;
-const RATE: &str = "60000";
 
 /// A point, and the stages whose tasks come to it in a job of three stages.
 const POINTS: [(&str, &str); 8] = [
@@ -42,10 +41,17 @@ fn cluster(subnet: &str) -> Result<Cluster> {
 
 /// A job each of whose processes named in `deaths` dies at its point. A process comes to a point only with tuples in flight: it
 /// dies with the very record, frame, acknowledgement or output in its hands.
-fn run(cluster: &Cluster, name: &str, stages: &[&str], oracle: &str, deaths: &[String]) -> Result<()> {
+fn run(
+    cluster: &Cluster,
+    name: &str,
+    stages: &[&str],
+    oracle: &str,
+    rate: &str,
+    deaths: &[String],
+) -> Result<()> {
     std::fs::write(cluster.path("points"), deaths.concat())?;
     let dest = format!("out/{name}");
-    let job = cluster.start(name, &with_end(stages, &dest, "true", RATE))?;
+    let job = cluster.start(name, &with_end(stages, &dest, "true", rate))?;
     let summary = job.finish(LIMIT)?;
     ensure!(
         summary["restarts"] == deaths.len(),
@@ -81,7 +87,7 @@ fn t101_a_task_of_each_stage_dies_at_each_protocol_point() -> Result<()> {
             .split(' ')
             .flat_map(|s| [format!("{s}t1 1 {point}:6\n"), format!("{s}t1 2 {point}:1\n")])
             .collect();
-        run(&cluster, point, &THREE, THREE_ORACLE, &deaths)?;
+        run(&cluster, point, &THREE, THREE_ORACLE, "60000", &deaths)?;
     }
     Ok(())
 }
@@ -93,7 +99,14 @@ fn t102_an_aggregate_dies_at_each_protocol_point() -> Result<()> {
     let points = POINTS.iter().map(|(p, _)| *p).filter(|p| !p.ends_with("forward"));
     let deaths: Vec<String> = points
         .enumerate()
-        .map(|(n, point)| format!("s2t0 {} {point}:{}\n", n + 1, n % 3 * 2 + 2))
+        .map(|(n, point)| format!("s2t0 {} {point}:{}\n", n + 1, n % 2 + 2))
         .collect();
-    run(&cluster, "state", &GREP_COUNT, GREP_COUNT_ORACLE, &deaths)
+    run(
+        &cluster,
+        "state",
+        &GREP_COUNT,
+        GREP_COUNT_ORACLE,
+        "20000",
+        &deaths,
+    )
 }
