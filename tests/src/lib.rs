@@ -200,6 +200,9 @@ impl Cluster {
     pub fn wrap_worker(&self, node: &str, first: &str) -> Result<()> {
         let folder = self.path(&format!("bin-{node}"));
         std::fs::create_dir(&folder)?;
+        for program in PROGRAMS.into_iter().filter(|p| *p != "worker") {
+            std::os::unix::fs::symlink(self.bin.join(program), folder.join(program))?;
+        }
         wrap(&self.bin.join("worker"), &folder.join("worker"), first)?;
         self.use_programs(node, &folder)
     }
