@@ -106,6 +106,12 @@ fn t121_the_disks_are_full_until_there_is_room_again() -> Result<()> {
 /// it must be said, with the file's name, in bounded time.
 #[test]
 fn t122_three_nodes_lost_at_once_is_told_with_the_files_name() -> Result<()> {
+    if std::env::var_os("RAINSTORM_SLOW").is_none() {
+        eprintln!(
+            "SKIPPED: takes three quarters of a minute, most of it a storage call's patience; RAINSTORM_SLOW=1 runs it"
+        );
+        return Ok(());
+    }
     let cluster = Cluster::up("127.0.65.41", 7)?;
     write_text(&cluster.path("data.txt"), 400_000, 7)?;
     // An input none of whose copies is on the leader's own node.
