@@ -113,36 +113,6 @@ done >"$OUT/startup.tsv"
 printf 'first output after %s ms (median of 5; %s)\n' "$(median <"$OUT/startup.tsv")" "$(spread <"$OUT/startup.tsv")"
 
 [ "$KILLS" -gt 0 ] || exit 0
-step "recovery: from kill -9 of a task to its replacement's first new output, $KILLS kills"
-N=$((N + 1)) JOB=bench-$N-$$
-"$BIN/leader" --job "$JOB" --console none --progress never --summary "$OUT/summary.json" \
-    2 3 identity '' identity '' text "out/$N" true false "$((4800000 / (KILLS * 2 + 5)))" &
-LEADER=$!
-trap 'kill "$LEADER" 2>/dev/null || true; wait "$LEADER" 2>/dev/null || true; bench_cleanup' EXIT
-: >"$OUT/recovery.tsv"
-list() { "$BIN/rainstormctl" list_tasks "$JOB" --json 2>/dev/null | tr -d '\n' | tr '{' '\n' | grep '"state": *"running"' || true; }
-for ((kill = 0; kill < KILLS; kill++)); do
-    for ((try = 0; try < 500; try++)); do
-        list >"$OUT/tasks"
-        [ "$(wc -l <"$OUT/tasks")" -lt 9 ] || break
-        sleep 0.02
-    done
-    line=$(sed -n "$((1 + kill % 9))p" "$OUT/tasks")
-    task=$(json task <(echo "$line")) pid=$(json pid <(echo "$line")) epoch=$(json epoch <(echo "$line"))
-    at=$(date +%s%N)
-    kill -9 "$pid" || fail "cannot kill $task ($pid)"
-    for ((try = 0; try < 1000; try++)); do
-        stamp=$(cat "$OUT"/run/n*/log/worker.log | grep " FIRST_OUTPUT job=$JOB task=$task epoch=$((epoch + 1)) " | cut -d' ' -f1 || true)
-        [ -z "$stamp" ] || break
-        sleep 0.02
-    done
-    [ -n "$stamp" ] || fail "$task did not come back"
-    echo $((($(date -d "$stamp" +%s%N) - at) / 1000000)) >>"$OUT/recovery.tsv"
-done
-wait "$LEADER" || fail "the job failed"
-restarts=$(json restarts "$OUT/summary.json")
-[ "$restarts" -eq "$KILLS" ] || fail "$KILLS kills, $restarts restarts"
-"$BIN/hydfs" get "out/$N" "$OUT/T0.got" 2>/dev/null
-[ -s "$OUT/T0-$TEXT_MB-$CSV_MB.want" ] || oracle T0 >"$OUT/T0-$TEXT_MB-$CSV_MB.want"
-sort -S 1G --parallel=2 "$OUT/T0.got" | cmp -s - "$OUT/T0-$TEXT_MB-$CSV_MB.want" || fail "the output is wrong"
-printf 'recovery %s ms (median of %d; %s); the output is exact\n' "$(median <"$OUT/recovery.tsv")" "$KILLS" "$(spread <"$OUT/recovery.tsv")"
+step "recovery: from kill -9 of a task to its replacement's first new output"
+bench_cleanup
+exec "$ROOT/bench/recovery.sh" --kills "$KILLS" --nodes 0

@@ -4,8 +4,9 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,17 +14,44 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
 
+pub use job::Job;
+
 pub mod chaos;
+pub mod disks;
+pub mod job;
+pub mod jobs;
+pub mod network;
 pub mod procs;
 pub mod proxy;
 pub mod storage;
 
 /// A local cluster under a folder of its own, on addresses of its own. Taken down when dropped.
 pub struct Cluster {
+    /// Mounts and networks: they go after the processes and before the folder.
+    _guards: Vec<Box<dyn Send + Sync>>,
     folder: tempfile::TempDir,
     bin: PathBuf,
     nodes: usize,
+    /// What the nodes' programs do first, in shell.
+    first: String,
+    /// What a command on this cluster begins with.
+    enter: Vec<String>,
 }
+
+/// How a cluster differs from the ordinary.
+#[derive(Default)]
+pub struct Special {
+    /// Shell text that every daemon and worker of the nodes (and their sshd) does before it becomes the program; `$program`,
+    /// `$node`, `$task` and `$epoch` say which. What is in `$enter` then, the program is started with.
+    pub first: String,
+    /// What every command on the cluster begins with, such as what enters its network.
+    pub enter: Vec<String>,
+    /// Given the nodes' folders before anything starts: what must be dropped after all has ended.
+    pub prepare: Option<Prepare>,
+}
+
+/// Given a run folder: guards that are dropped when the cluster is down, before the folder goes.
+pub type Prepare = Box<dyn FnOnce(&Path) -> Result<Vec<Box<dyn Send + Sync>>>>;
 
 /// One line of `rainstormctl list_tasks --json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -36,6 +64,43 @@ pub struct TaskInfo {
     pub pid: Option<i32>,
     pub epoch: u64,
     pub state: String,
+}
+
+const PROGRAMS: [&str; 6] = ["memberd", "hydfsd", "hydfs", "leader", "worker", "rainstormctl"];
+
+/// Where sshd is: mostly not where an ordinary user's programs are.
+pub fn sshd() -> Result<PathBuf> {
+    let mut find = Command::new("sh");
+    find.args(["-c", "PATH=$PATH:/usr/sbin:/usr/local/sbin command -v sshd"]);
+    Ok(succeed(&mut find)?.trim().into())
+}
+
+/// Writes a script that does something and then becomes a program.
+fn wrap(program: &Path, script: &Path, first: &str) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let text = format!(
+        r#"#!/bin/sh
+program={name} node='' task='' epoch='' enter='' last=''
+for arg in "$@"; do
+    case $last in
+    --node) node=$arg ;;
+    --task-id) task=$arg ;;
+    --epoch) epoch=$arg ;;
+    -f) node=${{arg%/*}} node=${{node##*/}} ;; # .../n1/sshd_config
+    esac
+    last=$arg
+done
+{first}
+exec $enter {} "$@"
+"#,
+        program.display()
+    );
+    std::fs::write(script, text)?;
+    Ok(std::fs::set_permissions(
+        script,
+        std::fs::Permissions::from_mode(0o755),
+    )?)
 }
 
 /// The folder of the repository.
@@ -67,33 +132,59 @@ impl Cluster {
     /// `subnet` such as `127.0.31`, or `127.0.31.21` where the first node is not to be `.11`: one per test, so that none
     /// meets another's cluster.
     pub fn up(subnet: &str, nodes: usize) -> Result<Self> {
+        Self::up_with(subnet, nodes, Special::default())
+    }
+
+    /// [`Self::up`], in surroundings of its own.
+    pub fn up_with(subnet: &str, nodes: usize, special: Special) -> Result<Self> {
         let bin = match std::env::var_os("RAINSTORM_BIN") {
             Some(bin) => bin.into(),
             None => root().join("target/release"),
         };
-        for program in ["memberd", "hydfsd", "hydfs", "leader", "worker", "rainstormctl"] {
+        for program in PROGRAMS {
             ensure!(
                 bin.join(program).exists(),
                 "{} is not built: cargo build --release",
                 bin.join(program).display()
             );
         }
-        let cluster = Self {
+        let mut cluster = Self {
+            _guards: vec![],
             folder: tempfile::Builder::new().prefix("rainstorm-test-").tempdir()?,
-            bin,
+            bin: std::path::absolute(bin)?,
             nodes,
+            first: special.first,
+            enter: special.enter,
         };
         std::fs::write(cluster.path("subnet"), subnet)?;
+        if let Some(prepare) = special.prepare {
+            for n in 1..=nodes {
+                std::fs::create_dir_all(cluster.path(&format!("run/n{n}/data")))?;
+            }
+            cluster._guards = prepare(&cluster.path("run"))?;
+        }
+        if !cluster.first.is_empty() {
+            cluster.wrap_programs()?;
+        }
         cluster.script(&["up", &nodes.to_string()])?;
+        if !cluster.first.is_empty() {
+            let folder = cluster.path("wrapped");
+            (1..=nodes).try_for_each(|n| cluster.use_programs(&format!("n{n}"), &folder))?;
+        }
         Ok(cluster)
     }
 
     /// The same with `in/data.txt`, lines of [`write_text`]; a copy is `data.txt` in the cluster's folder.
     pub fn with_text(subnet: &str, nodes: usize, lines: u64) -> Result<Self> {
         let cluster = Self::up(subnet, nodes)?;
-        write_text(&cluster.path("data.txt"), lines, 7)?;
-        cluster.hydfs(&["create", "data.txt", "in/data.txt"])?;
+        cluster.load_text(lines)?;
         Ok(cluster)
+    }
+
+    /// Makes `data.txt` in the cluster's folder, lines of [`write_text`], and `in/data.txt` of it.
+    pub fn load_text(&self, lines: u64) -> Result<()> {
+        write_text(&self.path("data.txt"), lines, 7)?;
+        self.hydfs(&["create", "data.txt", "in/data.txt"]).map(drop)
     }
 
     /// An executable in the cluster's folder; `./NAME` for jobs started there.
@@ -110,20 +201,30 @@ impl Cluster {
     pub fn wrap_worker(&self, node: &str, first: &str) -> Result<()> {
         let folder = self.path(&format!("bin-{node}"));
         std::fs::create_dir(&folder)?;
-        let bin = std::path::absolute(&self.bin)?;
-        for program in ["memberd", "hydfsd", "hydfs", "leader", "rainstormctl"] {
-            std::os::unix::fs::symlink(bin.join(program), folder.join(program))?;
+        for program in PROGRAMS.into_iter().filter(|p| *p != "worker") {
+            std::os::unix::fs::symlink(self.bin.join(program), folder.join(program))?;
         }
-        let script = format!(
-            "#!/bin/sh\n{first}\nexec {} \"$@\"\n",
-            bin.join("worker").display()
-        );
-        self.write_operator(&format!("bin-{node}/worker"), &script)?;
+        wrap(&self.bin.join("worker"), &folder.join("worker"), first)?;
+        self.use_programs(node, &folder)
+    }
+
+    /// On that node workers are started from that folder.
+    fn use_programs(&self, node: &str, folder: &Path) -> Result<()> {
         let config = std::fs::read_to_string(self.config())?;
         let name = format!("name = \"{node}\"\n");
         let with_bin = config.replace(&name, &format!("{name}bin = \"{}\"\n", folder.display()));
         ensure!(with_bin != config, "no node {node} in the cluster file");
         Ok(std::fs::write(self.config(), with_bin)?)
+    }
+
+    /// `wrapped/`: the programs, sshd among them, as scripts that do what comes first.
+    fn wrap_programs(&self) -> Result<()> {
+        let folder = self.path("wrapped");
+        std::fs::create_dir(&folder)?;
+        for program in PROGRAMS {
+            wrap(&self.bin.join(program), &folder.join(program), &self.first)?;
+        }
+        wrap(&sshd()?, &folder.join("sshd"), &self.first)
     }
 
     pub fn nodes(&self) -> usize {
@@ -151,19 +252,38 @@ impl Cluster {
             3 => text.rsplit_once('.').unwrap_or((&text, "11")),
             _ => (text.as_str(), "11"),
         };
-        let mut command = Command::new(root().join("demo/cluster.sh"));
+        let mut command = self.entering(&root().join("demo/cluster.sh"));
         command
             .args(args)
             .env("RAINSTORM_RUN", self.path("run"))
             .env("RAINSTORM_SUBNET", subnet)
             .env("RAINSTORM_FIRST", first);
         command.env("RAINSTORM_BIN", &self.bin).stdin(Stdio::null());
+        if !self.first.is_empty() {
+            let wrapped = self.path("wrapped");
+            let path = std::env::var("PATH").unwrap_or_default();
+            command
+                .env("RAINSTORM_BIN", &wrapped)
+                .env("PATH", format!("{}:{path}", wrapped.display()));
+        }
         Ok(command)
+    }
+
+    /// A program, started where this cluster is.
+    fn entering(&self, program: &Path) -> Command {
+        match self.enter.split_first() {
+            None => Command::new(program),
+            Some((enter, args)) => {
+                let mut command = Command::new(enter);
+                command.args(args).arg(program);
+                command
+            }
+        }
     }
 
     /// One of our programs, told about this cluster.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.bin.join(program));
+        let mut command = self.entering(&self.bin.join(program));
         command
             .env("RAINSTORM_CLUSTER", self.config())
             .stdin(Stdio::null())
@@ -200,6 +320,7 @@ impl Cluster {
         let child = command
             .stdout(File::create(&stdout)?)
             .stderr(File::create(&stderr)?)
+            .process_group(0)
             .spawn()?;
         Ok(Job {
             cluster: self,
@@ -364,137 +485,6 @@ impl Cluster {
                     .skip(lines.len().saturating_sub(25))
                     .for_each(|l| eprintln!("{l}"));
             }
-        }
-    }
-}
-
-/// A job under way.
-pub struct Job<'a> {
-    cluster: &'a Cluster,
-    pub name: String,
-    child: Option<Child>,
-    pub stdout: PathBuf,
-    pub stderr: PathBuf,
-    summary: PathBuf,
-}
-
-impl Job<'_> {
-    pub fn is_running(&mut self) -> Result<bool> {
-        Ok(match &mut self.child {
-            Some(child) => child.try_wait()?.is_none(),
-            None => false,
-        })
-    }
-
-    /// Waits until output has come.
-    pub fn wait_for_output(&mut self) -> Result<()> {
-        let stdout = self.stdout.clone();
-        wait_for("the first output", Duration::from_secs(20), || {
-            let some = std::fs::metadata(&stdout)?.len() > 0;
-            if !some && !self.is_running()? {
-                bail!(
-                    "the job ended before any output: {}",
-                    std::fs::read_to_string(&self.stderr)?
-                );
-            }
-            Ok(some.then_some(()))
-        })
-    }
-
-    /// A running process of the task, of epoch `at_least` or newer.
-    pub fn wait_for_task(&self, task: &str, at_least: u64) -> Result<TaskInfo> {
-        wait_for(&format!("{task} to run"), Duration::from_secs(20), || {
-            let tasks = self.cluster.tasks(&self.name)?;
-            Ok(tasks
-                .into_iter()
-                .find(|t| t.task == task && t.epoch >= at_least && t.state == "running"))
-        })
-    }
-
-    /// `kill -9` of a task's process, which must be working when it is hit.
-    pub fn kill_task(&mut self, task: &str) -> Result<TaskInfo> {
-        let found = self.wait_for_task(task, 1)?;
-        kill_process(found.pid.context("a running task has a pid")?)?;
-        ensure!(
-            self.is_running()?,
-            "the job was over when {task} was killed: the fault hit nothing"
-        );
-        Ok(found)
-    }
-
-    /// The leader's pid, while it runs.
-    pub fn leader(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
-    }
-
-    /// `kill -9` of the leader.
-    pub fn kill_leader(&mut self) -> Result<()> {
-        ensure!(
-            self.is_running()?,
-            "the job was over when its leader was killed: the fault hit nothing"
-        );
-        let Some(mut child) = self.child.take() else {
-            bail!("no leader")
-        };
-        child.kill()?;
-        child.wait()?;
-        Ok(())
-    }
-
-    /// Waits for the leader's end, whatever it is; kills it when it takes longer. Then its standard error goes with the error.
-    pub fn wait_for_end(&mut self, most: Duration) -> Result<ExitStatus> {
-        let Some(mut child) = self.child.take() else {
-            bail!("finished twice")
-        };
-        let status = wait_for("the job's end", most, || Ok(child.try_wait()?));
-        if status.is_err() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        status.with_context(|| self.said())
-    }
-
-    /// What the leader said on standard error.
-    pub fn said(&self) -> String {
-        let bytes = std::fs::read(&self.stderr).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// The figures of a job that has ended.
-    pub fn summary(&self) -> Result<serde_json::Value> {
-        let text = std::fs::read(&self.summary).context("the summary")?;
-        Ok(serde_json::from_slice(&text)?)
-    }
-
-    /// Waits for the end; the job must succeed. Returns the summary.
-    pub fn finish(mut self, most: Duration) -> Result<serde_json::Value> {
-        let status = self.wait_for_end(most)?;
-        ensure!(status.success(), "the job failed with {status}: {}", self.said());
-        // P: no process of the job is left on any node.
-        self.cluster.wait_until_gone(&self.name, Duration::from_secs(5))?;
-        self.summary()
-    }
-
-    /// Waits for the end; the job must fail, with exit code 1 and the reason in the last line, and leave no process. Returns
-    /// what it said.
-    pub fn fail(mut self, most: Duration) -> Result<String> {
-        let status = self.wait_for_end(most)?;
-        let said = self.said();
-        ensure!(
-            status.code() == Some(1),
-            "the job ended with {status}, should have failed: {said}"
-        );
-        ensure!(!said.contains("panicked"), "{said}");
-        self.cluster.wait_until_gone(&self.name, Duration::from_secs(5))?;
-        Ok(said)
-    }
-}
-
-impl Drop for Job<'_> {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
         }
     }
 }

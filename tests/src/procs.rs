@@ -1,13 +1,15 @@
 //! Which processes belong to a cluster and a job, as /proc tells: by command line, environment and descent, never by a bare name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Cluster, wait_for};
+use crate::{Cluster, sshd, wait_for};
 
 /// A living process (no zombie).
 #[derive(Debug, Clone)]
@@ -219,6 +221,28 @@ impl Cluster {
             }
         }
         Ok(first.len())
+    }
+
+    /// Starts the daemons of a node that was killed, and waits for nothing. They end with the cluster; wait for them then.
+    pub fn start_daemons(&self, node: &str) -> Result<Vec<Child>> {
+        let folder = self.path(&format!("run/{node}"));
+        let start = |mut command: Command| -> Result<Child> {
+            let quiet = command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            Ok(quiet.process_group(0).current_dir(&folder).spawn()?)
+        };
+        let mut sshd = Command::new(sshd()?);
+        sshd.arg("-D").arg("-f").arg(folder.join("sshd_config"));
+        sshd.arg("-E").arg(folder.join("log/sshd.log"));
+        let mut children = vec![start(sshd)?];
+        for program in ["memberd", "hydfsd"] {
+            let mut command = self.command(program);
+            command.arg("--cluster").arg(self.config()).args(["--node", node]);
+            children.push(start(command)?);
+        }
+        Ok(children)
     }
 
     /// The pid of a node's daemon.

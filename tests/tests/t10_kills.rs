@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use system_tests::jobs::{
+    GREP_COUNT, GREP_COUNT_ORACLE, GREP_REPLACE, GREP_REPLACE_ORACLE, THREE, THREE_ORACLE, with_end,
+};
 use system_tests::{Cluster, Job, wait_for};
 
 const LINES: u64 = 400_000;
@@ -22,39 +25,28 @@ struct Case {
 
 const REPLACE: Case = Case {
     name: "replace",
-    args: &["2", "2", "grep", "static", "replace", "static STATIC"],
-    oracle: r#"awk '/static/ { gsub(/static/, "STATIC"); print "in/data.txt:" NR "\t" $0 }' data.txt"#,
+    args: &GREP_REPLACE,
+    oracle: GREP_REPLACE_ORACLE,
     tasks: &["s0t0", "s1t0", "s1t1", "s2t0", "s2t1"],
 };
 
 const COUNT: Case = Case {
     name: "count",
-    args: &["2", "2", "grep", "--key word:0 static", "count", ""],
-    oracle: r#"awk '/static/ { print $1 "\t" ++n[$1] }' data.txt"#,
+    args: &GREP_COUNT,
+    oracle: GREP_COUNT_ORACLE,
     tasks: &["s0t1", "s1t0", "s1t1", "s2t0"],
 };
 
-const THREE: Case = Case {
+const STAGES: Case = Case {
     name: "three",
-    args: &[
-        "3",
-        "2",
-        "grep",
-        "static",
-        "replace",
-        "-F static S",
-        "filter",
-        "-d ' ' -c 0 -ne S",
-    ],
-    oracle: r#"awk '/static/ { gsub(/static/, "S"); if ($1 != "S") print "in/data.txt:" NR "\t" $0 }' data.txt"#,
+    args: &THREE,
+    oracle: THREE_ORACLE,
     tasks: &["s0t0", "s1t1", "s2t0", "s3t1"],
 };
 
 fn start<'a>(cluster: &'a Cluster, case: &Case, name: &str) -> Result<Job<'a>> {
     let dest = format!("out/{name}");
-    let mut args = case.args.to_vec();
-    args.extend(["in", &dest, "true", "false", RATE]);
-    let mut job = cluster.start(name, &args)?;
+    let mut job = cluster.start(name, &with_end(case.args, &dest, "true", RATE))?;
     job.wait_for_output()?;
     Ok(job)
 }
@@ -106,13 +98,13 @@ fn t12_kill_each_task_of_grep_and_count() -> Result<()> {
 
 #[test]
 fn t13_kill_each_task_of_three_stages() -> Result<()> {
-    kill_each_in_turn("127.0.33", &THREE)
+    kill_each_in_turn("127.0.33", &STAGES)
 }
 
 #[test]
 fn t14_kill_a_random_task_every_second() -> Result<()> {
     let cluster = Cluster::with_text("127.0.34", 3, LINES)?;
-    for (n, case) in [&REPLACE, &COUNT, &THREE].into_iter().enumerate() {
+    for (n, case) in [&REPLACE, &COUNT, &STAGES].into_iter().enumerate() {
         let mut job = start(&cluster, case, case.name)?;
         let (mut kills, mut random) = (0u64, 17 + n as u64);
         let mut next = system_tests::now();
@@ -149,7 +141,7 @@ fn t14_kill_a_random_task_every_second() -> Result<()> {
 #[test]
 fn t15_kill_a_node_in_mid_run() -> Result<()> {
     let cluster = Cluster::with_text("127.0.35", 5, LINES)?;
-    for (case, node) in [(&REPLACE, "n4"), (&COUNT, "n2"), (&THREE, "n5")] {
+    for (case, node) in [(&REPLACE, "n4"), (&COUNT, "n2"), (&STAGES, "n5")] {
         let mut job = start(&cluster, case, case.name)?;
         let tasks = cluster.tasks(case.name)?;
         let hit = tasks.iter().filter(|t| t.node == node).count();

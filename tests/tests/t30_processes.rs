@@ -6,19 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use system_tests::chaos::kinds::FOREIGN_TWICE;
+use system_tests::jobs::{GREP_COUNT, GREP_COUNT_ORACLE, with_end};
 use system_tests::procs::{is_alive, signal};
 use system_tests::proxy::Proxy;
 use system_tests::{Cluster, now, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const GREP_COUNT: [&str; 6] = ["2", "2", "grep", "--key word:0 static", "count", ""];
-const GREP_COUNT_ORACLE: &str = r#"awk '/static/ { print $1 "\t" ++n[$1] }' data.txt"#;
-
-fn with_end<'a>(stages: &[&'a str], dest: &'a str, exactly_once: &'a str, rate: &'a str) -> Vec<&'a str> {
-    let mut args = stages.to_vec();
-    args.extend(["in", dest, exactly_once, "false", rate]);
-    args
-}
 
 #[test]
 fn t31_a_stopped_task_is_replaced_and_fenced_when_it_wakes() -> Result<()> {

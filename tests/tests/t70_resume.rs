@@ -6,23 +6,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use system_tests::chaos::judge;
 use system_tests::chaos::kinds::FOREIGN_TWICE;
+use system_tests::jobs::{GREP_COUNT, GREP_COUNT_ORACLE, with_end};
 use system_tests::{Cluster, Job, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const COUNT: [&str; 10] = [
-    "2",
-    "2",
-    "grep",
-    "--key word:0 static",
-    "count",
-    "",
-    "in",
-    "out/count",
-    "true",
-    "false",
-];
-const COUNT_ORACLE: &str = r#"awk '/static/ { print $1 "\t" ++n[$1] }' data.txt"#;
-
 /// What the successor prints is the job's whole output.
 fn printed_is_stored(cluster: &Cluster, job: &Job<'_>, dest: &str) -> Result<()> {
     let printed = std::fs::read(&job.stdout)?;
@@ -34,9 +21,7 @@ fn printed_is_stored(cluster: &Cluster, job: &Job<'_>, dest: &str) -> Result<()>
 #[test]
 fn t71_a_job_is_taken_up_twice_after_its_leader_died() -> Result<()> {
     let cluster = Cluster::with_text("127.0.57", 3, 300_000)?;
-    let mut args = COUNT.to_vec();
-    args.push("70000");
-    let mut job = cluster.start("taken", &args)?;
+    let mut job = cluster.start("taken", &with_end(&GREP_COUNT, "out/count", "true", "70000"))?;
     job.wait_for_output()?;
     job.kill_leader()?;
     // At once, on another node, while the workers of the first are still noticing.
@@ -59,7 +44,7 @@ fn t71_a_job_is_taken_up_twice_after_its_leader_died() -> Result<()> {
     let status = third.wait_for_end(LIMIT)?;
     ensure!(status.success(), "the job failed with {status}: {}", third.said());
     cluster.wait_until_gone("taken", Duration::from_secs(5))?;
-    cluster.check("out/count", COUNT_ORACLE)?;
+    cluster.check("out/count", GREP_COUNT_ORACLE)?;
     printed_is_stored(&cluster, &third, "out/count")?;
     // An SSH connection that nobody uses ends by itself after 10 s: the killed leaders' too.
     wait_for("the SSH connections to be gone", Duration::from_secs(15), || {

@@ -5,17 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use system_tests::chaos::judge;
+use system_tests::jobs::{GREP_COUNT, GREP_COUNT_ORACLE, with_end};
 use system_tests::{Cluster, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(20);
-const GREP_COUNT: [&str; 6] = ["2", "2", "grep", "--key word:0 static", "count", ""];
-const GREP_COUNT_ORACLE: &str = r#"awk '/static/ { print $1 "\t" ++n[$1] }' data.txt"#;
-
-fn with_end<'a>(stages: &[&'a str], dest: &'a str, exactly_once: &'a str, rate: &'a str) -> Vec<&'a str> {
-    let mut args = stages.to_vec();
-    args.extend(["in", dest, exactly_once, "false", rate]);
-    args
-}
 
 /// The leader must not go on trying the two dead nodes in turn, although its own memberd cannot tell it that they are dead.
 #[test]

@@ -108,13 +108,9 @@ pub enum Request {
     /// The ring as this node knows it.
     Ring,
     /// The files that this node holds, behind `after`, by name.
-    ListStore {
-        after: String,
-    },
+    ListStore { after: String },
     /// Who holds a range, and how it stands as this node sees it.
-    RangeState {
-        range: RangeIx,
-    },
+    RangeState { range: RangeIx },
     /// What this node's own copies are of a range's files whose names begin with `prefix` and lie behind `after`, by name;
     /// `exact`: only of the file named `prefix`.
     Copies {

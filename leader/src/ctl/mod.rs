@@ -396,7 +396,9 @@ impl Console {
             Word::KillTask { node, pid } => kill::kill_task(cluster, &node, pid).await?,
             Word::ListMem { node, json } => members::list_mem(cluster, me, node, json).await?,
             Word::ListSelf { node, json } => members::list_self(cluster, me, node, json).await?,
-            Word::DisplaySuspects { node, json } => members::display_suspects(cluster, me, node, json).await?,
+            Word::DisplaySuspects { node, json } => {
+                members::display_suspects(cluster, me, node, json).await?
+            }
             Word::DisplayProtocol { node } => members::display_protocol(cluster, me, node).await?,
             Word::Switch {
                 protocol,
@@ -478,7 +480,14 @@ mod tests {
         assert_eq!(spelt("rainstormctl grep -- -x"), ["--", "-x"]);
         assert_eq!(spelt("rainstormctl --cluster grep grep -h x"), ["-h", "x"]);
         assert_eq!(spelt("rainstormctl --cluster=c grep --version"), ["--version"]);
-        for line in ["kill_task n1 x", "switch smoke", "set", "leave", "log j 1t0", "verify a/b"] {
+        for line in [
+            "kill_task n1 x",
+            "switch smoke",
+            "set",
+            "leave",
+            "log j 1t0",
+            "verify a/b",
+        ] {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_err(), "{line}");
         }

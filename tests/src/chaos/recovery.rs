@@ -35,6 +35,8 @@ pub struct Hit {
     pub pid: i32,
     pub epoch: u64,
     pub at: u64,
+    /// Bytes of output that had been printed by then.
+    pub printed: u64,
 }
 
 /// Microseconds within the day, as in the logs.
@@ -192,6 +194,7 @@ mod tests {
             pid: 7,
             epoch,
             at: 8 * 3_600_000_000 + at,
+            printed: 0,
         };
         assert!(was_at_work(&hit(1, 1_000_000), &events));
         assert!(!was_at_work(&hit(2, 1_000_000), &events));

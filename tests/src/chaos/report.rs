@@ -10,8 +10,10 @@ use super::scenario::{Fault, Scenario};
 pub struct Report {
     runs: u64,
     valid: u64,
+    counted: u64,
     kills: u64,
     wide: u64,
+    in_flight: u64,
     missed: u64,
     restarts: u64,
     lost: u64,
@@ -33,7 +35,7 @@ pub fn line(scenario: &Scenario, outcome: &Outcome) -> String {
         (None, true) => "ok".into(),
     };
     format!(
-        "seed {:<6} {:<13} x{} {:>6} lines in {} {:<5} faults {:<28} hit {:>2} wide {} missed {} restarts {:>2} recovered [{}] job {} s run {} s {verdict}",
+        "seed {:<6} {:<13} x{} {:>6} lines in {} {:<5} faults {:<28} hit {:>2} wide {} in flight {:>2} missed {} restarts {:>2} recovered [{}] job {} s run {} s {verdict}",
         scenario.seed,
         format!("{:?}", scenario.kind),
         scenario.tasks,
@@ -43,6 +45,7 @@ pub fn line(scenario: &Scenario, outcome: &Outcome) -> String {
         faults.join(","),
         outcome.kills,
         outcome.wide,
+        outcome.in_flight,
         outcome.missed,
         outcome.restarts,
         recovered.join(" "),
@@ -59,8 +62,10 @@ impl Report {
     pub fn add(&mut self, scenario: &Scenario, outcome: &Outcome) {
         self.runs += 1;
         self.valid += u64::from(outcome.is_valid());
+        self.counted += u64::from(outcome.is_valid() || !outcome.wrong.is_empty());
         self.kills += u64::from(outcome.kills);
         self.wide += u64::from(outcome.wide);
+        self.in_flight += u64::from(outcome.in_flight);
         self.missed += u64::from(outcome.missed);
         self.restarts += outcome.restarts;
         self.lost += outcome.verdict.lost;
@@ -104,6 +109,11 @@ impl Report {
         self.runs
     }
 
+    /// Runs that prove something, or went wrong.
+    pub fn counted(&self) -> u64 {
+        self.counted
+    }
+
     pub fn valid(&self) -> u64 {
         self.valid
     }
@@ -130,13 +140,13 @@ impl std::fmt::Display for Report {
         let each = self.took.as_secs_f64() / self.runs.max(1) as f64;
         writeln!(
             f,
-            "runs            {} ({} with a fault that hit), {each:.1} s each",
+            "runs            {} ({} with a fault that struck while tuples were in flight), {each:.1} s each",
             self.runs, self.valid
         )?;
         writeln!(
             f,
-            "hits            {} task processes at work, {} times nodes, daemons or leaders; {} hit nothing",
-            self.kills, self.wide, self.missed
+            "hits            {} task processes at work, {} times nodes, daemons or leaders; {} of them with tuples in flight; {} faults hit nothing",
+            self.kills, self.wide, self.in_flight, self.missed
         )?;
         writeln!(f, "restarts        {}", self.restarts)?;
         writeln!(

@@ -122,6 +122,9 @@ impl Scenario {
                 fault,
             });
         }
+        if let Some(first) = scenario.faults.first_mut() {
+            first.fault.aim_at_what_is_there();
+        }
         scenario
     }
 
@@ -362,6 +365,25 @@ impl Input {
             }
         }
         Ok(out.flush()?)
+    }
+}
+
+impl Fault {
+    /// There may be fewer slices of the input, and so fewer source tasks, than tasks of a stage: of those the first only.
+    fn aim_at_what_is_there(&mut self) {
+        let aim = |task: &mut String| {
+            if task.starts_with("s0t") {
+                *task = "s0t0".into();
+            }
+        };
+        match self {
+            Fault::Kill { tasks } => {
+                tasks.iter_mut().for_each(aim);
+                tasks.dedup();
+            }
+            Fault::KillAgain { task, .. } | Fault::Stop { task, .. } => aim(task),
+            _ => {}
+        }
     }
 }
 

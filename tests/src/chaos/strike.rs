@@ -22,8 +22,8 @@ const ZOMBIE_GONE: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub struct Struck {
     pub hits: Vec<Hit>,
-    /// Nodes or daemons killed in mid-run.
-    pub wide: u32,
+    /// Nodes, daemons or leaders killed in mid-run: how many bytes of output had been printed by then.
+    pub wide: Vec<u64>,
     /// Faults that found nothing to hit: the job had ended, or the task was done.
     pub missed: u32,
     /// Node starts under way, and nodes to be started after the run.
@@ -103,9 +103,10 @@ impl Strikes<'_, '_> {
                 let at = time_of_day();
                 let there = self.cluster.workers(&self.job.name)?;
                 self.cluster.kill_nodes(&names)?;
-                self.struck.wide += 1;
+                let printed = self.printed();
+                self.struck.wide.push(printed);
                 let hit = there.into_iter().filter(|w| nodes.contains(&w.node));
-                self.struck.hits.extend(hit.map(|w| hit_at(w, at)));
+                self.struck.hits.extend(hit.map(|w| hit_at(w, at, printed)));
                 self.struck.back(nodes, *back_ms);
             }
             Fault::KillDaemon {
@@ -114,12 +115,14 @@ impl Strikes<'_, '_> {
                 back_ms,
             } => {
                 signal(self.cluster.daemon(node, program)?, Signal::SIGKILL)?;
-                self.struck.wide += 1;
+                let printed = self.printed();
+                self.struck.wide.push(printed);
                 self.struck.back(std::slice::from_ref(node), Some(*back_ms));
             }
             Fault::KillLeader { resume_ms } => {
                 self.job.kill_leader()?;
-                self.struck.wide += 1;
+                let printed = self.printed();
+                self.struck.wide.push(printed);
                 self.struck.resume = Some(Duration::from_millis(*resume_ms));
             }
         }
@@ -130,9 +133,16 @@ impl Strikes<'_, '_> {
         let at = time_of_day();
         // One that has just ended by itself is no hit; the logs tell whether it was at work.
         match signal(worker.pid, Signal::SIGKILL) {
-            Ok(()) => self.struck.hits.push(hit_at(worker, at)),
+            Ok(()) => {
+                let printed = self.printed();
+                self.struck.hits.push(hit_at(worker, at, printed));
+            }
             Err(_) => self.struck.missed += 1,
         }
+    }
+
+    fn printed(&self) -> u64 {
+        std::fs::metadata(&self.job.stdout).map_or(0, |m| m.len())
     }
 
     /// The newest process of a task, of this epoch or a higher one; None when the job ends first, or none comes.
@@ -168,7 +178,8 @@ impl Strikes<'_, '_> {
             .find(|o| o.parent == worker.pid && o.task == task);
         match child {
             Some(child) if signal(child.pid, Signal::SIGKILL).is_ok() => {
-                self.struck.hits.push(hit_at(worker, time_of_day()));
+                let printed = self.printed();
+                self.struck.hits.push(hit_at(worker, time_of_day(), printed));
             }
             _ => self.struck.missed += 1,
         }
@@ -185,7 +196,8 @@ impl Strikes<'_, '_> {
             self.struck.missed += 1;
             return Ok(());
         }
-        self.struck.hits.push(hit_at(worker, at));
+        let printed = self.printed();
+        self.struck.hits.push(hit_at(worker, at, printed));
         self.struck.stopped.push(pid);
         let replaced = self.appears_within(task, epoch + 1, REPLACED)?;
         if replaced.is_none() && self.job.is_running()? {
@@ -220,12 +232,13 @@ impl Strikes<'_, '_> {
     }
 }
 
-fn hit_at(worker: Worker, at: u64) -> Hit {
+fn hit_at(worker: Worker, at: u64, printed: u64) -> Hit {
     Hit {
         task: worker.task,
         pid: worker.pid,
         epoch: worker.epoch,
         at,
+        printed,
     }
 }
 

@@ -12,6 +12,7 @@ use common::ids::{Epoch, JobName, TaskId};
 use common::net::Identity;
 use common::secret::Secret;
 use worker::driver::{End, Start};
+use worker::failpoint::{self, FailPoint};
 
 /// Runs one task of a RainStorm job. The leader starts workers over SSH; nobody needs to start one by hand.
 #[derive(Parser)]
@@ -67,6 +68,11 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         secret,
         security: cluster.security,
     };
+    let armed = std::env::var(failpoint::VARIABLE).ok();
+    let fail_point = FailPoint::parse(armed.as_deref())?;
+    if let Some(point) = armed {
+        tracing::warn!(job = %args.job, task = %args.task_id, epoch = args.epoch, point, "FAIL_POINT");
+    }
     let (job, task, epoch) = (args.job.clone(), args.task_id, Epoch(args.epoch));
     let start = Start {
         cluster,
@@ -76,6 +82,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         epoch,
         leader: args.leader,
         me,
+        fail_point,
     };
     let node = start.node.name.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()

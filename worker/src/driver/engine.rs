@@ -17,6 +17,7 @@ use super::pace::Pace;
 use super::storage::{Plan, Storage};
 use super::work::Step;
 use super::{End, Event};
+use crate::failpoint::{FailPoint, Point};
 use crate::source::Source;
 use crate::task::Task;
 use crate::task::inbox::Received;
@@ -57,6 +58,7 @@ pub struct Engine {
     pub links: Vec<OutLink>,
     pub linger: Duration,
     pub pace: Pace,
+    pub fail_point: FailPoint,
     inputs: BTreeMap<TaskId, Input>,
     epochs: BTreeMap<TaskId, Epoch>,
     open_since: Option<Time>,
@@ -92,6 +94,7 @@ impl Engine {
             control,
             links: Vec::new(),
             linger: Duration::from_millis(3),
+            fail_point: FailPoint::default(),
             inputs: BTreeMap::new(),
             epochs: BTreeMap::new(),
             open_since: None,
@@ -271,14 +274,18 @@ impl Engine {
         let now = clock::now();
         self.settle_snapshots(now);
         if let Some(log) = &self.storage.log {
-            self.task.logged(now, log.acked());
+            if self.task.logged(now, log.acked()) {
+                self.fail_point.pass(Point::AfterLog);
+            }
         }
         for dest in &self.storage.dests {
             let (acked, wall) = (dest.appender.acked(), clock::unix_micros());
             let (latency, last) = (&mut self.latency, &mut self.last_durable_us);
             let is_result = self.plan.dest.is_some() && dest.output == 0;
+            let fail_point = &self.fail_point;
             self.task.output(dest.output).acknowledge(acked, |chunk| {
                 if is_result {
+                    fail_point.pass(Point::AfterDest);
                     *last = wall;
                     latency.record(wall.saturating_sub(chunk.born_us), chunk.tuples);
                 }
@@ -288,6 +295,7 @@ impl Engine {
         if let Some(log) = &mut self.storage.log
             && !records.is_empty()
         {
+            self.fail_point.pass(Point::BeforeLog);
             log.append(records);
         }
         self.release();
@@ -328,6 +336,7 @@ impl Engine {
         for dest in &mut self.storage.dests {
             while let Some(chunk) = self.task.output(dest.output).next_chunk(durable) {
                 // A restarted task makes its stream again from its checkpoint on; what HyDFS has of it is not repeated.
+                self.fail_point.pass(Point::BeforeDest);
                 let queued = dest.appender.queued();
                 let known = queued.saturating_sub(chunk.start).min(chunk.payload.len() as u64);
                 dest.appender.append(chunk.payload.slice(known as usize..));

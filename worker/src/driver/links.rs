@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Event;
+use crate::failpoint::{FailPoint, Point};
 use crate::wire::{self, Ack, Open, Opened};
 
 /// What goes out on a connection is at most this long under way before the connection counts as dead. Waiting for a
@@ -22,17 +23,17 @@ const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(3);
 pub type Events = mpsc::UnboundedSender<Event>;
 
 /// Accepts data connections until dropped.
-pub fn listen(listener: TcpListener, me: Arc<Identity>, events: Events) -> spawn::Guard {
+pub fn listen(listener: TcpListener, me: Arc<Identity>, events: Events, fail: FailPoint) -> spawn::Guard {
     spawn::guarded("data_listener", async move {
         let mut next = 0u64;
         loop {
             let (stream, addr) = listener.accept().await?;
             next += 1;
-            let (id, me, events) = (next, me.clone(), events.clone());
+            let (id, me, events, fail) = (next, me.clone(), events.clone(), fail.clone());
             spawn::task("data_in", async move {
                 match net::accept(stream, addr, &me).await {
                     Ok(connection) if connection.peer.role == Role::Data => {
-                        serve(id, connection, events).await
+                        serve(id, connection, events, fail).await
                     }
                     Ok(connection) => {
                         tracing::warn!(%addr, role = ?connection.peer.role, "STRANGER");
@@ -51,7 +52,12 @@ pub fn listen(listener: TcpListener, me: Arc<Identity>, events: Events) -> spawn
 }
 
 /// The receiving side of one connection.
-async fn serve(id: u64, connection: net::Connection, events: Events) -> Result<(), net::Error> {
+async fn serve(
+    id: u64,
+    connection: net::Connection,
+    events: Events,
+    fail: FailPoint,
+) -> Result<(), net::Error> {
     let net::Connection { mut tx, mut rx, .. } = connection;
     let open = tokio::time::timeout(HANDSHAKE, rx.recv::<Open>())
         .await
@@ -82,7 +88,9 @@ async fn serve(id: u64, connection: net::Connection, events: Events) -> Result<(
             while let Ok(newer) = acks.try_recv() {
                 ack = newer;
             }
+            fail.pass(Point::BeforeAck);
             tx.send(&Ack(ack)).await?;
+            fail.pass(Point::AfterAck);
         }
         // The engine has closed this connection.
         tx.shutdown().await
@@ -120,6 +128,7 @@ pub struct Dial {
     pub addr: watch::Receiver<Option<(Epoch, SocketAddr)>>,
     /// The oldest unit that can be sent; asked at each handshake.
     pub oldest: watch::Receiver<u64>,
+    pub fail_point: FailPoint,
 }
 
 /// Keeps one output connected until dropped: redials when the connection ends or the receiver moves.
@@ -201,13 +210,16 @@ async fn converse(
     {
         return Ok(());
     }
+    let fail = dial.fail_point.clone();
     let write = async {
         while let Some(frame) = frames.recv().await {
+            fail.pass(Point::BeforeForward);
             tx.feed_frame(frame).await?;
             while let Ok(frame) = frames.try_recv() {
                 tx.feed_frame(frame).await?;
             }
             tx.flush().await?;
+            fail.pass(Point::AfterForward);
         }
         Ok::<(), net::Error>(())
     };

@@ -24,6 +24,7 @@ use hydfs::client::Client;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::failpoint::FailPoint;
 use crate::source::Source;
 use crate::task::inbox::Item;
 use crate::task::output::Output;
@@ -89,6 +90,8 @@ pub struct Start {
     pub epoch: Epoch,
     pub leader: SocketAddr,
     pub me: Identity,
+    /// Where a test has this process die.
+    pub fail_point: FailPoint,
 }
 
 /// Lives the whole life of a worker process.
@@ -142,7 +145,7 @@ pub async fn run(start: Start) -> End {
         }
     };
     let me = Arc::new(start.me.clone());
-    let _listener = links::listen(listener, me.clone(), events.clone());
+    let _listener = links::listen(listener, me.clone(), events.clone(), start.fail_point.clone());
     let mut dialers = Vec::new();
     for (output, to) in engine.plan.downstream.clone().into_iter().enumerate() {
         let (addr, addr_rx) = watch::channel(None);
@@ -156,6 +159,7 @@ pub async fn run(start: Start) -> End {
             me: me.clone(),
             addr: addr_rx,
             oldest: oldest_rx,
+            fail_point: start.fail_point.clone(),
         };
         engine.links.push(OutLink {
             to,
@@ -291,6 +295,7 @@ async fn prepare(
     let mut engine = Engine::new(plan, task, storage, inbox, control);
     engine.runner = runner;
     engine.source = source;
+    engine.fail_point = start.fail_point.clone();
     engine.linger = Duration::from_millis(start.cluster.job.linger_ms);
     Ok(engine)
 }

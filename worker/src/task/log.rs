@@ -121,8 +121,9 @@ impl Task {
             .then_some(self.snapshot_at + SNAPSHOT_EVERY)
     }
 
-    /// Everything below `offset` of the log is durable.
-    pub fn logged(&mut self, now: Time, offset: u64) {
+    /// Everything below `offset` of the log is durable. True if that is more order records than before.
+    pub fn logged(&mut self, now: Time, offset: u64) -> bool {
+        let before = self.durable;
         while self.appends.front().is_some_and(|a| a.end <= offset) {
             let Some(append) = self.appends.pop_front() else {
                 break;
@@ -137,6 +138,7 @@ impl Task {
                 self.checkpoint = *cut;
             }
         }
+        self.durable > before
     }
 
     /// The order records that outputs may depend on when they leave.

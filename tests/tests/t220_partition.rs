@@ -87,7 +87,7 @@ fn file_of(storage: &Storage, node: usize) -> Result<String> {
 }
 
 #[test]
-fn t102_a_minority_acknowledges_nothing_and_what_was_replaced_stays_so() -> Result<()> {
+fn t221_a_minority_acknowledges_nothing_and_what_was_replaced_stays_so() -> Result<()> {
     let Some(mut storage) = Storage::in_namespaces(5, "")? else {
         return Ok(());
     };

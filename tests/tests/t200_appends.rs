@@ -39,7 +39,7 @@ fn fault(seed: u64) -> (String, String, u64) {
 }
 
 #[test]
-fn t101_two_nodes_killed_at_once_while_ten_clients_append() -> Result<()> {
+fn t201_two_nodes_killed_at_once_while_ten_clients_append() -> Result<()> {
     let (seeds, seconds) = (
         setting("RAINSTORM_SEEDS", 2)?,
         setting("RAINSTORM_APPEND_SECONDS", 4)?,
@@ -214,7 +214,7 @@ fn described(client: &str, number: usize) -> String {
 }
 
 #[test]
-fn t102_the_judge_sees_what_is_lost_doubled_reordered_or_torn() -> Result<()> {
+fn t202_the_judge_sees_what_is_lost_doubled_reordered_or_torn() -> Result<()> {
     let records = |list: &[(&str, usize)]| list.iter().map(|(c, n)| described(c, *n)).collect::<String>();
     let good = records(&[("c0", 0), ("c1", 0), ("c0", 1), ("c1", 1)]);
     judge(good.as_bytes(), &[2, 1])?;

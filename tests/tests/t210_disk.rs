@@ -47,7 +47,7 @@ fn piece(i: usize) -> String {
 }
 
 #[test]
-fn t101_a_full_disk_acknowledges_nothing_says_so_and_goes_on_when_there_is_room() -> Result<()> {
+fn t211_a_full_disk_acknowledges_nothing_says_so_and_goes_on_when_there_is_room() -> Result<()> {
     // A take-over by two would be no fault of the disk's: three nodes, all of them replicas.
     let mut storage = Storage::new("127.0.62", 3, "")?;
     let mount = match Mount::tmpfs(&storage.path("n2/data"), "2m") {

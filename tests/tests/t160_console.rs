@@ -252,7 +252,7 @@ fn page_of(cluster: &Cluster, job: &str) -> Result<String> {
 }
 
 #[test]
-fn t121_the_page_tells_of_a_kill_and_of_the_end_and_is_kept() -> Result<()> {
+fn t161_the_page_tells_of_a_kill_and_of_the_end_and_is_kept() -> Result<()> {
     let cluster = Cluster::with_text("127.0.126", 3, LINES)?;
     let report = cluster.path("run.html");
     let report_text = report.to_str().context("a path in UTF-8")?;
@@ -402,7 +402,7 @@ fn typed(cluster: &Cluster, lines: &str) -> Result<(Option<i32>, String, String)
 }
 
 #[test]
-fn t122_words_from_standard_input_and_grep_over_all_machines() -> Result<()> {
+fn t162_words_from_standard_input_and_grep_over_all_machines() -> Result<()> {
     let cluster = Cluster::with_text("127.0.127", 3, 5_000)?;
     start(&cluster, "first", &[], "0")?.finish(LIMIT)?;
     let evil = r#"it's "$(touch evil)" `touch evil` \ * [x] é"#;
