@@ -6,6 +6,7 @@ mod jobs;
 mod kill;
 mod log;
 mod members;
+mod rates;
 mod show;
 mod verify;
 pub mod wire;
@@ -33,6 +34,8 @@ Examples:
   rainstormctl list_tasks myjob --json   the same for scripts
   rainstormctl kill_task n2 4711         kill -9 of that worker on node n2: its task is restarted
   rainstormctl status                    what each stage of each job is doing
+  rainstormctl rates myjob               what the resource manager sees: rates and backlogs
+  rainstormctl set_rate myjob 5000       tuples per second over all sources, from now on; 0: no limit
   rainstormctl list_mem                  which nodes are alive
   rainstormctl log myjob s1t0            what a task consumed in which order, and its checkpoints
   rainstormctl verify myjob              do the job's logs prove that everything counted exactly once?
@@ -74,6 +77,19 @@ enum Word {
         job: Option<String>,
         #[arg(long)]
         json: bool,
+    },
+    /// What the resource manager sees: each stage's and task's measured rates and backlog
+    Rates {
+        job: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Changes the sources' rate while the job runs
+    #[command(name = "set_rate")]
+    SetRate {
+        job: JobName,
+        /// Tuples per second over all sources; 0: as fast as the job can
+        rate: u64,
     },
     /// Prints a task's log in HyDFS, one record a line: what it consumed in which order, and its checkpoints
     Log {
@@ -202,6 +218,8 @@ pub async fn run(args: Args) -> Result<Done, Error> {
         Word::ListTasks { job, json } => jobs::list_tasks(&cluster, &me, job, json).await?,
         Word::Jobs { json } => jobs::jobs(&cluster, &me, json).await?,
         Word::Status { job, json } => jobs::status(&cluster, &me, job, json).await?,
+        Word::Rates { job, json } => rates::rates(&cluster, &me, job, json).await?,
+        Word::SetRate { job, rate } => rates::set_rate(&cluster, &me, job.as_str(), rate).await?,
         Word::KillTask { node, pid } => kill::kill_task(&cluster, &node, pid).await?,
         Word::ListMem { node, json } => members::list_mem(&cluster, &me, node, json).await?,
         Word::ListSelf { node, json } => members::list_self(&cluster, &me, node, json).await?,
@@ -237,6 +255,8 @@ mod tests {
             "kill_task n1 7",
             "jobs",
             "status j",
+            "rates j --json",
+            "set_rate j 0",
             "list_mem",
             "list_self --node n1",
             "log j s1t0 --json",
@@ -246,7 +266,7 @@ mod tests {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_ok(), "{line}");
         }
-        for line in ["kill_task n1 x", "log j 1t0", "verify a/b"] {
+        for line in ["set_rate j -1", "set_rate j x", "kill_task n1 x", "log j 1t0", "verify a/b"] {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_err(), "{line}");
         }

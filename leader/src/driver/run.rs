@@ -10,7 +10,7 @@ use common::control::ToWorker;
 use common::ids::TaskId;
 use common::task_log::SourcePos;
 use hydfs::client::Error as StoreError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::control::{self, Heard};
 use super::follow::{Found, Lookout};
@@ -18,6 +18,7 @@ use super::prepare::{Base, Ready};
 use super::printing::Printing;
 use super::signals::Signals;
 use super::{Error, report};
+use crate::ctl::wire::{Reply, Request};
 use crate::job::{ConnId, Effect, Event, Input, Job, Ticket};
 use crate::journal::{Entry, Journal};
 use crate::launcher::{self, Launcher};
@@ -44,6 +45,8 @@ pub(super) struct Run {
     /// Where sources have arrived, as the journal has it, and when to note it again.
     arrived: BTreeMap<TaskId, (SourcePos, Time)>,
     began: Time,
+    /// Who asked for another rate, and what it was.
+    rate_asked: Vec<(u64, oneshot::Sender<Reply>)>,
     /// When the last stage first reported output: for runs that print nothing.
     pub first_report_us: Option<u64>,
     /// Another leader has the job: why this one knows.
@@ -87,6 +90,7 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
         ending: false,
         arrived: BTreeMap::new(),
         began: now,
+        rate_asked: Vec::new(),
         first_report_us: None,
         replaced: None,
         journal_lost: false,
@@ -192,7 +196,12 @@ impl Run {
                         task,
                         epoch,
                         counts: counts.unwrap_or_default(),
+                        routed: self.job.task(task).map_or(0, |t| t.report.routed),
                     });
+                } else if let Event::Rate { .. } = event {
+                    for (was, reply) in self.rate_asked.drain(..) {
+                        let _ = reply.send(Reply::RateSet { was });
+                    }
                 }
             }
             Effect::Done => self.outcome = Some(Ok(())),
@@ -308,6 +317,15 @@ impl Run {
             Heard::Closed { conn } => {
                 self.conns.remove(&conn);
                 self.give(Input::ConnClosed { conn });
+            }
+            Heard::Asked {
+                request: Request::SetRate(rate),
+                reply,
+            } => {
+                if !self.job.is_over() {
+                    self.rate_asked.push((self.job.plan().rate, reply));
+                    self.give(Input::SetRate(rate));
+                }
             }
             Heard::Asked { request, reply } => {
                 let base = &self.base;
