@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn what_one_cannot_use_the_others_get_and_all_that_is_granted_is_the_rate() {
         let mut shares = Shares::default();
-        let at = |ms| Time::from_millis(1000 + ms);
+        let at = |ms: u64| Time::from_millis(1000 + ms);
         let three = |a, b, c| [source(0, true, a), source(1, true, b), source(2, true, c)];
         let grants = |news: Vec<(TaskId, u64)>| news.iter().map(|g| g.1).collect::<Vec<_>>();
         assert_eq!(
