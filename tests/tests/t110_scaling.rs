@@ -14,7 +14,14 @@ const FLOWS: [(&[&str], &str); 2] = [
         r#"awk '/static/ { print $1 "\t" ++n[$1] }' data.txt"#,
     ),
     (
-        &["2", "1", "grep", "--key const:k static", "replace", "static STATIC"],
+        &[
+            "2",
+            "1",
+            "grep",
+            "--key const:k static",
+            "replace",
+            "static STATIC",
+        ],
         r#"awk '/static/ { gsub(/static/, "STATIC"); print "k\t" $0 }' data.txt"#,
     ),
 ];
@@ -58,30 +65,54 @@ fn run(cluster: &Cluster, seed: u64) -> Result<()> {
     let mut kills = 0;
     for round in 0..4 {
         let rate = if round % 2 == 0 { FAST } else { SLOW };
-        succeed(cluster.command("rainstormctl").args(["set_rate", &name, &rate.to_string()]))?;
-        let (word, least) = if rate == FAST { ("SCALE_UP", round / 2 + 1) } else { ("SCALE_DOWN", round / 2 + 1) };
+        succeed(
+            cluster
+                .command("rainstormctl")
+                .args(["set_rate", &name, &rate.to_string()]),
+        )?;
+        let (word, least) = if rate == FAST {
+            ("SCALE_UP", round / 2 + 1)
+        } else {
+            ("SCALE_DOWN", round / 2 + 1)
+        };
         let began = now();
         wait_for(word, Duration::from_secs(12), || {
             let seen = cluster.log_lines(word)?;
-            let mine = seen.iter().filter(|l| l.contains(&format!("job={name} "))).count();
+            let mine = seen
+                .iter()
+                .filter(|l| l.contains(&format!("job={name} ")))
+                .count();
             Ok((mine >= least).then_some(()))
         })?;
-        ensure!(began.elapsed() < Duration::from_secs(12), "seed {seed}: {word} came late");
+        ensure!(
+            began.elapsed() < Duration::from_secs(12),
+            "seed {seed}: {word} came late"
+        );
         for _ in 0..1 + random.below(3) {
             let tasks = cluster.tasks(&name)?;
-            let alive: Vec<_> = tasks.iter().filter(|t| t.pid.is_some() && t.state != "retired").collect();
+            let alive: Vec<_> = tasks
+                .iter()
+                .filter(|t| t.pid.is_some() && t.state != "retired")
+                .collect();
             let Some(victim) = alive.get(random.below(alive.len() as u64) as usize) else {
                 continue;
             };
             // It may have ended by itself just now.
             let (node, pid) = (victim.node.clone(), victim.pid.unwrap_or(0).to_string());
-            let killed = cluster.command("rainstormctl").args(["kill_task", &node, &pid]).output()?;
+            let killed = cluster
+                .command("rainstormctl")
+                .args(["kill_task", &node, &pid])
+                .output()?;
             kills += u32::from(killed.status.success());
         }
     }
     succeed(cluster.command("rainstormctl").args(["set_rate", &name, "0"]))?;
     let status = job.wait_for_end(LIMIT)?;
-    ensure!(status.success(), "seed {seed}: the job failed with {status}: {}", job.said());
+    ensure!(
+        status.success(),
+        "seed {seed}: the job failed with {status}: {}",
+        job.said()
+    );
     let summary = job.summary()?;
     ensure!(kills >= 4, "seed {seed}: only {kills} kills");
     ensure!(
@@ -91,7 +122,10 @@ fn run(cluster: &Cluster, seed: u64) -> Result<()> {
     cluster.check(&dest, oracle)?;
     succeed(cluster.command("rainstormctl").args(["verify", &name]))?;
     cluster.wait_until_gone(&name, Duration::from_secs(5))?;
-    println!("seed {seed}: {kills} kills, {} changes, {} restarts", summary["scale_events"], summary["restarts"]);
+    println!(
+        "seed {seed}: {kills} kills, {} changes, {} restarts",
+        summary["scale_events"], summary["restarts"]
+    );
     Ok(())
 }
 

@@ -150,7 +150,8 @@ impl Stage {
             None => 1.0,
         };
         self.seen = Some(now);
-        self.tasks.retain(|id, _| load.tasks.iter().any(|(t, ..)| t == id));
+        self.tasks
+            .retain(|id, _| load.tasks.iter().any(|(t, ..)| t == id));
         for (id, per_s, waiting) in &load.tasks {
             let (rate, backlog) = self.tasks.entry(*id).or_insert((*per_s, *waiting as f64));
             *rate += (per_s - *rate) * new;
@@ -193,7 +194,10 @@ impl Stage {
     fn hot(&self, high: f64, by_rate: bool) -> Option<(TaskId, f64, f64)> {
         let others = self.tasks.len().checked_sub(1).filter(|n| *n > 0)? as f64;
         let weight = |(rate, backlog): &(f64, f64)| if by_rate { *rate } else { rate + backlog };
-        let (task, top) = self.tasks.iter().max_by(|a, b| weight(a.1).total_cmp(&weight(b.1)))?;
+        let (task, top) = self
+            .tasks
+            .iter()
+            .max_by(|a, b| weight(a.1).total_cmp(&weight(b.1)))?;
         let all: f64 = self.tasks.values().map(weight).sum();
         let mean = (all - weight(top)) / others;
         let rest = (self.total() - top.0) / others;

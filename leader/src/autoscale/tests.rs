@@ -56,7 +56,10 @@ impl Stage {
 
     fn step(&mut self, rate: f64) {
         // Up to 2 % more or less than the trace says.
-        self.noise = self.noise.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.noise = self
+            .noise
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         let noise = 1.0 + ((self.noise >> 33) as f64 / (1u64 << 31) as f64 - 0.5) * 0.04;
         let (n, all) = (self.queues.len(), rate * noise * STEP.as_secs_f64());
         for i in 0..n {
@@ -111,7 +114,9 @@ impl Stage {
             let before = self.changes.iter().rfind(|(t, _)| *t <= s as f64);
             before.map_or(1, |(_, n)| *n)
         };
-        let line: String = (0..seconds.min(120)).map(|s| char::from_digit(at(s) as u32, 10).unwrap_or('?')).collect();
+        let line: String = (0..seconds.min(120))
+            .map(|s| char::from_digit(at(s) as u32, 10).unwrap_or('?'))
+            .collect();
         println!("{name:>14} {line}");
     }
 
@@ -171,7 +176,9 @@ fn a_spike_passes_without_a_change() {
 #[test]
 fn a_sine_changes_twice_a_period_at_most() {
     let mut stage = Stage::new(400, 1000);
-    stage.run(120.0, |t| 1000.0 + 500.0 * (t / 40.0 * std::f64::consts::TAU).sin());
+    stage.run(120.0, |t| {
+        1000.0 + 500.0 * (t / 40.0 * std::f64::consts::TAU).sin()
+    });
     stage.plot("sine");
     assert!((2..=6).contains(&stage.changes.len()), "{:?}", stage.changes);
 }
@@ -217,7 +224,11 @@ fn a_slow_operator_gets_company_and_nobody_goes_while_there_is_a_backlog() {
     stage.plot("slow operator");
     assert!(stage.queues.len() >= 3, "{:?}", stage.changes);
     let down = stage.counts().windows(2).position(|w| w[1] < w[0]);
-    assert!(down.is_none() || stage.queues.iter().sum::<f64>() < 3000.0, "{:?}", stage.changes);
+    assert!(
+        down.is_none() || stage.queues.iter().sum::<f64>() < 3000.0,
+        "{:?}",
+        stage.changes
+    );
 }
 
 #[test]
@@ -226,18 +237,30 @@ fn nothing_is_decided_while_a_task_is_being_replaced_and_one_change_is_made_at_a
         stage,
         scales: true,
         steady,
-        scaling: Scaling { low: 10, high: 100, most: 8 },
+        scaling: Scaling {
+            low: 10,
+            high: 100,
+            most: 8,
+        },
         tasks: vec![(TaskId::new(stage, 0), 500.0, 0)],
     };
     let mut scaler = Autoscaler::default();
     for ms in (0..6000).step_by(100) {
-        assert!(scaler.decide(Time::from_millis(1000 + ms), &[load(1, false)], true).is_empty());
+        assert!(
+            scaler
+                .decide(Time::from_millis(1000 + ms), &[load(1, false)], true)
+                .is_empty()
+        );
     }
     let mut scaler = Autoscaler::default();
     let mut made = vec![];
     for ms in (0..2000).step_by(100) {
         let free = ms != 1000;
-        let decisions = scaler.decide(Time::from_millis(1000 + ms), &[load(1, true), load(2, true)], free);
+        let decisions = scaler.decide(
+            Time::from_millis(1000 + ms),
+            &[load(1, true), load(2, true)],
+            free,
+        );
         assert!(decisions.len() <= 1 && (free || decisions.is_empty()));
         made.extend(decisions);
     }

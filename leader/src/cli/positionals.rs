@@ -72,7 +72,9 @@ impl Positionals {
         };
         let marks = mark(5, "LW")?.zip(mark(6, "HW")?);
         if let Some((low, high)) = marks.filter(|(low, high)| autoscale && low >= high) {
-            let what = format!("it must be more than LW, which is {low}; with HW at least twice LW a task more never makes one too many");
+            let what = format!(
+                "it must be more than LW, which is {low}; with HW at least twice LW a task more never makes one too many"
+            );
             return Err(refuse(at + 6, "HW", &high.to_string(), what));
         }
         Ok(Self {

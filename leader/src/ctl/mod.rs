@@ -266,7 +266,13 @@ mod tests {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_ok(), "{line}");
         }
-        for line in ["set_rate j -1", "set_rate j x", "kill_task n1 x", "log j 1t0", "verify a/b"] {
+        for line in [
+            "set_rate j -1",
+            "set_rate j x",
+            "kill_task n1 x",
+            "log j 1t0",
+            "verify a/b",
+        ] {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_err(), "{line}");
         }

@@ -169,9 +169,7 @@ pub fn answer(
         Request::Status => Reply::Status(Box::new(status(job, node, began, now))),
         Request::Rates => Reply::Rates(Box::new(rates_row(job))),
         // Answered when it is stored.
-        Request::SetRate(_) => Reply::RateSet {
-            was: job.plan().rate,
-        },
+        Request::SetRate(_) => Reply::RateSet { was: job.plan().rate },
     }
 }
 

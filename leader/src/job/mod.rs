@@ -35,9 +35,9 @@ use common::ids::{Epoch, NodeName, TaskId};
 
 use crate::autoscale::Autoscaler;
 use crate::plan::{Change, Plan};
-use share::{Shares, Source};
 pub use effects::{ConnId, Effect, Event, Exit, Input, Ticket};
 pub use resume::{ResumeError, Resumed, resume};
+use share::{Shares, Source};
 pub use task::{Counts, State, Task, Totals};
 
 /// How often rates are looked at.

@@ -22,7 +22,9 @@ impl Job {
 
     /// Tasks of the stage before that may still route.
     fn routers(&self, stage: u16) -> impl Iterator<Item = &Task> {
-        self.tasks.values().filter(move |t| t.id.stage + 1 == stage && !t.retired)
+        self.tasks
+            .values()
+            .filter(move |t| t.id.stage + 1 == stage && !t.retired)
     }
 
     fn released(&self, stage: u16) -> u32 {
@@ -86,7 +88,14 @@ impl Job {
                 Decision::Scale { stage, up, per_task } => {
                     if let Some((version, tasks)) = self.plan.scaled(stage, up) {
                         self.why = format!("{per_task:.0} tuples/s per task");
-                        self.store(Change::Scale { stage, version, tasks }, out);
+                        self.store(
+                            Change::Scale {
+                                stage,
+                                version,
+                                tasks,
+                            },
+                            out,
+                        );
                     }
                 }
                 Decision::Hot { task, per_s, others } => {
@@ -104,7 +113,14 @@ impl Job {
         }
         let scaled = self.plan.scaled(stage, up);
         if let Some((version, tasks)) = scaled {
-            self.store(Change::Scale { stage, version, tasks }, out);
+            self.store(
+                Change::Scale {
+                    stage,
+                    version,
+                    tasks,
+                },
+                out,
+            );
             return true;
         }
         false
@@ -172,7 +188,8 @@ impl Job {
 
     /// Starts who waits for the next stage to know of it.
     fn launch_known(&mut self, now: Time, stage: u16, out: &mut Vec<Effect>) {
-        let waiting = |t: &&Task| t.id.stage == stage && t.epoch == t.base && matches!(t.state, State::Waiting { .. });
+        let waiting =
+            |t: &&Task| t.id.stage == stage && t.epoch == t.base && matches!(t.state, State::Waiting { .. });
         let waiting: Vec<TaskId> = self.tasks.values().filter(waiting).map(|t| t.id).collect();
         for id in waiting {
             if !self.is_parked(id) {
@@ -236,9 +253,13 @@ impl Job {
             plan.routes.retain(|r| r.version > version);
             plan.downstream = self.plan.route(next, version);
             plan.route = version;
-            plan.upstream.retain(|t| !self.tasks.get(t).is_some_and(|t| t.retired));
+            plan.upstream
+                .retain(|t| !self.tasks.get(t).is_some_and(|t| t.retired));
         }
-        let all = id.stage.checked_sub(1).map_or(0, |up| self.plan.stage_tasks(up).len());
+        let all = id
+            .stage
+            .checked_sub(1)
+            .map_or(0, |up| self.plan.stage_tasks(up).len());
         if let Some(task) = self.tasks.get_mut(&id) {
             task.knows = all;
             task.routed = match self.plan.exactly_once {

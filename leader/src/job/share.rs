@@ -66,8 +66,10 @@ impl Shares {
                 self.grants.insert(source.task, had);
             }
         }
-        self.grants.retain(|task, _| reading.iter().any(|s| s.task == *task));
-        self.slow_since.retain(|task, _| reading.iter().any(|s| s.task == *task));
+        self.grants
+            .retain(|task, _| reading.iter().any(|s| s.task == *task));
+        self.slow_since
+            .retain(|task, _| reading.iter().any(|s| s.task == *task));
         news
     }
 
@@ -105,7 +107,11 @@ mod tests {
             [300_000; 3]
         );
         // The third manages 100: after a while the others have 395 each.
-        assert!(shares.divide(at(100), 900, &three(300.0, 300.0, 100.0)).is_empty());
+        assert!(
+            shares
+                .divide(at(100), 900, &three(300.0, 300.0, 100.0))
+                .is_empty()
+        );
         let news = grants(shares.divide(at(1700), 900, &three(300.0, 300.0, 100.0)));
         assert_eq!(news, [395_000, 395_000, 110_000]);
         // It could do more all the time.
@@ -117,7 +123,11 @@ mod tests {
         }
         assert_eq!(last, [300_000; 3]);
         // One has read all it has, one is being restarted: the last has it all, at once.
-        let left = [source(0, false, 0.0), source(1, true, 300.0), source(2, false, 0.0)];
+        let left = [
+            source(0, false, 0.0),
+            source(1, true, 300.0),
+            source(2, false, 0.0),
+        ];
         assert_eq!(grants(shares.divide(at(9000), 900, &left)), [900_000]);
         assert_eq!(
             grants(shares.divide(at(9100), 1800, &three(0.0, 900.0, 0.0))),

@@ -163,7 +163,11 @@ mod tests {
         let mut plan = sample(3, 2, 2, &[NodeName::new("n1").unwrap()]);
         let change = |plan: &mut Plan, stage, up| {
             let (version, tasks) = plan.scaled(stage, up).unwrap();
-            plan.apply(&Change::Scale { stage, version, tasks });
+            plan.apply(&Change::Scale {
+                stage,
+                version,
+                tasks,
+            });
         };
         let t = TaskId::new;
         change(&mut plan, 1, true);
@@ -178,17 +182,27 @@ mod tests {
         assert_eq!(plan.upstream(t(2, 0)).len(), 3);
         let source = plan.task_plan(t(0, 0), Epoch(1));
         assert_eq!((source.route, source.downstream.len()), (0, 2));
-        assert_eq!(source.routes.iter().map(|r| r.tasks.len()).collect::<Vec<_>>(), [3, 2]);
+        assert_eq!(
+            source.routes.iter().map(|r| r.tasks.len()).collect::<Vec<_>>(),
+            [3, 2]
+        );
         let late = plan.task_plan(t(1, 2), Epoch(1));
         assert_eq!((late.route, late.downstream.len(), late.routes.len()), (0, 2, 2));
         change(&mut plan, 1, true);
         let later = plan.task_plan(t(1, 3), Epoch(1));
-        assert_eq!((later.route, later.downstream.len(), later.routes.len()), (2, 4, 0));
+        assert_eq!(
+            (later.route, later.downstream.len(), later.routes.len()),
+            (2, 4, 0)
+        );
         assert_eq!(plan.tasks().count(), 2 + 4 + 4 + 2);
         change(&mut plan, 3, false);
         assert!(plan.scaled(3, false).is_none());
         // A version that does not follow on is not a change of this plan.
-        plan.apply(&Change::Scale { stage: 1, version: 9, tasks: vec![] });
+        plan.apply(&Change::Scale {
+            stage: 1,
+            version: 9,
+            tasks: vec![],
+        });
         assert_eq!(plan.version(1), 3);
     }
 }

@@ -382,7 +382,11 @@ impl World {
             Effect::Store { ticket, change } => self.write(Entry::Change(change), Some(ticket)),
             Effect::Event(Event::End { task, epoch, .. }) => {
                 let counts = Counts::default();
-                let routed = self.job.as_ref().and_then(|j| j.task(task)).map_or(0, |t| t.report.routed);
+                let routed = self
+                    .job
+                    .as_ref()
+                    .and_then(|j| j.task(task))
+                    .map_or(0, |t| t.report.routed);
                 let done = Entry::Done {
                     task,
                     epoch,

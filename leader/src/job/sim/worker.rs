@@ -153,7 +153,9 @@ impl World {
         let theirs = stored.task_plan(plan.task, plan.epoch);
         let seed = self.seed;
         assert!(
-            plan.routes.iter().all(|r| theirs.routes.contains(r) || !plan.exactly_once),
+            plan.routes
+                .iter()
+                .all(|r| theirs.routes.contains(r) || !plan.exactly_once),
             "seed {seed}: routes"
         );
         assert!(
@@ -171,7 +173,11 @@ impl World {
     fn is_known(&self, tasks: &[TaskId]) {
         let stored = resume(&self.durable, Epoch(2)).expect("a job that runs").plan;
         let all: BTreeSet<TaskId> = stored.tasks().collect();
-        assert!(tasks.iter().all(|t| all.contains(t)), "seed {}: told too early", self.seed);
+        assert!(
+            tasks.iter().all(|t| all.contains(t)),
+            "seed {}: told too early",
+            self.seed
+        );
     }
 
     /// What a process does about the routing: it logs a new version, and once who is out has its end mark and has said so,
@@ -195,7 +201,9 @@ impl World {
     /// An upstream task has sent its end mark to `task`: all has ended for it, or it routes past it.
     fn has_told(&self, plan: &Plan, up: &TaskId, task: TaskId) -> bool {
         let logged = self.logged.get(up).copied().unwrap_or(0);
-        let out = (0..=logged).rev().find(|v| plan.route(task.stage, *v).contains(&task));
+        let out = (0..=logged)
+            .rev()
+            .find(|v| plan.route(task.stage, *v).contains(&task));
         let begun = out.is_some();
         self.ended.contains(up) && (begun || !plan.active(task.stage).contains(&task))
             || (begun && !plan.route(task.stage, logged).contains(&task))
@@ -256,7 +264,10 @@ impl World {
                 ..Report::default()
             })
         } else {
-            let plan = self.job.as_ref().map_or(self.plan.clone(), |job| job.plan().clone());
+            let plan = self
+                .job
+                .as_ref()
+                .map_or(self.plan.clone(), |job| job.plan().clone());
             let fed = match w.follow {
                 true => w.drain,
                 false => w.upstream.iter().all(|up| self.has_told(&plan, up, w.task)),
@@ -264,7 +275,7 @@ impl World {
             if fed && self.ended.insert(w.task) {
                 for up in plan.upstream(w.task).iter().filter(|up| self.fed.contains(up)) {
                     assert!(
-                        self.ended.contains(up),
+                        self.has_told(&plan, up, w.task),
                         "seed {}: {} ended before {up}, which it did not know\n{}",
                         self.seed,
                         w.task,

@@ -155,7 +155,10 @@ impl World {
                 });
             }
         }
-        let routed = |w: &Self, u: &TaskId| w.newest(*u).is_some_and(|p| w.processes[p].task.routed() >= newest);
+        let routed = |w: &Self, u: &TaskId| {
+            w.newest(*u)
+                .is_some_and(|p| w.processes[p].task.routed() >= newest)
+        };
         if !routers.iter().all(|u| routed(self, u)) {
             return;
         }
