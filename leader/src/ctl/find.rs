@@ -69,7 +69,7 @@ pub async fn ask_leader(
         .map(|addr| {
             let (me, tell, job) = (me.clone(), tell.clone(), job.to_owned());
             spawn::guarded("ask-leader", async move {
-                let answer = tokio::time::timeout(WITHIN, ask_if(addr, &me, &job, request)).await;
+                let answer = tokio::time::timeout(3 * WITHIN, ask_if(addr, &me, &job, request)).await;
                 let _ = tell.send(answer.unwrap_or(Err(Error::Timeout)));
                 Ok::<(), Error>(())
             })
