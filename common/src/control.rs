@@ -108,6 +108,14 @@ pub struct Unit {
     pub number: u64,
 }
 
+/// A stage's routing table: from version to version tasks are added to it, or taken out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    pub version: u32,
+    /// The stage's tasks in routing order. An index is never used again: who is taken out does not come back.
+    pub tasks: Vec<TaskId>,
+}
+
 /// Everything that a task's process must know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskPlan {
@@ -120,13 +128,19 @@ pub struct TaskPlan {
     /// The source's input.
     pub slices: Vec<Slice>,
     pub upstream: Vec<TaskId>,
-    /// The next stage's tasks in routing order; empty for the last stage.
+    /// The next stage's tasks in routing order, as they were when this task was planned; empty for the last stage.
     pub downstream: Vec<TaskId>,
+    /// Routings may change while the job runs.
+    pub scales: bool,
+    /// The version of that routing.
+    pub route: u32,
+    /// What became of it since.
+    pub routes: Vec<Route>,
     /// The last stage's destination file.
     pub dest: Option<String>,
     pub format: Format,
-    /// Tuples per second for this source task; 0: as fast as the job can.
-    pub rate: u64,
+    /// Thousandths of a tuple per second for this source task; 0: as fast as the job can.
+    pub rate_milli: u64,
     /// How long an operator may take over one tuple, milliseconds.
     pub op_timeout_ms: u64,
     /// The source's files may grow, and more may come: it ends when it is told to drain.
@@ -163,8 +177,16 @@ pub struct Report {
     /// Tuples per second over the last beats.
     pub in_per_s: f64,
     pub out_per_s: f64,
-    /// Bytes of input received and not yet consumed.
+    /// The same over ten seconds.
+    pub in_per_10s: f64,
+    pub out_per_10s: f64,
+    /// Input received and not yet consumed.
     pub backlog_bytes: u64,
+    pub backlog_tuples: u64,
+    /// The newest routing version of the next stage that a restart of this task cannot fall behind.
+    pub routed: u32,
+    /// A source that has read all it has.
+    pub exhausted: bool,
     /// Wall clock, microseconds: the source's first read, the last stage's last durable output. 0: not yet.
     pub first_read_us: u64,
     pub last_durable_us: u64,
@@ -207,6 +229,8 @@ pub enum ToLeader {
     Beat(Report),
     Done(Report),
     Failed(Failure),
+    /// Answers [`ToWorker::Upstream`]: this process will not end before these tasks have.
+    Knows(Vec<TaskId>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -214,8 +238,14 @@ pub enum ToWorker {
     Plan(Box<TaskPlan>),
     Peers(Vec<Peer>),
     Beat,
-    /// The source's new rate, tuples per second; 0: as fast as the job can.
+    /// The source's new rate, thousandths of a tuple per second; 0: as fast as the job can.
     Rate(u64),
+    /// More upstream tasks, which are about to begin.
+    Upstream(Vec<TaskId>),
+    /// The next stage's tasks have changed: from now on by this table.
+    Route(Route),
+    /// A task of the next stage has ended for good, and nobody has to be told anything by it any more.
+    Gone(TaskId),
     /// More slices for a source that follows; they come after those of the plan.
     Slices(Vec<Slice>),
     /// To a source that follows: read what is there now, and end.
@@ -261,9 +291,15 @@ mod tests {
             }],
             upstream: vec![TaskId::new(0, 0)],
             downstream: vec![],
+            scales: true,
+            route: 1,
+            routes: vec![Route {
+                version: 2,
+                tasks: vec![TaskId::new(2, 0)],
+            }],
             dest: Some("d".into()),
             format: Format::Tsv,
-            rate: 0,
+            rate_milli: 0,
             op_timeout_ms: 1,
             follow: true,
             drain: false,

@@ -66,6 +66,10 @@ pub enum Order {
     /// All inputs have ended: the operator finishes, end marks go out.
     #[serde(rename = "f")]
     Finish,
+    /// From here on outputs go by this version of the next stage's routing: those who are in it for the first time have
+    /// channels that begin at 0, those who are in it no more have been sent an end mark.
+    #[serde(rename = "r")]
+    Route { version: u32, tasks: Vec<TaskId> },
 }
 
 impl Order {
@@ -92,6 +96,9 @@ pub struct Cut {
     pub emitted: Vec<u64>,
     pub source: SourcePos,
     pub done: bool,
+    /// The version of the next stage's routing that is in force.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub route: u32,
     pub tuples_in: u64,
     pub tuples_out: u64,
     pub bytes_in: u64,
@@ -101,6 +108,10 @@ pub struct Cut {
     pub acked: Vec<u64>,
     /// The operator's state: extents `(offset, length)` of the task's snapshot file, to be restored in this order.
     pub snapshot: Vec<(u64, u64)>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl Cut {
@@ -132,6 +143,7 @@ impl Cut {
                 }
             }
             Order::Finish => self.done = true,
+            Order::Route { version, .. } => self.route = *version,
         }
     }
 }
@@ -310,6 +322,8 @@ mod tests {
                 }
             ),
             Just(Order::Finish),
+            (any::<u32>(), prop::collection::vec(any_task(), 0..4))
+                .prop_map(|(version, tasks)| Order::Route { version, tasks }),
         ];
         let cut = (
             any::<u64>(),

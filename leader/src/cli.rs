@@ -140,6 +140,8 @@ pub struct Start {
     pub exactly_once: bool,
     /// Lines per second over all sources; 0: no limit.
     pub rate: u64,
+    /// Stages gain and lose tasks by themselves.
+    pub scaling: Option<crate::plan::Scaling>,
 }
 
 /// A job whose leader is gone. `None`: as the job was planned.

@@ -45,6 +45,9 @@ pub enum Entry {
         /// In the task's whole life.
         #[serde(default)]
         counts: Counts,
+        /// The newest version of the next stage's routing that it knew.
+        #[serde(default)]
+        routed: u32,
     },
     /// Durable before anybody acts on it.
     Change(Change),
@@ -308,6 +311,7 @@ mod tests {
                     tuples_in: 1,
                     ..Counts::default()
                 },
+                routed: 3,
             },
             Entry::Change(Change::Drain),
             Entry::Arrived {

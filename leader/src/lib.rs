@@ -9,6 +9,7 @@
 //!   ctl: rainstormctl, and what it says to a running leader (ctl/wire.rs)
 //! ```
 
+pub mod autoscale;
 pub mod cli;
 pub mod console;
 pub mod ctl;

@@ -130,7 +130,7 @@ impl Display {
                 if k == 0 {
                     bar.set_position(look.bytes_in.min(self.input_bytes));
                 }
-                bar.set_message(look.text(job.plan().stages.get(k).map_or(0, |s| s.tasks)));
+                bar.set_message(look.text());
             }
         } else {
             self.next = now + PLAIN_EVERY;
@@ -175,7 +175,7 @@ impl Display {
             line.push_str(&format!(
                 "; {k} {}: {}",
                 shorten(&stage.label(), 24),
-                Look::at(job, k).text(stage.tasks)
+                Look::at(job, k).text()
             ));
         }
         line
@@ -191,6 +191,8 @@ impl Display {
 pub struct Look {
     pub in_per_s: f64,
     pub out_per_s: f64,
+    /// Tasks that something is routed to.
+    pub active: usize,
     pub up: usize,
     pub done: usize,
     pub backlog: u64,
@@ -202,10 +204,13 @@ pub struct Look {
 
 impl Look {
     pub fn at(job: &Job, stage: usize) -> Self {
-        let mut look = Self::default();
+        let mut look = Self {
+            active: job.plan().active(stage as u16).len(),
+            ..Self::default()
+        };
         for task in job.tasks().filter(|t| usize::from(t.id.stage) == stage) {
             look.up += usize::from(matches!(task.state, State::Attached { started: true, .. }));
-            look.done += usize::from(task.is_done());
+            look.done += usize::from(task.is_done() && !task.retired);
             if !task.is_done() {
                 look.in_per_s += task.report.in_per_s;
                 look.out_per_s += task.report.out_per_s;
@@ -219,7 +224,8 @@ impl Look {
         look
     }
 
-    fn text(&self, tasks: u16) -> String {
+    fn text(&self) -> String {
+        let tasks = self.active;
         let mut text = format!("{}/s in, {}/{tasks} up", thousands(self.in_per_s as u64), self.up);
         if self.done > 0 {
             text.push_str(&format!(", {} done", self.done));

@@ -12,6 +12,7 @@ use super::{
     Console, Error, IfExists, LauncherKind, Poison, Productions, Progress, Request, Resume, Start, What,
     refuse,
 };
+use crate::plan::Scaling;
 
 const GRAMMAR: &str = "leader [OPTIONS] <Nstages> <Ntasks_per_stage> <op1_exe> <op1_args> ... <opN_exe> <opN_args> \
      <hydfs_src> <hydfs_dest> <exactly_once> <autoscale_enabled> [<INPUT_RATE> <LW> <HW>]\n       \
@@ -28,8 +29,10 @@ Arguments, in this order (options come before them):
   hydfs_src          a HyDFS folder (every file under it is read) or one file
   hydfs_dest         the HyDFS file that the last stage appends to; must not exist yet
   exactly_once       true or false
-  autoscale_enabled  true or false (true is not built yet)
+  autoscale_enabled  true or false; with true INPUT_RATE, LW and HW must follow
   INPUT_RATE         lines per second over all sources; 0 or absent: as fast as it goes
+  LW HW              tuples per second and task: a stage whose tasks get less than LW each has one task fewer, one
+                     whose tasks get more than HW each, or that cannot follow, one more; aggregates stay as they are
 
 Example: lines with `static` in them, `static` written large, three tasks per stage:
   leader 2 3 grep 'static' replace 'static STATIC' src/code out.tsv true false
@@ -82,7 +85,7 @@ pub(super) struct Args {
     /// How workers are started
     #[arg(long, value_enum, default_value = "ssh")]
     launcher: LauncherKind,
-    /// The most tasks that a stage may have
+    /// The most tasks that a stage may have [default with autoscale: twice Ntasks_per_stage, 8 at least]
     #[arg(long, value_name = "N")]
     max_tasks: Option<u16>,
     /// Appends to the destination if it exists
@@ -220,6 +223,11 @@ impl Args {
             dest: given.dest,
             exactly_once: given.exactly_once,
             rate: given.rate,
+            scaling: given.marks.map(|(low, high)| Scaling {
+                low,
+                high,
+                most: self.max_tasks.unwrap_or(given.tasks.saturating_mul(2).max(8)),
+            }),
         };
         if start.poison == Poison::Skip {
             let file = crate::plan::poison_file(&start.dest);

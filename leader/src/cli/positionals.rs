@@ -9,6 +9,8 @@ pub(super) struct Positionals {
     pub dest: String,
     pub exactly_once: bool,
     pub rate: u64,
+    /// LW and HW, with autoscale.
+    pub marks: Option<(u64, u64)>,
 }
 
 const MOST_STAGES: u16 = 64;
@@ -45,13 +47,10 @@ impl Positionals {
             return Err(refuse(at + 1, "hydfs_dest", &dest, what));
         }
         let exactly_once = boolean(at + 2, "exactly_once", &tail[2])?;
-        if boolean(at + 3, "autoscale_enabled", &tail[3])? {
-            return Err(refuse(
-                at + 3,
-                "autoscale_enabled",
-                &tail[3],
-                "autoscaling is not built yet in this version; say false",
-            ));
+        let autoscale = boolean(at + 3, "autoscale_enabled", &tail[3])?;
+        if autoscale && tail.len() < 7 {
+            let what = "with autoscaling INPUT_RATE, LW and HW must follow, such as: true 10000 1000 3000";
+            return Err(refuse(at + 3, "autoscale_enabled", &tail[3], what));
         }
         let rate = match tail.get(4) {
             Some(text) => text.parse().map_err(|_| {
@@ -64,17 +63,19 @@ impl Positionals {
             })?,
             None => 0,
         };
-        for (i, name) in [(5, "LW"), (6, "HW")] {
-            if let Some(text) = tail.get(i)
-                && text.parse::<u64>().is_err()
-            {
-                return Err(refuse(
-                    at + i,
-                    name,
-                    text,
-                    "it must be a whole number of tuples per second",
-                ));
-            }
+        let mark = |i: usize, name: &str| match tail.get(i) {
+            None => Ok(None),
+            Some(text) => text.parse::<u64>().map(Some).map_err(|_| {
+                let what = "it must be a whole number of tuples per second";
+                refuse(at + i, name, text, what)
+            }),
+        };
+        let marks = mark(5, "LW")?.zip(mark(6, "HW")?);
+        if let Some((low, high)) = marks.filter(|(low, high)| autoscale && low >= high) {
+            let what = format!(
+                "it must be more than LW, which is {low}; with HW at least twice LW a task more never makes one too many"
+            );
+            return Err(refuse(at + 6, "HW", &high.to_string(), what));
         }
         Ok(Self {
             stages,
@@ -83,6 +84,7 @@ impl Positionals {
             dest,
             exactly_once,
             rate,
+            marks: marks.filter(|_| autoscale),
         })
     }
 }

@@ -101,7 +101,14 @@ fn mistakes_name_the_argument() {
             "1 1 identity '' d out yes false",
             "argument 7 (exactly_once) is `yes`: it must be true or false",
         ),
-        ("1 1 identity '' d out true true 1 2 3", "not built yet"),
+        (
+            "1 1 identity '' d out true true 9",
+            "argument 8 (autoscale_enabled) is `true`: with autoscaling INPUT_RATE, LW and HW",
+        ),
+        (
+            "1 1 identity '' d out true true 9 3 3",
+            "argument 11 (HW) is `3`: it must be more than LW, which is 3",
+        ),
         ("1 1 identity '' d out true false many", "argument 9 (INPUT_RATE)"),
         ("1 1 identity '' d out true false 1 x 3", "argument 10 (LW)"),
         ("1 1 identity '' d d/out true false", "inside the source"),

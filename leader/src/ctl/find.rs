@@ -53,6 +53,66 @@ pub async fn ask_all(cluster: &Cluster, me: &Identity, request: Request) -> Aske
     asked
 }
 
+/// Asks the leader of one job.
+pub async fn ask_leader(
+    cluster: &Cluster,
+    me: &Identity,
+    job: &str,
+    request: Request,
+) -> Result<Reply, super::Error> {
+    let addrs = cluster
+        .nodes
+        .iter()
+        .flat_map(|n| (0..PORTS).filter_map(|i| Some(n.at(cluster.ports.control.checked_add(i)?))));
+    let (tell, mut heard) = mpsc::unbounded_channel();
+    let guards: Vec<spawn::Guard> = addrs
+        .map(|addr| {
+            let (me, tell, job) = (me.clone(), tell.clone(), job.to_owned());
+            spawn::guarded("ask-leader", async move {
+                let answer = tokio::time::timeout(3 * WITHIN, ask_if(addr, &me, &job, request)).await;
+                let _ = tell.send(answer.unwrap_or(Err(Error::Timeout)));
+                Ok::<(), Error>(())
+            })
+        })
+        .collect();
+    drop(tell);
+    let mut others: Vec<String> = vec![];
+    while let Some(answer) = heard.recv().await {
+        match answer {
+            Ok(Ok(reply)) => return Ok(reply),
+            Ok(Err(other)) => others.push(other),
+            Err(_) => {}
+        }
+    }
+    drop(guards);
+    others.sort();
+    Err(match others.is_empty() {
+        true => super::Error::NoJob(String::new()),
+        false => super::Error::NoSuchJob {
+            job: job.into(),
+            have: format!("runs: {}", others.join(", ")),
+        },
+    })
+}
+
+/// The reply of that job's leader, or whose leader answers there.
+async fn ask_if(
+    addr: SocketAddr,
+    me: &Identity,
+    job: &str,
+    request: Request,
+) -> Result<Result<Reply, String>, Error> {
+    let mut connection = dial(addr, me, Role::Console).await?;
+    connection.tx.send(&Request::Status).await?;
+    match connection.rx.recv().await?.ok_or(Error::Closed)? {
+        Reply::Status(row) if row.job.as_str() == job => {}
+        Reply::Status(row) => return Ok(Err(row.job.to_string())),
+        _ => return Err(Error::Closed),
+    }
+    connection.tx.send(&request).await?;
+    Ok(Ok(connection.rx.recv().await?.ok_or(Error::Closed)?))
+}
+
 async fn ask(addr: SocketAddr, me: &Identity, request: Request) -> Result<Reply, Error> {
     let mut connection = dial(addr, me, Role::Console).await?;
     connection.tx.send(&request).await?;

@@ -212,6 +212,7 @@ mod tests {
                 tuples_out,
                 ..Counts::default()
             },
+            routed: 0,
         };
         let mut entries = vec![
             Entry::Plan(Box::new(sample(1, 1, 1, std::slice::from_ref(&node)))),

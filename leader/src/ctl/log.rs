@@ -182,6 +182,11 @@ fn order_fields(order: &Order) -> Vec<(&'static str, Value)> {
             ("last", json!(run.last)),
         ],
         Order::Finish => vec![("kind", json!("finish"))],
+        Order::Route { version, tasks } => vec![
+            ("kind", json!("route")),
+            ("version", json!(version)),
+            ("tasks", json!(tasks)),
+        ],
     }
 }
 

@@ -9,6 +9,7 @@ mod kill;
 mod log;
 mod members;
 mod prompt;
+mod rates;
 mod show;
 mod verify;
 pub mod wire;
@@ -46,6 +47,8 @@ Examples:
   rainstormctl status                    what each stage of each job is doing
   rainstormctl history                   the jobs that were, and how they ended
   rainstormctl grep -i TASK_RESTART      all machines' logs at once
+  rainstormctl rates myjob               what the resource manager sees: rates and backlogs
+  rainstormctl set_rate myjob 5000       tuples per second over all sources, from now on; 0: no limit
   rainstormctl list_mem                  which nodes are alive
   rainstormctl log myjob s1t0            what a task consumed in which order, and its checkpoints
   rainstormctl verify myjob              do the job's logs prove that everything counted exactly once?
@@ -109,6 +112,19 @@ enum Word {
         job: Option<String>,
         #[arg(long)]
         json: bool,
+    },
+    /// What the resource manager sees: each stage's and task's measured rates and backlog
+    Rates {
+        job: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Changes the sources' rate while the job runs
+    #[command(name = "set_rate")]
+    SetRate {
+        job: JobName,
+        /// Tuples per second over all sources; 0: as fast as the job can
+        rate: u64,
     },
     /// Prints a task's log in HyDFS, one record a line: what it consumed in which order, and its checkpoints
     Log {
@@ -393,6 +409,8 @@ impl Console {
                 return history::run(cluster, me, &self.store(), most, json).await;
             }
             Word::Grep { words } => return grep::run(cluster, &words).await,
+            Word::Rates { job, json } => rates::rates(cluster, me, job, json).await?,
+            Word::SetRate { job, rate } => rates::set_rate(cluster, me, job.as_str(), rate).await?,
             Word::KillTask { node, pid } => kill::kill_task(cluster, &node, pid).await?,
             Word::ListMem { node, json } => members::list_mem(cluster, me, node, json).await?,
             Word::ListSelf { node, json } => members::list_self(cluster, me, node, json).await?,
@@ -450,6 +468,8 @@ mod tests {
             "kill_task n1 7",
             "jobs",
             "status j",
+            "rates j --json",
+            "set_rate j 0",
             "list_mem",
             "list_self --node n1",
             "display_suspects --json",
@@ -481,6 +501,8 @@ mod tests {
         assert_eq!(spelt("rainstormctl --cluster grep grep -h x"), ["-h", "x"]);
         assert_eq!(spelt("rainstormctl --cluster=c grep --version"), ["--version"]);
         for line in [
+            "set_rate j -1",
+            "set_rate j x",
             "kill_task n1 x",
             "switch smoke",
             "set",

@@ -9,12 +9,62 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     List,
     Status,
+    Rates,
+    /// The sources' rate, tuples per second over all; 0: no limit.
+    SetRate(u64),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
     Tasks(Vec<TaskRow>),
     Status(Box<JobRow>),
+    Rates(Box<RatesRow>),
+    /// The rate is stored, and the sources are told.
+    RateSet {
+        was: u64,
+    },
+}
+
+/// What the resource manager of one job sees. Rates in tuples per second.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RatesRow {
+    pub job: JobName,
+    /// Over all sources; 0: no limit.
+    pub input_rate: u64,
+    pub autoscale: Option<crate::plan::Scaling>,
+    pub scale_events: u32,
+    pub stages: Vec<StageRates>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageRates {
+    pub stage: u16,
+    pub op: String,
+    pub kind: Kind,
+    /// Tasks that something is routed to.
+    pub tasks: usize,
+    pub in_per_s: f64,
+    pub out_per_s: f64,
+    /// Over ten seconds.
+    pub in_per_10s: f64,
+    pub out_per_10s: f64,
+    /// `in_per_s` over `tasks`: what is held against LW and HW.
+    pub per_task: f64,
+    pub backlog_tuples: u64,
+    pub backlog_bytes: u64,
+    pub rows: Vec<TaskRates>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskRates {
+    pub task: TaskId,
+    pub node: NodeName,
+    pub state: String,
+    pub in_per_s: f64,
+    pub out_per_s: f64,
+    pub in_per_10s: f64,
+    pub backlog_tuples: u64,
+    pub backlog_bytes: u64,
 }
 
 /// One task. As JSON it is the contract of `list_tasks --json`.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::cluster::Cluster;
 use common::ids::{NodeName, TaskId};
 
-use crate::ctl::wire::{JobRow, Kind, Reply, Request, StageRow, TaskRow};
+use crate::ctl::wire::{JobRow, Kind, RatesRow, Reply, Request, StageRates, StageRow, TaskRates, TaskRow};
 use crate::job::{Event, Job, Task};
 use crate::plan::Plan;
 use crate::progress::Look;
@@ -108,6 +108,27 @@ pub fn event(plan: &Plan, event: &Event) {
             tracing::info!(job = %job, task = %task, files, first, "FILES");
         }
         Event::Drain => tracing::info!(job = %job, "DRAIN"),
+        Event::Rate { rate } => tracing::info!(job = %job, rate, "SET_RATE"),
+        Event::Scale {
+            stage,
+            task,
+            up,
+            tasks,
+            why,
+        } => {
+            let op = op(task);
+            match up {
+                true => tracing::info!(job = %job, stage, op, task = %task, tasks, why, "SCALE_UP"),
+                false => tracing::info!(job = %job, stage, op, task = %task, tasks, why, "SCALE_DOWN"),
+            }
+        }
+        Event::Scaled { stage, version } => tracing::info!(job = %job, stage, version, "SCALED"),
+        Event::HotTask { task, per_s, others } => {
+            tracing::warn!(
+                job = %job, stage = task.stage, op = op(task), task = %task, in_per_s = per_s.round(), others_in_per_s = others.round(),
+                hint = "more tasks would not help: most tuples have one key, or few", "HOT_TASK"
+            );
+        }
         Event::Poison {
             task,
             epoch,
@@ -129,7 +150,7 @@ pub fn rates(job: &Job) {
     for (k, stage) in job.plan().stages.iter().enumerate() {
         let look = Look::at(job, k);
         tracing::info!(
-            job = %job.plan().job, stage = k, op = stage.op_name(), in_per_s = look.in_per_s.round(),
+            job = %job.plan().job, stage = k, op = stage.op_name(), tasks = look.active, in_per_s = look.in_per_s.round(),
             out_per_s = look.out_per_s.round(), tuples_in = look.tuples_in, tuples_out = look.tuples_out, up = look.up,
             done = look.done, backlog = look.backlog, restarts = look.restarts, "RATE"
         );
@@ -147,6 +168,58 @@ pub fn answer(request: Request, job: &Job, cluster: &Cluster, stands: Stands<'_>
     match request {
         Request::List => Reply::Tasks(job.tasks().map(|t| task(job, cluster, t)).collect()),
         Request::Status => Reply::Status(Box::new(status(job, stands))),
+        Request::Rates => Reply::Rates(Box::new(rates_row(job))),
+        // Answered when it is stored.
+        Request::SetRate(_) => Reply::RateSet { was: job.plan().rate },
+    }
+}
+
+fn rates_row(job: &Job) -> RatesRow {
+    let plan = job.plan();
+    let stage = |(k, s): (usize, &crate::plan::Stage)| {
+        let tasks: Vec<&crate::job::Task> = job
+            .tasks()
+            .filter(|t| usize::from(t.id.stage) == k && !t.retired)
+            .collect();
+        let sum = |of: &dyn Fn(&crate::job::Task) -> f64| {
+            let running = tasks.iter().filter(|t| !t.is_done());
+            running.map(|t| of(t)).sum::<f64>()
+        };
+        let active = plan.active(k as u16).len();
+        let in_per_s = sum(&|t| t.report.in_per_s);
+        StageRates {
+            stage: k as u16,
+            op: s.label(),
+            kind: Kind::from(s.op.as_ref().map(|op| op.kind)),
+            tasks: active,
+            in_per_s,
+            out_per_s: sum(&|t| t.report.out_per_s),
+            in_per_10s: sum(&|t| t.report.in_per_10s),
+            out_per_10s: sum(&|t| t.report.out_per_10s),
+            per_task: in_per_s / active.max(1) as f64,
+            backlog_tuples: tasks.iter().map(|t| t.report.backlog_tuples).sum(),
+            backlog_bytes: tasks.iter().map(|t| t.report.backlog_bytes).sum(),
+            rows: tasks
+                .iter()
+                .map(|t| TaskRates {
+                    task: t.id,
+                    node: t.node.clone(),
+                    state: t.state_name().into(),
+                    in_per_s: t.report.in_per_s,
+                    out_per_s: t.report.out_per_s,
+                    in_per_10s: t.report.in_per_10s,
+                    backlog_tuples: t.report.backlog_tuples,
+                    backlog_bytes: t.report.backlog_bytes,
+                })
+                .collect(),
+        }
+    };
+    RatesRow {
+        job: plan.job.clone(),
+        input_rate: plan.rate,
+        autoscale: plan.scaling,
+        scale_events: job.scale_events(),
+        stages: plan.stages.iter().enumerate().map(stage).collect(),
     }
 }
 
@@ -182,7 +255,7 @@ pub fn status(job: &Job, stands: Stands<'_>) -> JobRow {
             stage: k as u16,
             op: s.label(),
             kind: Kind::from(s.op.as_ref().map(|op| op.kind)),
-            tasks: s.tasks,
+            tasks: plan.active(k as u16).len() as u16,
             up: look.up,
             done: look.done,
             tuples_in: look.tuples_in,

@@ -10,7 +10,7 @@ use common::control::ToWorker;
 use common::ids::TaskId;
 use common::task_log::SourcePos;
 use hydfs::client::Error as StoreError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::control::{self, Heard};
 use super::follow::{Found, Lookout};
@@ -19,6 +19,7 @@ use super::printing::Printing;
 use super::signals::Signals;
 use super::watched;
 use super::{Error, report};
+use crate::ctl::wire::{Reply, Request};
 use crate::http::{Dashboard, Outcome};
 use crate::job::{ConnId, Effect, Event, Input, Job, Ticket};
 use crate::journal::{Entry, Journal};
@@ -47,6 +48,8 @@ pub(super) struct Run {
     arrived: BTreeMap<TaskId, (SourcePos, Time)>,
     pub began: Time,
     pub dashboard: Dashboard,
+    /// Who asked for another rate, and what it was.
+    rate_asked: Vec<(u64, oneshot::Sender<Reply>)>,
     /// When the last stage first reported output: for runs that print nothing.
     pub first_report_us: Option<u64>,
     /// Another leader has the job: why this one knows.
@@ -92,6 +95,7 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
         arrived: BTreeMap::new(),
         began: now,
         dashboard,
+        rate_asked: Vec::new(),
         first_report_us: None,
         replaced: None,
         journal_lost: false,
@@ -203,7 +207,12 @@ impl Run {
                         task,
                         epoch,
                         counts: counts.unwrap_or_default(),
+                        routed: self.job.task(task).map_or(0, |t| t.report.routed),
                     });
+                } else if let Event::Rate { .. } = event {
+                    for (was, reply) in self.rate_asked.drain(..) {
+                        let _ = reply.send(Reply::RateSet { was });
+                    }
                 }
             }
             Effect::Done => self.outcome = Some(Ok(())),
@@ -319,6 +328,15 @@ impl Run {
             Heard::Closed { conn } => {
                 self.conns.remove(&conn);
                 self.give(Input::ConnClosed { conn });
+            }
+            Heard::Asked {
+                request: Request::SetRate(rate),
+                reply,
+            } => {
+                if !self.job.is_over() {
+                    self.rate_asked.push((self.job.plan().rate, reply));
+                    self.give(Input::SetRate(rate));
+                }
             }
             Heard::Asked { request, reply } => {
                 let base = &self.base;

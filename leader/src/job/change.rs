@@ -93,6 +93,17 @@ impl Job {
                     self.tell_source(task, ToWorker::Drain, out);
                 }
             }
+            Change::Scale { stage, .. } => self.rescaled(now, stage, out),
+            Change::Rate(rate) => {
+                out.push(Effect::Event(Event::Rate { rate }));
+                self.shares.forget();
+                if rate == 0 {
+                    for task in self.plan.stage_tasks(0) {
+                        self.tell_source(task, ToWorker::Rate(0), out);
+                    }
+                }
+                self.share(now, out);
+            }
             Change::Skip {
                 task: id,
                 unit,
@@ -125,7 +136,7 @@ impl Job {
     }
 
     /// A process that has its plan is told what came after it; one that comes finds it in its plan.
-    fn tell_source(&self, id: TaskId, message: ToWorker, out: &mut Vec<Effect>) {
+    pub(super) fn tell_source(&self, id: TaskId, message: ToWorker, out: &mut Vec<Effect>) {
         if let Some(conn) = self.tasks.get(&id).and_then(|t| t.conn()) {
             out.push(Effect::Send { conn, message });
         }

@@ -69,6 +69,8 @@ pub enum Input {
     NodeAlive(NodeName),
     /// Files that the source folder holds; for a job that follows. Those that are known are passed over.
     Files(Vec<String>),
+    /// The sources' rate, lines per second over all; 0: no limit.
+    SetRate(u64),
     /// Stop following: read what is there, and end.
     Drain,
     /// The change is durable. Changes are stored in the order in which they were asked for.
@@ -168,6 +170,29 @@ pub enum Event {
         first: String,
     },
     Drain,
+    /// The sources have another rate.
+    Rate {
+        rate: u64,
+    },
+    /// A stage gets a task, or loses one; it has `tasks` then.
+    Scale {
+        stage: u16,
+        task: TaskId,
+        up: bool,
+        tasks: usize,
+        why: String,
+    },
+    /// The change is over: nobody can fall behind it.
+    Scaled {
+        stage: u16,
+        version: u32,
+    },
+    /// A task has too much, and company would not help it.
+    HotTask {
+        task: TaskId,
+        per_s: f64,
+        others: f64,
+    },
     /// A tuple is set aside.
     Poison {
         task: TaskId,

@@ -7,7 +7,8 @@ use super::{Effect, Job};
 
 impl Job {
     pub(super) fn end_if_done(&mut self, out: &mut Vec<Effect>) {
-        if !self.over && self.tasks.values().all(|t| t.is_done()) {
+        let settled = (1..self.plan.stages.len() as u16).all(|s| self.is_settled(s));
+        if !self.over && settled && self.tasks.values().all(|t| t.is_done()) {
             self.finish(out);
             out.push(Effect::Done);
         }

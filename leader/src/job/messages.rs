@@ -75,7 +75,8 @@ impl Job {
 
     /// What a new process must know, with what was learnt from its predecessors.
     fn next_plan(&mut self, id: TaskId, epoch: Epoch) -> TaskPlan {
-        let mut plan = self.plan.task_plan(id, epoch);
+        let mut plan = self.plan_now(id, epoch);
+        self.shares.forget_one(id);
         if let Some(task) = self.tasks.get_mut(&id) {
             task.is_careful = task.careful;
             plan.careful = task.careful;
@@ -138,12 +139,21 @@ impl Job {
                     pid,
                     replayed,
                 }));
+                self.advance(now, out);
+                if id.stage == 0 {
+                    self.share(now, out);
+                }
             }
             ToLeader::Beat(report) => {
+                let ends = report.exhausted && !task.report.exhausted;
                 if task.take_report(report) {
                     task.progress();
                 }
+                if ends {
+                    self.share(now, out);
+                }
             }
+            ToLeader::Knows(tasks) => self.knows(now, id, &tasks, out),
             ToLeader::Done(report) => {
                 task.take_report(report);
                 if task.is_done() {
@@ -165,6 +175,7 @@ impl Job {
                         tuples_out: task.totals.tuples_out,
                     }));
                 }
+                self.advance(now, out);
                 self.end_if_done(out);
             }
             ToLeader::Failed(failure) => self.operator_failed(now, id, epoch, failure, out),

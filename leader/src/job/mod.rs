@@ -18,6 +18,8 @@ mod end;
 mod fail;
 mod messages;
 mod resume;
+mod scale;
+mod share;
 #[cfg(test)]
 mod sim;
 mod task;
@@ -31,11 +33,15 @@ use common::clock::Time;
 use common::control::ToWorker;
 use common::ids::{Epoch, NodeName, TaskId};
 
+use crate::autoscale::Autoscaler;
 use crate::plan::{Change, Plan};
 pub use effects::{ConnId, Effect, Event, Exit, Input, Ticket};
 pub use resume::{ResumeError, Resumed, resume};
+use share::{Shares, Source};
 pub use task::{Counts, State, Task, Totals};
 
+/// How often rates are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A launch that has not registered by then is given up.
 pub const REGISTER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a job waits for a node to come back when none is left.
@@ -96,6 +102,15 @@ pub struct Job {
     poisoned: u64,
     /// Tuples that were in the destination before this leader, and may come again: without exactly-once.
     before: u64,
+    /// This leader's processes have epochs above it.
+    base: Epoch,
+    /// Up to which version of a stage's routing the stage before may be told.
+    released: BTreeMap<u16, u32>,
+    autoscaler: Autoscaler,
+    next_look: Time,
+    /// What led to the change that is being stored.
+    why: String,
+    shares: Shares,
 }
 
 impl Job {
@@ -106,7 +121,14 @@ impl Job {
         let tasks = plan
             .tasks()
             .filter_map(|id| Some((id, Task::new(id, planned(id).or(nodes.first())?.clone()))))
+            .map(|(id, task)| {
+                let routed = plan.born(id).down;
+                (id, Task { routed, ..task })
+            })
             .collect();
+        // Before the newest change was made, those before it were over.
+        let newest = (1..plan.stages.len() as u16).map(|s| (s, plan.version(s).saturating_sub(1)));
+        let released = newest.collect();
         let files = plan.sources.iter().flatten().map(|s| s.file.clone());
         Self {
             changes: BTreeMap::new(),
@@ -116,6 +138,12 @@ impl Job {
             draining: plan.drain,
             poisoned: plan.skips.values().map(|units| units.len() as u64).sum(),
             before: 0,
+            base: Epoch(0),
+            released,
+            autoscaler: Autoscaler::default(),
+            next_look: Time::ZERO,
+            why: String::new(),
+            shares: Shares::default(),
             plan,
             config,
             tasks,
@@ -198,6 +226,7 @@ impl Job {
             }
             Input::Files(files) => self.files(files, out),
             Input::Drain => self.drain(out),
+            Input::SetRate(rate) => self.set_rate(rate, out),
             Input::Stored { ticket } => self.stored(now, ticket, out),
             Input::Stop { why } => self.give_up(why, out),
             Input::Tick => self.tick(now, out),
@@ -207,7 +236,9 @@ impl Job {
     fn begin(&mut self, now: Time, out: &mut Vec<Effect>) {
         let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
         for id in ids {
-            let planned = self.tasks.get(&id).map(|t| t.node.clone());
+            // One that came later has no place of its own.
+            let task = self.tasks.get(&id).filter(|_| self.plan.nodes.contains_key(&id));
+            let planned = task.map(|t| t.node.clone());
             let usable = planned.filter(|node| !self.failed_nodes.contains(node));
             self.launch(now, id, usable, out);
         }
@@ -227,8 +258,9 @@ impl Job {
             self.end_if_done(out);
             return;
         }
-        // Its next plan is not durable yet; it is launched when that is.
-        if let Some(task) = self.tasks.get_mut(&id).filter(|t| t.held.is_some()) {
+        // Its next plan is not durable yet; it is launched when that is. Nor is one that others would refuse.
+        let parked = self.is_parked(id);
+        if let Some(task) = self.tasks.get_mut(&id).filter(|t| t.held.is_some() || parked) {
             task.state = State::Waiting {
                 until: now + Duration::from_millis(100),
             };
@@ -304,12 +336,7 @@ impl Job {
     /// one.
     fn choose_node(&self, now: Time, id: TaskId) -> Option<NodeName> {
         let avoid = self.tasks.get(&id).map(|t| (&t.avoid, &t.node));
-        let load = |node: &NodeName| {
-            self.tasks
-                .values()
-                .filter(|t| t.id != id && t.node == *node && !t.is_done())
-                .count()
-        };
+        let load = |node: &NodeName| self.load_of(node, id);
         let live = self
             .nodes
             .iter()
@@ -356,6 +383,12 @@ impl Job {
                 break;
             }
             self.tick_task(now, id, out);
+        }
+        if now >= self.next_look {
+            self.next_look = now + LOOK_EVERY;
+            self.advance(now, out);
+            self.autoscale(now, out);
+            self.share(now, out);
         }
         if now >= self.next_beat {
             self.next_beat = now + self.config.lease / 6;
@@ -426,13 +459,47 @@ impl Job {
     /// Is there an upstream task that may still want this task's acknowledgement? Without a log a receiver, too, may need it: its
     /// next process has to be told again that this task has ended.
     fn needed(&self, id: TaskId) -> bool {
+        let Some(task) = self.tasks.get(&id).filter(|t| !t.retired) else {
+            return false;
+        };
+        // It has to say its end to who came later.
+        if task.routed < self.released.get(&(id.stage + 1)).copied().unwrap_or(0) {
+            return true;
+        }
         let receivers = match self.plan.exactly_once {
             true => vec![],
             false => self.plan.downstream(id),
         };
         let neighbours = self.plan.upstream(id).into_iter().chain(receivers);
+        // Who routes past it for good has no use for it.
+        let (out, version) = (self.plan.is_out(id), self.plan.version(id.stage));
         neighbours
             .filter_map(|n| self.tasks.get(&n))
-            .any(|n| !n.is_done())
+            .any(|n| !n.is_done() && !(out && n.id.stage < id.stage && n.routed >= version))
+    }
+
+    /// The sources' rate from now on.
+    fn set_rate(&mut self, rate: u64, out: &mut Vec<Effect>) {
+        if !self.over {
+            self.store(Change::Rate(rate), out);
+        }
+    }
+
+    /// Divides the input rate anew, if that is to be.
+    fn share(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if self.over || self.plan.rate == 0 {
+            return;
+        }
+        let sources = self.tasks.values().filter(|t| t.id.stage == 0);
+        let sources: Vec<Source> = sources
+            .map(|t| Source {
+                task: t.id,
+                reads: matches!(t.state, State::Attached { started: true, .. }) && !t.report.exhausted,
+                per_s: t.report.in_per_s,
+            })
+            .collect();
+        for (task, milli) in self.shares.divide(now, self.plan.rate, &sources) {
+            self.tell_source(task, ToWorker::Rate(milli), out);
+        }
     }
 }

@@ -67,6 +67,7 @@ pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> 
         failed: None,
     };
     let mut newest = 0;
+    let mut routes = BTreeMap::new();
     for entry in entries {
         match entry {
             Entry::Plan(_) => {}
@@ -74,7 +75,12 @@ pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> 
                 resumed.launched = true;
                 newest = newest.max(epoch.0);
             }
-            Entry::Done { task, counts, .. } => drop(resumed.done.insert(*task, *counts)),
+            Entry::Done {
+                task, counts, routed, ..
+            } => {
+                resumed.done.insert(*task, *counts);
+                routes.insert(*task, *routed);
+            }
             Entry::Change(change) => {
                 let before = resumed.plan.skips.values().map(Vec::len).sum::<usize>();
                 resumed.plan.apply(change);
@@ -96,6 +102,11 @@ pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> 
         let next = (newest + UNSEEN) / BLOCK + 1;
         resumed.base = resumed.base.max(Epoch(next * BLOCK));
     }
+    // One that has not heard of who came later has to tell them its end.
+    let plan = &resumed.plan;
+    resumed
+        .done
+        .retain(|t, _| routes.get(t).copied().unwrap_or(0) >= plan.version(t.stage + 1));
     resumed.without_logs();
     Ok(resumed)
 }
@@ -133,8 +144,16 @@ impl Job {
             ..
         } = resumed;
         let mut job = Self::new(plan, config, nodes, failed);
-        (job.poisoned, job.before) = (poisoned, before);
+        (job.poisoned, job.before, job.base) = (poisoned, before, base);
+        let versions: BTreeMap<TaskId, u32> = job
+            .tasks
+            .keys()
+            .map(|id| (*id, job.plan.version(id.stage + 1)))
+            .collect();
         for task in job.tasks.values_mut() {
+            if done.contains_key(&task.id) {
+                task.routed = versions.get(&task.id).copied().unwrap_or(0);
+            }
             task.begin_after(base, done.get(&task.id).copied(), arrived.remove(&task.id));
         }
         job
@@ -195,6 +214,7 @@ mod tests {
                 tuples_in: 7,
                 ..Counts::default()
             },
+            routed: 0,
         }
     }
 

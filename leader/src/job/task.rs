@@ -180,6 +180,12 @@ pub struct Task {
     pub(super) is_careful: bool,
     /// It is not launched before this change of its plan is stored.
     pub(super) held: Option<Ticket>,
+    /// The newest version of the next stage's routing that it cannot fall behind.
+    pub(super) routed: u32,
+    /// How many tasks of the stage before its present process knows of.
+    pub(super) knows: usize,
+    /// Taken out of its stage, and gone for good.
+    pub retired: bool,
     /// It was done once: its next process has nothing left to do but acknowledge.
     pub(super) was_done: bool,
 }
@@ -208,6 +214,9 @@ impl Task {
             careful: false,
             is_careful: false,
             held: None,
+            routed: 0,
+            knows: 0,
+            retired: false,
             was_done: false,
         }
     }
@@ -239,6 +248,7 @@ impl Task {
             State::Attached { started: false, .. } if self.epoch > Epoch(1) => "replaying",
             State::Attached { started: false, .. } => "starting",
             State::Attached { started: true, .. } => "running",
+            State::Done { .. } if self.retired => "retired",
             State::Done { .. } => "done",
         }
     }
@@ -250,6 +260,7 @@ impl Task {
         if report.arrived.is_some() {
             self.arrived.clone_from(&report.arrived);
         }
+        self.routed = self.routed.max(report.routed);
         self.report = report;
         (self.totals.tuples_in, self.totals.tuples_out) != before
     }
@@ -267,9 +278,10 @@ impl Task {
         self.pid = None;
         self.addr = None;
         // What it reported of the moment is not true any more.
-        self.report.in_per_s = 0.0;
-        self.report.out_per_s = 0.0;
-        self.report.backlog_bytes = 0;
+        self.report = Report {
+            exhausted: self.report.exhausted,
+            ..Report::default()
+        };
     }
 }
 

@@ -20,6 +20,14 @@ pub enum Change {
     },
     /// The sources read what is there, and end.
     Drain,
+    /// A stage's next routing table: with a task more, or without one.
+    Scale {
+        stage: u16,
+        version: u32,
+        tasks: Vec<TaskId>,
+    },
+    /// Lines per second over all source tasks; 0: no limit.
+    Rate(u64),
 }
 
 impl Plan {
@@ -38,6 +46,12 @@ impl Plan {
                 }
             }
             Change::Drain => self.drain = true,
+            Change::Scale {
+                stage,
+                version,
+                tasks,
+            } => self.reroute(*stage, *version, tasks),
+            Change::Rate(rate) => self.rate = *rate,
         }
     }
 }

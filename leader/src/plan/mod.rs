@@ -2,6 +2,7 @@
 
 mod change;
 mod placement;
+mod routing;
 mod slices;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use change::Change;
 pub use placement::place;
+pub use routing::{Born, Routing, Scaling};
 pub use slices::{Input, SPLIT_FROM, fewest, follow, slices, whole};
 
 /// The end of a slice whose file may still grow.
@@ -53,6 +55,7 @@ impl Output {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stage {
     pub op: Option<OpSpec>,
+    /// How many it began with.
     pub tasks: u16,
 }
 
@@ -117,29 +120,17 @@ pub struct Plan {
     /// Tuples that are set aside, by the task whose operator fails at them.
     #[serde(default)]
     pub skips: BTreeMap<TaskId, Vec<Unit>>,
+    /// Stages gain and lose tasks by themselves.
+    #[serde(default)]
+    pub scaling: Option<Scaling>,
+    #[serde(default)]
+    pub routing: Routing,
 }
 
 impl Plan {
+    /// All that there ever were.
     pub fn tasks(&self) -> impl Iterator<Item = TaskId> + '_ {
-        self.stages
-            .iter()
-            .enumerate()
-            .flat_map(|(k, s)| (0..s.tasks).map(move |i| TaskId::new(k as u16, i)))
-    }
-
-    pub fn stage_tasks(&self, stage: u16) -> Vec<TaskId> {
-        let tasks = self.stages.get(usize::from(stage)).map_or(0, |s| s.tasks);
-        (0..tasks).map(|i| TaskId::new(stage, i)).collect()
-    }
-
-    pub fn upstream(&self, task: TaskId) -> Vec<TaskId> {
-        task.stage
-            .checked_sub(1)
-            .map_or(vec![], |stage| self.stage_tasks(stage))
-    }
-
-    pub fn downstream(&self, task: TaskId) -> Vec<TaskId> {
-        self.stage_tasks(task.stage + 1)
+        (0..self.stages.len()).flat_map(|k| self.stage_tasks(k as u16))
     }
 
     /// Bytes that the sources will read; 0 when nobody knows.
@@ -159,7 +150,14 @@ impl Plan {
 
     /// All that process `epoch` of `task` must know.
     pub fn task_plan(&self, task: TaskId, epoch: Epoch) -> TaskPlan {
+        self.task_plan_until(task, epoch, u32::MAX)
+    }
+
+    /// The same, with no later version of the next stage's routing than `until`.
+    pub fn task_plan_until(&self, task: TaskId, epoch: Epoch, until: u32) -> TaskPlan {
         let last = usize::from(task.stage) + 1 == self.stages.len();
+        let until = until.min(self.version(task.stage + 1));
+        let (route, downstream, routes) = self.routes(task, until);
         let source = task.stage == 0;
         TaskPlan {
             job: self.job.clone(),
@@ -175,10 +173,13 @@ impl Plan {
                 _ => vec![],
             },
             upstream: self.upstream(task),
-            downstream: self.downstream(task),
+            downstream,
+            scales: self.scaling.is_some(),
+            route,
+            routes,
             dest: last.then(|| self.dest.clone()),
             format: self.format,
-            rate: if source { self.rate_of(task.index) } else { 0 },
+            rate_milli: if source { self.rate_of(task.index) } else { 0 },
             op_timeout_ms: self.op_timeout_ms,
             follow: source && self.follow,
             drain: source && self.drain,
@@ -189,13 +190,13 @@ impl Plan {
         }
     }
 
-    /// A source task's share of the rate. Never 0 when there is a limit: that would mean no limit.
+    /// A source task's even share of the rate, in thousandths. Never 0 when there is a limit: that would mean no limit.
     fn rate_of(&self, index: u16) -> u64 {
-        let n = self.sources.len().max(1) as u64;
-        if self.rate == 0 {
-            return 0;
+        let (n, milli) = (self.sources.len().max(1) as u64, self.rate.saturating_mul(1000));
+        match milli {
+            0 => 0,
+            _ => (milli / n + u64::from(u64::from(index) < milli % n)).max(1),
         }
-        (self.rate / n + u64::from(u64::from(index) < self.rate % n)).max(1)
     }
 
     /// For people: `--dry-run`.
@@ -299,6 +300,8 @@ pub(crate) mod tests {
             follow: false,
             drain: false,
             skips: BTreeMap::new(),
+            scaling: None,
+            routing: Routing::default(),
         }
     }
 
@@ -330,9 +333,9 @@ pub(crate) mod tests {
                 ..sample(1, 1, n, &nodes)
             };
             let shares: Vec<u64> = (0..n)
-                .map(|i| plan.task_plan(TaskId::new(0, i), Epoch(1)).rate)
+                .map(|i| plan.task_plan(TaskId::new(0, i), Epoch(1)).rate_milli)
                 .collect();
-            assert_eq!(shares.iter().sum::<u64>(), rate, "{shares:?}");
+            assert_eq!(shares.iter().sum::<u64>(), 1000 * rate, "{shares:?}");
             assert!(shares.iter().all(|r| *r > 0), "{shares:?}");
         }
     }

@@ -17,7 +17,7 @@ pub fn wrong(
     snapshot_len: u64,
 ) -> Vec<String> {
     let mut wrong = vec![];
-    let outputs = shape.outputs();
+    let outputs = shape.outputs(state.targets.len());
     if cut.emitted.len() != outputs {
         wrong.push(format!(
             "it speaks of {} outputs, there are {outputs}",
@@ -29,7 +29,7 @@ pub fn wrong(
         shrunk(last, cut, &mut wrong);
     }
     acknowledged(cut, shape, &mut wrong);
-    counted(cut, plan, shape, &mut wrong);
+    counted(cut, plan, shape, state, &mut wrong);
     match plan.op.as_ref().map(|op| op.kind) {
         None => routed(cut, state, &mut wrong),
         Some(OpKind::Filter) if cut.tuples_out > cut.tuples_in => wrong.push(format!(
@@ -82,8 +82,9 @@ fn acknowledged(cut: &Cut, shape: Shape, wrong: &mut Vec<String>) {
 }
 
 /// The outputs come to what was counted; end marks count as a unit each.
-fn counted(cut: &Cut, plan: &TaskPlan, shape: Shape, wrong: &mut Vec<String>) {
-    let channels = &cut.emitted[..shape.channels];
+fn counted(cut: &Cut, plan: &TaskPlan, shape: Shape, state: &State, wrong: &mut Vec<String>) {
+    let channels = (0..shape.channels.max(state.targets.len())).map(|c| cut.emitted[shape.output(c)]);
+    let channels: Vec<u64> = channels.collect();
     if plan.downstream.is_empty() {
         // Each tuple is a line of at least its newline.
         if channels[0] < cut.tuples_out {
@@ -91,22 +92,21 @@ fn counted(cut: &Cut, plan: &TaskPlan, shape: Shape, wrong: &mut Vec<String>) {
         }
         return;
     }
-    let ends = u128::from(cut.done) * channels.len() as u128;
+    let ends = (0..channels.len()).filter(|c| state.is_ended(*c)).count() as u128;
     let units: u128 = channels.iter().map(|e| u128::from(*e)).sum();
     if units != u128::from(cut.tuples_out) + ends {
         wrong.push(format!(
             "{} tuples went out{}, the outputs come to {units} units",
             cut.tuples_out,
-            if cut.done { " and each output's end" } else { "" }
+            if ends > 0 { " and each output's end" } else { "" }
         ));
     }
 }
 
 /// A source's outputs follow from what it read.
 fn routed(cut: &Cut, state: &State, wrong: &mut Vec<String>) {
-    let ends = u64::from(cut.done);
     for (i, (says, lines)) in cut.emitted.iter().zip(&state.routed).enumerate() {
-        let units = lines.saturating_add(ends);
+        let units = lines.saturating_add(u64::from(state.is_ended(i)));
         if *says != units {
             wrong.push(format!(
                 "output {i} has come to {says} units, by the lines read it is {units}"

@@ -128,7 +128,10 @@ impl Judge {
     /// What a sender forgot, its receiver never needs again; at the end both counts agree.
     fn channels(&mut self) {
         for plan in self.plans() {
-            for (output, to) in plan.downstream.iter().enumerate() {
+            let opened = self.log(plan.task).map(|log| log.state.targets.clone());
+            let shape = Shape::of(&plan);
+            for (channel, to) in opened.unwrap_or_default().iter().enumerate() {
+                let output = shape.output(channel);
                 let (Some(sender), receiver) = (self.log(plan.task), self.log(*to)) else {
                     continue;
                 };

@@ -30,11 +30,16 @@ impl Kept {
     pub fn new(shape: Shape) -> Self {
         Self {
             shape,
-            produced: vec![0; shape.outputs()],
+            produced: vec![0; shape.outputs(0)],
             behind: VecDeque::new(),
             newest: 0,
             tuples: BTreeSet::new(),
         }
+    }
+
+    /// The routing has changed: there are so many outputs now.
+    pub fn open(&mut self, outputs: usize) {
+        self.produced.resize(outputs.max(self.produced.len()), 0);
     }
 
     /// A production, which stands before its order record. Those of an output follow on from each other.

@@ -26,8 +26,14 @@ impl Shape {
         }
     }
 
-    pub fn outputs(self) -> usize {
-        self.channels + usize::from(self.aside)
+    /// How many outputs there are when so many channels were opened.
+    pub fn outputs(self, targets: usize) -> usize {
+        self.channels.max(targets) + usize::from(self.aside)
+    }
+
+    /// Which output a channel is: those that were opened later come behind the place for tuples set aside.
+    pub fn output(self, channel: usize) -> usize {
+        channel + usize::from(self.aside && channel >= self.channels)
     }
 
     /// A new process takes nothing over that no checkpoint covers: nothing of it had left.

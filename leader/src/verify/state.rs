@@ -28,14 +28,19 @@ pub struct State {
     /// The slice that a source reads now, and all that it has begun.
     pub slice: u32,
     pub slices: BTreeMap<u32, Reading>,
-    /// A source's lines per output.
+    /// A source's lines per channel.
     pub routed: Vec<u64>,
+    /// Channels, in the order in which they were opened, and which of them the routing in force chooses from.
+    pub targets: Vec<TaskId>,
+    pub active: Vec<usize>,
 }
 
 impl State {
     pub fn new(plan: &TaskPlan) -> Self {
         Self {
             routed: vec![0; plan.downstream.len()],
+            targets: plan.downstream.clone(),
+            active: (0..plan.downstream.len()).collect(),
             ..Self::default()
         }
     }
@@ -48,7 +53,8 @@ impl State {
     /// found once.
     pub fn apply(&mut self, order: &Order, plan: &TaskPlan) -> Vec<String> {
         let mut wrong = vec![];
-        if self.done {
+        // Who hears of tasks that come when all has ended still gives them its end.
+        if self.done && !matches!(order, Order::Route { .. }) {
             wrong.push("it comes after the finish".into());
         }
         match order {
@@ -70,8 +76,32 @@ impl State {
                 self.finish(plan, &mut wrong);
                 self.done = true;
             }
+            Order::Route { version, tasks } => {
+                let known = plan.routes.iter().find(|r| r.version == *version);
+                if known.is_none_or(|r| r.tasks != *tasks) {
+                    wrong.push(format!("version {version} of the routing is not the plan's"));
+                }
+                self.reroute(tasks);
+            }
         }
         wrong
+    }
+
+    fn reroute(&mut self, tasks: &[TaskId]) {
+        self.active.clear();
+        for task in tasks {
+            let known = self.targets.iter().position(|t| t == task);
+            self.active.push(known.unwrap_or(self.targets.len()));
+            if known.is_none() {
+                self.targets.push(*task);
+                self.routed.push(0);
+            }
+        }
+    }
+
+    /// Whether a channel has had its end mark.
+    pub fn is_ended(&self, channel: usize) -> bool {
+        self.done || !self.active.contains(&channel)
     }
 
     fn channel(&self, from: TaskId, start: u64, plan: &TaskPlan, wrong: &mut Vec<String>) {
@@ -169,7 +199,7 @@ impl State {
             self.slice = run.slice.saturating_add(u32::from(run.last));
         }
         self.tuples_in = self.tuples_in.saturating_add(run.lines);
-        route(run, &mut self.routed);
+        route(run, &self.active, &mut self.routed);
     }
 
     fn finish(&self, plan: &TaskPlan, wrong: &mut Vec<String>) {
@@ -319,17 +349,18 @@ fn begins_wrong(slice: &Slice, first: Place) -> Option<String> {
 }
 
 /// Lines go to the outputs by their number.
-fn route(run: &SourceRun, routed: &mut [u64]) {
-    let n = routed.len() as u64;
+fn route(run: &SourceRun, active: &[usize], routed: &mut [u64]) {
+    let n = active.len() as u64;
     if n == 0 {
         return;
     }
-    routed
-        .iter_mut()
-        .for_each(|r| *r = r.saturating_add(run.lines / n));
+    for output in active {
+        routed[*output] = routed[*output].saturating_add(run.lines / n);
+    }
     for k in 0..run.lines % n {
         let output = run.first_line.wrapping_add(run.lines / n * n).wrapping_add(k) % n;
-        routed[output as usize] = routed[output as usize].saturating_add(1);
+        let output = active[output as usize];
+        routed[output] = routed[output].saturating_add(1);
     }
 }
 
@@ -364,7 +395,7 @@ mod tests {
                 growing: false,
             };
             let mut routed = vec![0; outputs];
-            route(&run, &mut routed);
+            route(&run, &(0..outputs).collect::<Vec<_>>(), &mut routed);
             let mut want = vec![0; outputs];
             (first_line..first_line + lines).for_each(|n| want[n as usize % outputs] += 1);
             assert_eq!(routed, want, "{run:?}");

@@ -1,19 +1,18 @@
 //! The task's loop: takes events in, lets the protocol decide, runs the operator, carries the decisions out.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use common::clock::{self, Time};
 use common::control::{Report, ToLeader, ToWorker};
 use common::ids::{Epoch, TaskId};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::control::Control;
 use super::meter::{Latency, Rate};
 use super::operator::{Collected, Runner};
 use super::pace::Pace;
+use super::route::{Dialer, OutLink};
 use super::storage::{Plan, Storage};
 use super::work::Step;
 use super::{End, Event};
@@ -35,14 +34,6 @@ struct Input {
     acked: u64,
 }
 
-/// A receiver: where it is, and the connection to it.
-pub struct OutLink {
-    pub to: TaskId,
-    pub addr: watch::Sender<Option<(Epoch, SocketAddr)>>,
-    pub oldest: watch::Sender<u64>,
-    pub frames: Option<mpsc::UnboundedSender<Bytes>>,
-}
-
 pub struct Engine {
     pub plan: Plan,
     pub pid: u32,
@@ -56,6 +47,7 @@ pub struct Engine {
     pub events: mpsc::UnboundedReceiver<Event>,
     pub control: Control,
     pub links: Vec<OutLink>,
+    pub(super) dialer: Dialer,
     pub linger: Duration,
     pub pace: Pace,
     pub fail_point: FailPoint,
@@ -67,7 +59,8 @@ pub struct Engine {
     pub(super) first_read_us: u64,
     last_durable_us: u64,
     latency: Latency,
-    rates: (Rate, Rate),
+    /// Of the last second and of the last ten, what came in and what went out.
+    rates: [Rate; 4],
     reported: Time,
     rate_logged: Time,
 }
@@ -79,10 +72,11 @@ impl Engine {
         storage: Storage,
         events: mpsc::UnboundedReceiver<Event>,
         control: Control,
+        dialer: Dialer,
     ) -> Self {
         Self {
             pid: std::process::id(),
-            pace: Pace::new(plan.rate),
+            pace: Pace::new(plan.rate_milli),
             plan,
             task,
             storage,
@@ -93,6 +87,7 @@ impl Engine {
             events,
             control,
             links: Vec::new(),
+            dialer,
             linger: Duration::from_millis(3),
             fail_point: FailPoint::default(),
             inputs: BTreeMap::new(),
@@ -103,7 +98,7 @@ impl Engine {
             first_read_us: 0,
             last_durable_us: 0,
             latency: Latency::default(),
-            rates: Default::default(),
+            rates: [Rate::SECOND, Rate::TEN, Rate::SECOND, Rate::TEN].map(Rate::over),
             reported: Time::ZERO,
             rate_logged: clock::now(),
         }
@@ -171,13 +166,21 @@ impl Engine {
                 frames,
             } => {
                 self.task.output(output).resume(standing);
-                self.links[output].frames = Some(frames);
+                if let Some(link) = self.link(output) {
+                    link.frames = Some(frames);
+                }
             }
-            Event::OutClosed { output } => self.links[output].frames = None,
+            Event::OutClosed { output } => {
+                if let Some(link) = self.link(output) {
+                    link.frames = None;
+                }
+            }
             Event::Ack { output, upto } => {
                 self.task.output(output).acknowledge(upto, |_| {});
                 let oldest = self.task.output(output).oldest();
-                self.links[output].oldest.send_replace(oldest);
+                if let Some(link) = self.link(output) {
+                    link.oldest.send_replace(oldest);
+                }
             }
             Event::Refused { to, why } => {
                 return Err(End::Fenced(format!("{to} refused this process: {why}")));
@@ -188,22 +191,14 @@ impl Engine {
 
     fn on_control(&mut self, message: ToWorker) -> Result<(), End> {
         match message {
-            ToWorker::Peers(peers) => {
-                for peer in peers {
-                    if let Some(link) = self.links.iter().find(|l| l.to == peer.task) {
-                        link.addr.send_if_modified(|addr| {
-                            let news = addr.is_none_or(|(epoch, at)| {
-                                peer.epoch > epoch || (peer.epoch == epoch && at != peer.addr)
-                            });
-                            if news {
-                                *addr = Some((peer.epoch, peer.addr));
-                            }
-                            news
-                        });
-                    }
-                }
+            ToWorker::Peers(peers) => self.meet(peers),
+            ToWorker::Rate(milli) => self.pace.set(clock::now(), milli),
+            ToWorker::Upstream(tasks) => {
+                self.task.hear_upstream(&tasks);
+                let _ = self.control.to_leader.send(ToLeader::Knows(tasks));
             }
-            ToWorker::Rate(per_s) => self.pace.per_s = per_s,
+            ToWorker::Route(route) => self.task.hear_route(route),
+            ToWorker::Gone(task) => self.part(task),
             ToWorker::Finish => return Err(End::Finished),
             ToWorker::Refused { why } => return Err(End::Fenced(why)),
             // The source may be reading just now, beside this.
@@ -273,10 +268,10 @@ impl Engine {
     pub(super) fn settle(&mut self) -> Result<(), End> {
         let now = clock::now();
         self.settle_snapshots(now);
-        if let Some(log) = &self.storage.log {
-            if self.task.logged(now, log.acked()) {
-                self.fail_point.pass(Point::AfterLog);
-            }
+        if let Some(log) = &self.storage.log
+            && self.task.logged(now, log.acked())
+        {
+            self.fail_point.pass(Point::AfterLog);
         }
         for dest in &self.storage.dests {
             let (acked, wall) = (dest.appender.acked(), clock::unix_micros());
@@ -307,7 +302,11 @@ impl Engine {
             if now.since(self.rate_logged) >= RATE_EVERY {
                 self.rate_logged = now;
                 let p = &self.plan;
-                tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, pid = self.pid, in_per_s = report.in_per_s as u64, out_per_s = report.out_per_s as u64, in_total = report.tuples_in, out_total = report.tuples_out, backlog_bytes = report.backlog_bytes, "RATE");
+                tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, pid = self.pid, in_per_s = report.in_per_s as u64, out_per_s = report.out_per_s as u64, in_total = report.tuples_in, out_total = report.tuples_out, backlog = report.backlog_tuples, backlog_bytes = report.backlog_bytes, "RATE");
+            }
+            // The leader shares the rate of a source that has nothing left out among the others: at once.
+            if report.exhausted && !self.control.report.borrow().exhausted {
+                let _ = self.control.to_leader.send(ToLeader::Beat(report.clone()));
             }
             self.control.report.send_replace(report);
         }
@@ -343,9 +342,9 @@ impl Engine {
                 left = Some(chunk.tuples);
             }
         }
-        for (index, link) in self.links.iter().enumerate() {
+        for link in &self.links {
             let Some(frames) = &link.frames else { continue };
-            while let Some(chunk) = self.task.output(index).next_chunk(durable) {
+            while let Some(chunk) = self.task.output(link.output).next_chunk(durable) {
                 left = Some(chunk.tuples);
                 if frames.send(chunk.payload).is_err() {
                     break;
@@ -385,7 +384,7 @@ impl Engine {
             self.open_since.map(|since| since + self.linger),
             self.task.log_deadline().filter(|d| *d > now),
             self.task.snapshot_deadline().filter(|d| *d > now),
-            (self.source.is_some() && self.pace.per_s > 0).then(|| now + Duration::from_millis(5)),
+            self.source.as_ref().and_then(|_| self.pace.next(now)),
             self.source
                 .as_ref()
                 .and_then(Source::pause)
@@ -405,14 +404,24 @@ impl Engine {
 
     fn report(&mut self, now: Time) -> Report {
         let (cut, is_last) = (self.task.now(), self.plan.dest.is_some());
+        if self.task.replaying() > 0 {
+            // What is done again says nothing of what comes in.
+            self.rates.iter_mut().for_each(Rate::forget);
+        }
+        let [in_per_s, in_per_10s, out_per_s, out_per_10s] = &mut self.rates;
         Report {
             tuples_in: cut.tuples_in,
             tuples_out: cut.tuples_out,
             bytes_in: cut.bytes_in,
             bytes_out: if is_last { cut.emitted[0] } else { 0 },
-            in_per_s: self.rates.0.update(now, cut.tuples_in),
-            out_per_s: self.rates.1.update(now, cut.tuples_out),
+            in_per_s: in_per_s.update(now, cut.tuples_in),
+            in_per_10s: in_per_10s.update(now, cut.tuples_in),
+            out_per_s: out_per_s.update(now, cut.tuples_out),
+            out_per_10s: out_per_10s.update(now, cut.tuples_out),
             backlog_bytes: self.task.backlog_bytes() as u64,
+            backlog_tuples: self.task.backlog_tuples(),
+            routed: self.task.routed(),
+            exhausted: self.plan.op.is_none() && cut.done,
             first_read_us: self.first_read_us,
             last_durable_us: self.last_durable_us,
             latency_us: if is_last { self.latency.counts() } else { vec![] },

@@ -5,19 +5,33 @@ use std::time::Duration;
 
 use common::clock::Time;
 
-/// Tuples per second over the last second or so.
-#[derive(Debug, Default)]
+/// Tuples per second over a window that ends now.
+#[derive(Debug)]
 pub struct Rate {
+    window: Duration,
     marks: std::collections::VecDeque<(Time, u64)>,
 }
 
 impl Rate {
-    const WINDOW: Duration = Duration::from_millis(1000);
+    pub const SECOND: Duration = Duration::from_secs(1);
+    pub const TEN: Duration = Duration::from_secs(10);
+
+    pub fn over(window: Duration) -> Self {
+        Self {
+            window,
+            marks: Default::default(),
+        }
+    }
+
+    /// Begins anew.
+    pub fn forget(&mut self) {
+        self.marks.clear();
+    }
 
     /// Notes the counter's value and returns its rate.
     pub fn update(&mut self, now: Time, total: u64) -> f64 {
         self.marks.push_back((now, total));
-        while self.marks.len() > 2 && now.since(self.marks[1].0) >= Self::WINDOW {
+        while self.marks.len() > 2 && now.since(self.marks[1].0) >= self.window {
             self.marks.pop_front();
         }
         let (since, before) = self.marks[0];
@@ -52,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_steady_counter_has_its_rate() {
-        let mut rate = Rate::default();
+        let mut rate = Rate::over(Rate::SECOND);
         let mut last = 0.0;
         for i in 0..50u64 {
             last = rate.update(Time::from_millis(100 * i), 1000 * i);

@@ -7,6 +7,7 @@ pub mod links;
 pub mod meter;
 pub mod operator;
 pub mod pace;
+mod route;
 pub mod storage;
 mod work;
 
@@ -22,16 +23,16 @@ use common::net::Identity;
 use common::task_log::Keeps;
 use hydfs::client::Client;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::failpoint::FailPoint;
 use crate::source::Source;
 use crate::task::inbox::Item;
-use crate::task::output::Output;
-use crate::task::{Config, Task};
+use crate::task::{Config, Neighbours, Task};
 use crate::wire::{Open, Opened, Standing};
-use engine::{Engine, OutLink};
+use engine::Engine;
 use operator::Runner;
+use route::Dialer;
 use storage::{Snapshots, Storage};
 
 /// What reaches the engine from the tasks that move bytes.
@@ -145,30 +146,8 @@ pub async fn run(start: Start) -> End {
         }
     };
     let me = Arc::new(start.me.clone());
-    let _listener = links::listen(listener, me.clone(), events.clone(), start.fail_point.clone());
-    let mut dialers = Vec::new();
-    for (output, to) in engine.plan.downstream.clone().into_iter().enumerate() {
-        let (addr, addr_rx) = watch::channel(None);
-        let (oldest, oldest_rx) = watch::channel(engine.task.output(output).oldest());
-        let dial = links::Dial {
-            output,
-            job: start.job.clone(),
-            from: task,
-            epoch,
-            to,
-            me: me.clone(),
-            addr: addr_rx,
-            oldest: oldest_rx,
-            fail_point: start.fail_point.clone(),
-        };
-        engine.links.push(OutLink {
-            to,
-            addr,
-            oldest,
-            frames: None,
-        });
-        dialers.push(links::dial(dial, events.clone()));
-    }
+    let _listener = links::listen(listener, me, events, start.fail_point.clone());
+    engine.link_up();
     let end = match engine.run().await {
         Ok(()) => End::Finished,
         Err(end) => end,
@@ -241,7 +220,7 @@ async fn prepare(
         let config = Config {
             epoch: plan.epoch,
             keeps,
-            fixed: plan.exactly_once && plan.op.is_none() && !plan.follow,
+            fixed: plan.exactly_once && plan.op.is_none() && !plan.follow && !plan.scales,
             skip: plan.skip.iter().copied().collect(),
             sets_aside: aside,
             exactly_once: plan.exactly_once,
@@ -252,14 +231,14 @@ async fn prepare(
             #[cfg(test)]
             mutant: crate::task::Mutant::None,
         };
-        let mut outputs: Vec<Output> = match &plan.dest {
-            Some(_) => vec![Output::destination(0)],
-            None => plan.downstream.iter().map(|_| Output::channel(0)).collect(),
+        let neighbours = Neighbours {
+            upstream: plan.upstream.clone(),
+            is_last: plan.dest.is_some(),
+            downstream: plan.downstream.clone(),
+            version: plan.route,
+            routes: plan.routes.clone(),
         };
-        if aside {
-            outputs.push(Output::destination(0));
-        }
-        let mut task = Task::recover(config, &plan.upstream, outputs, &log)?;
+        let mut task = Task::recover(config, &neighbours, &log)?;
         for dest in &storage.dests {
             let (output, length) = (task.output(dest.output), dest.appender.length());
             output.resume(Standing::at(length));
@@ -290,9 +269,9 @@ async fn prepare(
     let _ = control.to_leader.send(ToLeader::Started {
         replayed: task.replaying() as u64,
     });
-    drop(events);
     let source = plan.op.is_none().then(|| Source::new(client.clone(), &plan));
-    let mut engine = Engine::new(plan, task, storage, inbox, control);
+    let dialer = Dialer::new(Arc::new(start.me.clone()), events);
+    let mut engine = Engine::new(plan, task, storage, inbox, control, dialer);
     engine.runner = runner;
     engine.source = source;
     engine.fail_point = start.fail_point.clone();

@@ -32,6 +32,7 @@ impl Engine {
                     bytes_in: 0,
                 });
             }
+            Work::Route(route) => self.rerouted(route),
             Work::Finish => {
                 let born_us = clock::unix_micros();
                 match self.runner.take() {

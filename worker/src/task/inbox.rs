@@ -72,6 +72,16 @@ impl Inbox {
         self.bytes
     }
 
+    /// Units received and not consumed.
+    pub fn units(&self) -> u64 {
+        self.items.front().map_or(0, |first| self.have - first.start)
+    }
+
+    /// The upstream task's end mark is next.
+    pub fn is_at_end(&self) -> bool {
+        matches!(self.items.front(), Some(item) if item.content == Content::End)
+    }
+
     /// Takes a piece in: repeats are dropped, overlaps trimmed.
     pub fn receive(&mut self, mut item: Item) -> Received {
         if item.start > self.have {

@@ -69,18 +69,23 @@ impl Task {
         while self.cuts.len() > 1 && self.is_passed(&self.cuts[1]) {
             self.cuts.pop_front();
         }
-        let Some(cut) = self.cuts.front().filter(|c| c.pos > self.checkpoint_pos) else {
+        let again = self.is_to_be_noted();
+        let Some(cut) = self.cuts.front().filter(|c| c.pos > self.checkpoint_pos || again) else {
             return;
         };
         let due = now.since(self.checkpoint_at) >= CHECKPOINT_EVERY
             || self.bytes_since_checkpoint >= self.config.window_bytes / 4
-            || cut.done;
+            || cut.done
+            || again;
         if !due {
             return;
         }
         let mut cut = Box::new(cut.clone());
         if self.config.keeps != Keeps::Order {
-            cut.acked = self.outputs.iter().map(Output::acked).collect();
+            // Outputs that came later are not the cut's.
+            let outputs = self.outputs.iter().zip(&cut.emitted);
+            cut.acked = outputs.map(|(o, emitted)| o.acked().min(*emitted)).collect();
+            self.noted.clone_from(&cut.acked);
         }
         self.checkpoint_pos = cut.pos;
         self.checkpoint_at = now;

@@ -17,7 +17,7 @@ pub mod inbox;
 mod log;
 pub mod output;
 mod recover;
-
+mod route;
 pub mod router;
 #[cfg(test)]
 mod sim;
@@ -28,12 +28,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::batch::{Batch, Builder};
 use common::clock::Time;
-use common::control::{Format, Unit};
+use common::control::{Format, Route, Unit};
 use common::ids::{Epoch, TaskId};
 
 use common::task_log::{self, CUT_VERSION, Cut, Keeps, Order, Record, SourcePos, SourceRun};
 use inbox::{Content, Inbox, Item, Received};
 use output::{Chunk, Output};
+pub use route::Neighbours;
+use route::Targets;
 use router::Router;
 
 use crate::wire::{self, Standing};
@@ -48,8 +50,8 @@ pub struct Config {
     pub epoch: Epoch,
     pub exactly_once: bool,
     pub keeps: Keeps,
-    /// What is put out follows from the input alone, whatever the log says: a source of files that do not grow. Its
-    /// outputs leave at once, and its records take their time.
+    /// What is put out, and where it goes, follows from the input alone, whatever the log says: a source of files that do
+    /// not grow, for a stage that does not either. Its outputs leave at once, and its records take their time.
     pub fixed: bool,
     /// The operator has state: only cuts with a snapshot can become checkpoints.
     pub stateful: bool,
@@ -58,9 +60,9 @@ pub struct Config {
     pub batch_bytes: usize,
     /// Bytes kept per output before the task stops consuming.
     pub window_bytes: usize,
-    /// Tuples that are set aside instead of being given to the operator; the last output is the place for them.
+    /// Tuples that are set aside instead of being given to the operator.
     pub skip: BTreeSet<Unit>,
-    /// The last output takes what is set aside.
+    /// There is an output for what is set aside.
     pub sets_aside: bool,
     #[cfg(test)]
     pub mutant: Mutant,
@@ -87,6 +89,8 @@ pub enum Mutant {
     Ungated,
     /// A source whose order is left to chance does not wait for its log.
     Fixed,
+    /// A routing change is not in the log.
+    Route,
 }
 
 /// What to do next.
@@ -105,6 +109,8 @@ pub enum Work {
     InputEnd { from: TaskId, at: u64 },
     /// Read lines: exactly this run when replaying, else what the driver likes from `Task::source` on.
     Source(Option<SourceRun>),
+    /// Route by this version from now on.
+    Route(Route),
     /// Let the operator finish; end marks follow.
     Finish,
 }
@@ -149,6 +155,7 @@ pub struct Task {
     /// Who was served last, for fairness.
     turn: Option<TaskId>,
     outputs: Vec<Output>,
+    targets: Targets,
     replay: VecDeque<Replay>,
     /// The frame of the unit of work at hand, for a log that keeps inputs.
     taken: Option<Bytes>,
@@ -166,6 +173,8 @@ pub struct Task {
     /// Position of the newest checkpoint written or pending, and when.
     checkpoint_pos: u64,
     checkpoint_at: Time,
+    /// What outputs were acknowledged by the newest checkpoint written, where that says so.
+    noted: Vec<u64>,
     /// The newest durable checkpoint: what upstream may forget.
     checkpoint: Cut,
     bytes_since_checkpoint: usize,
@@ -214,10 +223,15 @@ impl Task {
         self.inboxes.values().map(Inbox::bytes).sum()
     }
 
+    pub fn backlog_tuples(&self) -> u64 {
+        self.inboxes.values().map(Inbox::units).sum()
+    }
+
     /// All consumed, emitted, acknowledged and noted: the process may end.
     pub fn is_finished(&self) -> bool {
         self.now.done
             && self.replay.is_empty()
+            && self.targets.is_empty()
             && (self.durable >= self.now.pos || !self.config.exactly_once)
             && self.outputs.iter().all(|o| o.acked() >= o.emitted())
             && self.appends.is_empty()
@@ -303,8 +317,13 @@ impl Task {
     pub fn next_work(&mut self) -> Option<Work> {
         // Replay is not held back: a receiver that replays too may wait for just these outputs, in its logged order, while
         // it leaves others waiting that fill the window. What is made again fitted the window when it was first made.
-        if self.replay.is_empty() && self.is_blocked() {
-            return None;
+        if self.replay.is_empty() {
+            if let Some(route) = self.next_route() {
+                return Some(Work::Route(route));
+            }
+            if self.is_blocked() {
+                return None;
+            }
         }
         if let Some(next) = self.replay.front_mut() {
             return match &next.order {
@@ -325,15 +344,22 @@ impl Task {
                 }
                 Order::Source(run) => Some(Work::Source(Some(*run))),
                 Order::Finish => Some(Work::Finish),
+                Order::Route { version, tasks } => Some(Work::Route(Route {
+                    version: *version,
+                    tasks: tasks.clone(),
+                })),
             };
         }
         if self.now.done {
-            return None;
+            // Tasks that were added upstream when all had ended have only their end to tell.
+            let (from, inbox) = self.inboxes.iter_mut().find(|(_, i)| i.is_at_end())?;
+            let (from, at) = (*from, inbox.pop()?.start);
+            return Some(Work::InputEnd { from, at });
         }
         if self.inboxes.is_empty() {
             return Some(Work::Source(None));
         }
-        if self.now.ended.len() == self.ends.len() {
+        if self.ends.is_subset(&self.now.ended) {
             return Some(Work::Finish);
         }
         let after = |t: &&TaskId| Some(**t) > self.turn;
@@ -374,7 +400,7 @@ impl Task {
             .map(|u| u.number)
             .collect();
         if !skip.is_empty()
-            && let Some(aside) = self.outputs.last_mut().filter(|_| self.config.sets_aside)
+            && let Some(aside) = self.targets.aside().and_then(|i| self.outputs.get_mut(i))
         {
             let mut left = Builder::new();
             let mut number = start;
@@ -414,9 +440,9 @@ impl Task {
 
     /// Where the operator's outputs for the unit of work at hand go.
     pub fn router(&mut self, born_us: u64) -> Router<'_> {
-        let channels = self.channels();
         Router::new(
-            &mut self.outputs[..channels],
+            &mut self.outputs,
+            self.targets.active(),
             &mut self.now.tuples_out,
             self.now.pos + 1,
             born_us,
@@ -433,9 +459,19 @@ impl Task {
         self.bytes_since_checkpoint += done.bytes_in as usize;
         self.bytes_since_snapshot += done.bytes_in as usize;
         self.now.consume(&done.order);
-        if done.order == Order::Finish {
-            let channels = self.channels();
-            self.outputs[..channels].iter_mut().for_each(|o| o.end(pos));
+        match &done.order {
+            Order::Finish => {
+                for index in self.targets.active() {
+                    self.outputs[*index].end(pos);
+                }
+            }
+            Order::Route { tasks, .. } => self.reroute(tasks, pos),
+            _ => {}
+        }
+        #[cfg(test)]
+        if self.config.mutant == Mutant::Route && matches!(done.order, Order::Route { .. }) {
+            self.now.pos -= 1;
+            return self.note_emitted();
         }
         if self.config.keeps == Keeps::Productions {
             self.outputs.iter_mut().for_each(|o| o.close(pos));
@@ -460,11 +496,6 @@ impl Task {
         if !self.config.stateful {
             self.cuts.push_back(self.now.clone());
         }
-    }
-
-    /// How many outputs the router chooses from.
-    fn channels(&self) -> usize {
-        self.outputs.len() - usize::from(self.config.sets_aside)
     }
 
     fn note_emitted(&mut self) {

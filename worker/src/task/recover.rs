@@ -74,14 +74,9 @@ impl History {
 }
 
 impl Task {
-    /// A task that goes on from its log, which may be empty. `outputs`: channels in routing order or one destination,
-    /// then the place for tuples set aside, if there is one.
-    pub fn recover(
-        config: Config,
-        upstream: &[TaskId],
-        outputs: Vec<Output>,
-        log: &[u8],
-    ) -> Result<Self, Error> {
+    /// A task that goes on from its log, which may be empty.
+    pub fn recover(config: Config, neighbours: &Neighbours, log: &[u8]) -> Result<Self, Error> {
+        let upstream = &neighbours.upstream;
         let history = History::read(log)?;
         for (_, order) in &history.orders {
             if let Order::Input { from, .. } | Order::InputEnd { from, .. } = order
@@ -91,13 +86,16 @@ impl Task {
                 return Err(Error::Foreign { what });
             }
         }
-        if let Some(cut) = &history.cut
-            && cut.emitted.len() != outputs.len()
-        {
-            let what = format!("{} outputs", cut.emitted.len());
-            return Err(Error::Foreign { what });
+        let mut task = Self::empty(config, neighbours);
+        if task.config.keeps != Keeps::Inputs {
+            task.routed_until(&history, 0, history.cut.as_ref().map_or(0, |cut| cut.pos));
+            if let Some(cut) = history.cut.as_ref()
+                && cut.emitted.len() != task.outputs.len()
+            {
+                let what = format!("{} outputs", cut.emitted.len());
+                return Err(Error::Foreign { what });
+            }
         }
-        let mut task = Self::empty(config, upstream, outputs);
         task.log_end = log.len() as u64;
         task.durable = history.end();
         match task.config.keeps {
@@ -106,6 +104,7 @@ impl Task {
             Keeps::Productions => task.take_up(history),
         }
         task.pending_pos = task.durable;
+        task.noted.clone_from(&task.checkpoint.acked);
         if task.config.exactly_once {
             let began = Record::Began {
                 epoch: task.config.epoch,
@@ -116,9 +115,24 @@ impl Task {
         Ok(task)
     }
 
-    fn empty(config: Config, upstream: &[TaskId], outputs: Vec<Output>) -> Self {
+    /// Makes the outputs that the routing changes after order record `from` up to `to` brought.
+    fn routed_until(&mut self, history: &History, from: u64, to: u64) {
+        for (pos, order) in &history.orders {
+            if let Order::Route { tasks, .. } = order
+                && *pos > from
+                && *pos <= to
+            {
+                self.rerouted(tasks);
+            }
+        }
+    }
+
+    fn empty(config: Config, neighbours: &Neighbours) -> Self {
+        let (targets, outputs) = Targets::new(neighbours, config.sets_aside);
+        let upstream = &neighbours.upstream;
         let cut = Cut {
             version: CUT_VERSION,
+            route: neighbours.version,
             emitted: outputs.iter().map(Output::emitted).collect(),
             ..Cut::default()
         };
@@ -126,6 +140,7 @@ impl Task {
             inboxes: upstream.iter().map(|u| (*u, Inbox::new(0))).collect(),
             turn: None,
             outputs,
+            targets,
             replay: VecDeque::new(),
             taken: None,
             pending: Vec::new(),
@@ -138,6 +153,7 @@ impl Task {
             cuts: VecDeque::from([cut.clone()]),
             checkpoint_pos: 0,
             checkpoint_at: Time::ZERO,
+            noted: Vec::new(),
             checkpoint: cut.clone(),
             bytes_since_checkpoint: 0,
             snapshot_pos: 0,
@@ -195,6 +211,7 @@ impl Task {
             for (output, acked) in self.outputs.iter_mut().zip(&cut.acked) {
                 output.acknowledge(*acked, |_| {});
             }
+            self.targets.remember(&cut.acked);
             self.checkpoint_pos = cut.pos;
             self.checkpoint = cut;
         }
@@ -205,12 +222,17 @@ impl Task {
     /// are void, since nothing of them has left.
     fn take_up(&mut self, history: History) {
         let end = history.end();
+        let at = history.cut.as_ref().map_or(0, |cut| cut.pos);
+        if !self.config.stateful {
+            self.routed_until(&history, at, end);
+        }
         let cut = history.cut.unwrap_or_else(|| Cut {
             acked: vec![0; self.outputs.len()],
             ..self.now.clone()
         });
         let last = if self.config.stateful { cut.pos } else { end };
         self.stand_at(&cut);
+        self.now.emitted.resize(self.outputs.len(), 0);
         for (output, acked) in self.outputs.iter_mut().zip(&cut.acked) {
             output.begin_at(*acked);
         }
@@ -219,7 +241,7 @@ impl Task {
                 continue;
             }
             // What is set aside does not count as output.
-            if chunk.pos > cut.pos && index < self.channels() {
+            if chunk.pos > cut.pos && Some(index) != self.targets.aside() {
                 self.now.tuples_out += chunk.tuples;
             }
             if let Some(output) = self.outputs.get_mut(index) {

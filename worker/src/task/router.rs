@@ -9,6 +9,8 @@ use super::output::Output;
 
 pub struct Router<'a> {
     outputs: &'a mut [Output],
+    /// Which of the outputs the routing in force chooses from, in its order.
+    active: &'a [usize],
     tuples_out: &'a mut u64,
     pos: u64,
     born_us: u64,
@@ -19,6 +21,7 @@ pub struct Router<'a> {
 impl<'a> Router<'a> {
     pub(super) fn new(
         outputs: &'a mut [Output],
+        active: &'a [usize],
         tuples_out: &'a mut u64,
         pos: u64,
         born_us: u64,
@@ -26,6 +29,7 @@ impl<'a> Router<'a> {
     ) -> Self {
         Self {
             outputs,
+            active,
             tuples_out,
             pos,
             born_us,
@@ -36,8 +40,8 @@ impl<'a> Router<'a> {
 
     /// A line from the source: partitioned by its number.
     pub fn emit_line(&mut self, file: &Bytes, number: u64, value: &[u8], spelled: bool) {
-        let n = self.outputs.len() as u64;
-        let output = &mut self.outputs[(number % n) as usize];
+        let n = self.active.len() as u64;
+        let output = &mut self.outputs[self.active[(number % n) as usize]];
         output.emit_line(file, number, value, spelled, self.pos, self.born_us);
         *self.tuples_out += 1;
         if output.open_bytes() >= self.batch_bytes {
@@ -49,9 +53,9 @@ impl<'a> Router<'a> {
 impl ops::Emit for Router<'_> {
     fn emit(&mut self, key: &[u8], value: &[u8]) {
         // Spares a single output the hash.
-        let index = match self.outputs.len() {
-            1 => 0,
-            n => (key_hash(key) % n as u64) as usize,
+        let index = match self.active {
+            [only] => *only,
+            many => many[(key_hash(key) % many.len() as u64) as usize],
         };
         let output = &mut self.outputs[index];
         output.emit(key, value, self.format, self.born_us);

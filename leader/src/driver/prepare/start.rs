@@ -136,11 +136,7 @@ fn planned(
     dest: Option<Stat>,
     nodes: &[NodeName],
 ) -> Result<Plan, Error> {
-    // A limited rate of less than one line a second and source would be no limit.
-    let most = match start.rate {
-        0 => start.tasks_per_stage,
-        rate => start.tasks_per_stage.min(u16::try_from(rate).unwrap_or(u16::MAX)),
-    };
+    let most = start.tasks_per_stage;
     let sources = match start.follow {
         true => plan::follow(inputs, most),
         false => slices(inputs, most),
@@ -178,5 +174,7 @@ fn planned(
         follow: start.follow,
         drain: false,
         skips: Default::default(),
+        scaling: start.scaling,
+        routing: Default::default(),
     })
 }

@@ -98,6 +98,9 @@ impl World {
         if !resumed.plan.exactly_once {
             // Nothing of them outlives the leader.
             self.ended.clear();
+            self.logged.clear();
+            self.routed.clear();
+            self.fed.clear();
             self.ever_done.clear();
         }
         if self.plan.follow && !resumed.plan.drain {
@@ -124,7 +127,7 @@ impl World {
     /// What must hold when the job is over.
     pub(super) fn check_end(&self) {
         let (seed, trace) = (self.seed, &self.trace);
-        let tasks = self.plan.tasks().count();
+        let tasks = self.job.as_ref().map_or(0, |job| job.plan().tasks().count());
         assert_eq!(
             self.ever_done.len(),
             tasks,

@@ -1,7 +1,7 @@
 //! A simulated process: registers, beats, works, fails at poison, is done when its input has ended and its receivers have
 //! acknowledged.
 
-use common::control::{Failure, Report, Slice, TaskPlan};
+use common::control::{Failure, Report, Route, Slice, TaskPlan};
 
 use super::*;
 use crate::job::resume::resume;
@@ -22,6 +22,14 @@ pub(super) struct Worker {
     pub drain: bool,
     pub careful: bool,
     pub skip: Vec<Unit>,
+    /// Tasks whose ends it awaits.
+    pub upstream: Vec<TaskId>,
+    /// All that it ever had a channel to.
+    pub downstream: BTreeSet<TaskId>,
+    /// The newest routing that it knows, and those in it.
+    pub route: u32,
+    pub targets: Vec<TaskId>,
+    pub gone: BTreeSet<TaskId>,
 }
 
 impl World {
@@ -51,6 +59,11 @@ impl World {
             drain: false,
             careful: false,
             skip: vec![],
+            upstream: vec![],
+            downstream: BTreeSet::new(),
+            route: 0,
+            targets: vec![],
+            gone: BTreeSet::new(),
         };
         self.workers.insert(conn, worker);
         let addr = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -84,6 +97,17 @@ impl World {
                 );
                 self.is_stored(&plan);
                 w.planned = true;
+                w.upstream = plan.upstream;
+                w.route = plan.route;
+                w.targets.clone_from(&plan.downstream);
+                w.downstream.extend(&plan.downstream);
+                for route in plan.routes {
+                    w.hear(route);
+                }
+                if !self.plan.exactly_once {
+                    self.logged.insert(w.task, plan.route);
+                    self.routed.insert(w.task, plan.route);
+                }
                 w.slices = plan.slices;
                 self.sees(&w);
                 (w.follow, w.drain, w.careful, w.skip) = (plan.follow, plan.drain, plan.careful, plan.skip);
@@ -101,6 +125,18 @@ impl World {
             }
             ToWorker::Peers(peers) => w.peers.extend(peers.into_iter().map(|p| (p.task, p.epoch))),
             ToWorker::Beat | ToWorker::Rate(_) => {}
+            ToWorker::Upstream(tasks) => {
+                self.is_known(&tasks);
+                w.upstream.extend(&tasks);
+                let delay = self.rng.below(300);
+                let message = ToLeader::Knows(tasks);
+                self.at(delay, Ev::Tell(Input::Message { conn, message }));
+            }
+            ToWorker::Route(route) => {
+                self.is_known(&route.tasks);
+                w.hear(route);
+            }
+            ToWorker::Gone(task) => drop(w.gone.insert(task)),
             ToWorker::Finish | ToWorker::Refused { .. } => {
                 if !w.stopped {
                     self.workers.remove(&conn);
@@ -116,12 +152,61 @@ impl World {
         let stored = resume(&self.durable, Epoch(2)).expect("a job that runs").plan;
         let theirs = stored.task_plan(plan.task, plan.epoch);
         let seed = self.seed;
+        assert!(
+            plan.routes
+                .iter()
+                .all(|r| theirs.routes.contains(r) || !plan.exactly_once),
+            "seed {seed}: routes"
+        );
+        assert!(
+            plan.upstream.iter().all(|u| theirs.upstream.contains(u)),
+            "seed {seed}: upstream"
+        );
         assert!(theirs.slices.starts_with(&plan.slices), "seed {seed}: slices");
         assert!(!plan.drain || theirs.drain, "seed {seed}: drain");
         assert!(
             plan.skip.iter().all(|u| theirs.skip.contains(u)),
             "seed {seed}: skip"
         );
+    }
+
+    fn is_known(&self, tasks: &[TaskId]) {
+        let stored = resume(&self.durable, Epoch(2)).expect("a job that runs").plan;
+        let all: BTreeSet<TaskId> = stored.tasks().collect();
+        assert!(
+            tasks.iter().all(|t| all.contains(t)),
+            "seed {}: told too early",
+            self.seed
+        );
+    }
+
+    /// What a process does about the routing: it logs a new version, and once who is out has its end mark and has said so,
+    /// no restart falls behind it.
+    fn routing(&mut self, w: &Worker) {
+        let logged = self.logged.entry(w.task).or_default();
+        if *logged < w.route {
+            *logged = w.route;
+            if !self.ended.contains(&w.task) {
+                // From now on they may have got something.
+                self.fed.extend(w.targets.iter().copied());
+            }
+        }
+        let out = w.downstream.iter().filter(|d| !w.targets.contains(d));
+        let told = out.filter(|d| !w.gone.contains(d)).all(|d| self.is_there(w, *d));
+        if told && *self.logged.entry(w.task).or_default() == w.route {
+            self.routed.insert(w.task, w.route);
+        }
+    }
+
+    /// An upstream task has sent its end mark to `task`: all has ended for it, or it routes past it.
+    fn has_told(&self, plan: &Plan, up: &TaskId, task: TaskId) -> bool {
+        let logged = self.logged.get(up).copied().unwrap_or(0);
+        let out = (0..=logged)
+            .rev()
+            .find(|v| plan.route(task.stage, *v).contains(&task));
+        let begun = out.is_some();
+        self.ended.contains(up) && (begun || !plan.active(task.stage).contains(&task))
+            || (begun && !plan.route(task.stage, logged).contains(&task))
     }
 
     /// A slice keeps its index for ever, whichever process of the task hears of it, and how.
@@ -165,32 +250,45 @@ impl World {
             return self.die(conn, Exit::Code(1), false);
         }
         self.at(200, Ev::Step(conn));
+        if w.started {
+            self.routing(&w);
+        }
         let message = if !w.started {
             ToLeader::Started { replayed: 0 }
         } else if w.done {
-            ToLeader::Beat(Report::default())
+            self.beat(&w)
         } else if w.work > 0 {
             ToLeader::Beat(Report {
                 tuples_in: self.now.0,
+                routed: self.routed.get(&w.task).copied().unwrap_or(0),
                 ..Report::default()
             })
         } else {
-            let plan = &self.plan;
+            let plan = self
+                .job
+                .as_ref()
+                .map_or(self.plan.clone(), |job| job.plan().clone());
             let fed = match w.follow {
                 true => w.drain,
-                false => plan.upstream(w.task).iter().all(|up| self.ended.contains(up)),
+                false => w.upstream.iter().all(|up| self.has_told(&plan, up, w.task)),
             };
-            if fed {
-                self.ended.insert(w.task);
+            if fed && self.ended.insert(w.task) {
+                for up in plan.upstream(w.task).iter().filter(|up| self.fed.contains(up)) {
+                    assert!(
+                        self.has_told(&plan, up, w.task),
+                        "seed {}: {} ended before {up}, which it did not know\n{}",
+                        self.seed,
+                        w.task,
+                        self.trace
+                    );
+                }
             }
-            let acked = plan
-                .downstream(w.task)
-                .iter()
-                .all(|down| self.acknowledges(&w, *down));
-            if fed && acked {
-                ToLeader::Done(Report::default())
-            } else {
-                ToLeader::Beat(Report::default())
+            let mut targets = w.targets.iter();
+            let acked = targets.all(|down| self.acknowledges(&w, *down));
+            let settled = self.routed.get(&w.task).copied().unwrap_or(0) == w.route;
+            match (fed && acked && settled, self.beat(&w)) {
+                (true, ToLeader::Beat(report)) => ToLeader::Done(report),
+                (_, beat) => beat,
             }
         };
         let mut seen = false;
@@ -212,6 +310,21 @@ impl World {
             self.ever_done.insert(w.task);
         }
         self.give(Input::Message { conn, message });
+    }
+
+    fn beat(&self, w: &Worker) -> ToLeader {
+        ToLeader::Beat(Report {
+            routed: self.routed.get(&w.task).copied().unwrap_or(0),
+            ..Report::default()
+        })
+    }
+
+    fn is_there(&self, w: &Worker, down: TaskId) -> bool {
+        let Some(epoch) = w.peers.get(&down) else {
+            return false;
+        };
+        let mut all = self.workers.values();
+        all.any(|r| r.task == down && r.epoch == *epoch && r.started && !r.stopped && r.planned)
     }
 
     /// The receiver as `w` knows it lives, has started, and has ended (it consumed all there is).
@@ -245,6 +358,16 @@ impl World {
                     stderr: vec![],
                 }),
             );
+        }
+    }
+}
+
+impl Worker {
+    fn hear(&mut self, route: Route) {
+        if route.version > self.route {
+            self.route = route.version;
+            self.downstream.extend(&route.tasks);
+            self.targets = route.tasks;
         }
     }
 }

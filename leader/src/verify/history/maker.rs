@@ -364,6 +364,8 @@ impl Maker {
     fn apply(&mut self, order: &Order, kind: Option<OpKind>, now: &mut Cut, outputs: &[TaskId], aside: bool) {
         now.pos += 1;
         match order {
+            // These jobs keep the tasks that they began with.
+            Order::Route { version, .. } => now.route = *version,
             Order::Source(run) => {
                 now.tuples_in += run.lines;
                 now.bytes_in += run.to - run.from;

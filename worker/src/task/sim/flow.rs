@@ -140,6 +140,10 @@ impl World {
                 order: Order::InputEnd { from, at },
                 bytes_in: 0,
             },
+            Work::Route(Route { version, tasks }) => Done {
+                order: Order::Route { version, tasks },
+                bytes_in: 0,
+            },
             Work::Finish => Done {
                 order: Order::Finish,
                 bytes_in: 0,

@@ -14,9 +14,11 @@ use rand::{RngExt, SeedableRng};
 use super::*;
 use crate::wire;
 use flow::Flow;
+use scale::Routing;
 
 mod check;
 mod flow;
+mod scale;
 
 /// A file of one client in HyDFS: a stream with a fence.
 #[derive(Default)]
@@ -62,7 +64,18 @@ struct World {
     flow: Flow,
     /// Sources read two files in turn.
     growing: bool,
+    /// Stages gain and lose tasks.
+    scales: bool,
+    /// How many tasks each stage ever had.
     shape: [u16; 3],
+    routing: Vec<Routing>,
+    /// Of tasks that came later: the routing versions of their own inputs' stage and of the next.
+    born: BTreeMap<TaskId, (u32, u32)>,
+    /// Taken out, and ended for good.
+    gone: BTreeSet<TaskId>,
+    /// Changes of the routing that are yet to come, and tasks that went because of one.
+    changes: u32,
+    retired: u64,
     lines: BTreeMap<TaskId, Vec<(u8, u64)>>,
     files: BTreeMap<(TaskId, &'static str), Stream>,
     /// What has reached the destination, in the order of arrival.
@@ -101,9 +114,15 @@ impl World {
             mutant,
             flow,
             growing: mutant == Mutant::Fixed || rng.random_bool(0.3),
+            scales: mutant == Mutant::Route || rng.random_bool(0.7),
             aside: Vec::new(),
             skip: BTreeMap::new(),
             shape,
+            routing: vec![],
+            born: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            changes: 0,
+            retired: 0,
             lines: BTreeMap::new(),
             files: BTreeMap::new(),
             dest: Vec::new(),
@@ -121,6 +140,12 @@ impl World {
                 .collect();
             world.lines.insert(id, lines);
         }
+        world.routing = (0..3).map(|stage| Routing::new(world.tasks(stage))).collect();
+        world.changes = match mutant {
+            Mutant::Route => 4,
+            _ if world.scales => world.rng.random_range(1..6),
+            _ => 0,
+        };
         for stage in 0..3 {
             world.tasks(stage).into_iter().for_each(|id| world.start(id));
         }
@@ -147,7 +172,7 @@ impl World {
             epoch: Epoch(epoch),
             exactly_once: true,
             keeps: self.flow.keeps(id.stage, self.mutant),
-            fixed: id.stage == 0 && (!self.growing || self.mutant == Mutant::Fixed),
+            fixed: id.stage == 0 && (!(self.growing || self.scales) || self.mutant == Mutant::Fixed),
             stateful: self.flow.is_stateful(id.stage),
             skip: self.skip.get(&id).cloned().unwrap_or_default(),
             sets_aside,
@@ -156,20 +181,9 @@ impl World {
             window_bytes: self.rng.random_range(60..2000),
             mutant: self.mutant,
         };
-        let upstream = if id.stage == 0 {
-            vec![]
-        } else {
-            self.tasks(id.stage - 1)
-        };
-        let mut outputs: Vec<Output> = match id.stage {
-            2 => vec![Output::destination(0)],
-            s => self.tasks(s + 1).iter().map(|_| Output::channel(0)).collect(),
-        };
-        if sets_aside {
-            outputs.push(Output::destination(0));
-        }
+        let neighbours = self.neighbours(id);
         let log = &self.files[&(id, "log")].bytes;
-        let mut task = Task::recover(config, &upstream, outputs, log).expect("the log is readable");
+        let mut task = Task::recover(config, &neighbours, log).expect("the log is readable");
         let snap = &self.files[&(id, "snap")].bytes;
         let mut counts = BTreeMap::new();
         for (offset, len) in &task.now().snapshot {
@@ -179,7 +193,7 @@ impl World {
         }
         let snapshots = task.now().snapshot.clone();
         let snapshot_end = snap.len() as u64;
-        for (output, file) in self.streams(id) {
+        for (output, file) in streams(&task) {
             let have = self.files[&(id, file)].bytes.len() as u64;
             task.output(output).resume(wire::Standing::at(have));
             task.output(output).acknowledge(have, |_| {});
@@ -198,15 +212,6 @@ impl World {
             seen: BTreeMap::new(),
             fenced: false,
         });
-    }
-
-    /// The task's outputs that are streams into files.
-    fn streams(&self, id: TaskId) -> Vec<(usize, &'static str)> {
-        match (id.stage, self.flow) {
-            (2, _) => vec![(0, "dest")],
-            (1, Flow::Poison) => vec![(self.tasks(2).len(), "aside")],
-            _ => vec![],
-        }
     }
 
     fn snapshot(&mut self, p: usize) {
@@ -243,9 +248,7 @@ impl World {
                 bytes: bytes.into(),
             });
         }
-        let id = process.id;
-        for (output, file) in self.streams(id) {
-            let process = &mut self.processes[p];
+        for (output, file) in streams(&process.task) {
             let durable = process.task.durable();
             if let Some(chunk) = process.task.output(output).next_chunk(durable) {
                 process.appends.push_back(Append {
@@ -300,8 +303,9 @@ impl World {
             "log" => drop(process.task.logged(self.now, acked)),
             "dest" => process.task.output(0).acknowledge(acked, |_| {}),
             "aside" => {
-                let last = process.task.outputs() - 1;
-                process.task.output(last).acknowledge(acked, |_| {});
+                if let Some(aside) = process.task.aside() {
+                    process.task.output(aside).acknowledge(acked, |_| {});
+                }
             }
             _ => {
                 if let Some((mut cut, _)) = process.snapshot_under_way.take_if(|(_, end)| *end <= acked) {
@@ -330,8 +334,8 @@ impl World {
             return;
         }
         let (from, epoch) = (self.processes[p].id, self.processes[p].epoch);
-        let output = self.rng.random_range(0..self.tasks(from.stage + 1).len());
-        let to = TaskId::new(from.stage + 1, output as u16);
+        let targets: Vec<(usize, TaskId)> = self.processes[p].task.targets().collect();
+        let (output, to) = targets[self.rng.random_range(0..targets.len())];
         let Some(q) = self.newest(to) else { return };
         let connected = self.processes[p]
             .links
@@ -430,6 +434,7 @@ impl World {
                     faults -= 1;
                     self.crash(p);
                 }
+                990..996 => self.scale(),
                 _ => {}
             }
             self.processes.retain(|p| !p.fenced);
@@ -437,10 +442,11 @@ impl World {
                 for p in &mut self.processes {
                     p.task.close_outputs();
                 }
-                if self.epochs.keys().all(|id| {
+                let done = |id: &TaskId| {
                     self.newest(*id)
                         .is_some_and(|p| self.processes[p].task.is_finished())
-                }) {
+                };
+                if self.is_settled() && self.epochs.keys().all(|id| self.gone.contains(id) || done(id)) {
                     return self.check();
                 }
             }
@@ -455,6 +461,15 @@ impl World {
     }
 }
 
+/// The task's outputs that are streams into files.
+fn streams(task: &Task) -> Vec<(usize, &'static str)> {
+    match task.aside() {
+        Some(aside) => vec![(aside, "aside")],
+        None if task.targets().next().is_none() => vec![(0, "dest")],
+        None => vec![],
+    }
+}
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name)
         .ok()
@@ -466,15 +481,15 @@ fn number(name: &str, default: u64) -> u64 {
 fn output_is_exact_whatever_crashes() {
     let first = number("EXACTLY_ONCE_FIRST", 0);
     let seeds = number("EXACTLY_ONCE_SEEDS", 2000);
-    let mut crashes = 0;
+    let (mut crashes, mut retired) = (0, 0);
     for seed in first..first + seeds {
         let result = std::panic::catch_unwind(|| {
             let mut world = World::new(seed, Mutant::None);
             let result = world.run();
-            (result, world.crashes_with_work)
+            (result, (world.crashes_with_work, world.retired))
         });
         match result {
-            Ok((Ok(()), n)) => crashes += n,
+            Ok((Ok(()), (n, gone))) => (crashes, retired) = (crashes + n, retired + gone),
             Ok((Err(wrong), _)) => panic!("seed {seed}: {wrong}"),
             Err(_) => {
                 panic!("seed {seed} panicked; again with EXACTLY_ONCE_FIRST={seed} EXACTLY_ONCE_SEEDS=1")
@@ -484,6 +499,10 @@ fn output_is_exact_whatever_crashes() {
     assert!(
         crashes >= seeds / 2,
         "only {crashes} crashes in {seeds} seeds hit a task that had work"
+    );
+    assert!(
+        retired >= seeds / 2,
+        "only {retired} tasks were taken out in {seeds} seeds"
     );
 }
 
@@ -514,6 +533,7 @@ fn mutants_are_caught() {
         Mutant::Weak,
         Mutant::Ungated,
         Mutant::Fixed,
+        Mutant::Route,
     ] {
         let caught = (0..3000).find(|seed| {
             let run = std::panic::catch_unwind(|| World::new(*seed, mutant).run());

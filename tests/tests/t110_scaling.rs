@@ -1,0 +1,137 @@
+//! Stages gain and lose tasks while tasks are killed: the output is exact. (faults.md: scaling up and down while tasks are
+//! killed) `RAINSTORM_SEEDS=100` runs as many seeds, `RAINSTORM_SEED=n` begins with that one.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use system_tests::{Cluster, now, succeed, wait_for};
+
+const LIMIT: Duration = Duration::from_secs(90);
+/// Lines with `static`, counted by their first word; and the same passed on by two stateless stages.
+const FLOWS: [(&[&str], &str); 2] = [
+    (
+        &["2", "1", "grep", "--key word:0 static", "count", ""],
+        r#"awk '/static/ { print $1 "\t" ++n[$1] }' data.txt"#,
+    ),
+    (
+        &[
+            "2",
+            "1",
+            "grep",
+            "--key const:k static",
+            "replace",
+            "static STATIC",
+        ],
+        r#"awk '/static/ { gsub(/static/, "STATIC"); print "k\t" $0 }' data.txt"#,
+    ),
+];
+const SLOW: u64 = 3_000;
+const FAST: u64 = 18_000;
+
+/// splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % n.max(1)
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(default)
+}
+
+/// One job: rates up and down, a kill at a moment of the seed's choice after each change begins.
+fn run(cluster: &Cluster, seed: u64) -> Result<()> {
+    let mut random = Random(seed);
+    let (flow, oracle) = FLOWS[(seed % 2) as usize];
+    let name = format!("scaled{seed}");
+    let (dest, slow) = (format!("out/{name}"), SLOW.to_string());
+    let mut args = flow.to_vec();
+    args.extend(["in", &dest, "true", "true", &slow, "4000", "8000"]);
+    let options = ["--max-tasks", "4", "--console", "none"];
+    let args = [&options[..], &args].concat();
+    let mut job = cluster.start(&name, &args)?;
+    wait_for("the first tuples", Duration::from_secs(30), || {
+        let tasks = cluster.tasks(&name)?;
+        Ok((tasks.len() >= 3 && tasks.iter().all(|t| t.state == "running")).then_some(()))
+    })?;
+    let mut kills = 0;
+    for round in 0..4 {
+        let rate = if round % 2 == 0 { FAST } else { SLOW };
+        succeed(
+            cluster
+                .command("rainstormctl")
+                .args(["set_rate", &name, &rate.to_string()]),
+        )?;
+        let (word, least) = if rate == FAST {
+            ("SCALE_UP", round / 2 + 1)
+        } else {
+            ("SCALE_DOWN", round / 2 + 1)
+        };
+        let began = now();
+        wait_for(word, Duration::from_secs(12), || {
+            let seen = cluster.log_lines(word)?;
+            let mine = seen
+                .iter()
+                .filter(|l| l.contains(&format!("job={name} ")))
+                .count();
+            Ok((mine >= least).then_some(()))
+        })?;
+        ensure!(
+            began.elapsed() < Duration::from_secs(12),
+            "seed {seed}: {word} came late"
+        );
+        for _ in 0..1 + random.below(3) {
+            let tasks = cluster.tasks(&name)?;
+            let alive: Vec<_> = tasks
+                .iter()
+                .filter(|t| t.pid.is_some() && t.state != "retired")
+                .collect();
+            let Some(victim) = alive.get(random.below(alive.len() as u64) as usize) else {
+                continue;
+            };
+            // It may have ended by itself just now.
+            let (node, pid) = (victim.node.clone(), victim.pid.unwrap_or(0).to_string());
+            let killed = cluster
+                .command("rainstormctl")
+                .args(["kill_task", &node, &pid])
+                .output()?;
+            kills += u32::from(killed.status.success());
+        }
+    }
+    succeed(cluster.command("rainstormctl").args(["set_rate", &name, "0"]))?;
+    let status = job.wait_for_end(LIMIT)?;
+    ensure!(
+        status.success(),
+        "seed {seed}: the job failed with {status}: {}",
+        job.said()
+    );
+    let summary = job.summary()?;
+    ensure!(kills >= 4, "seed {seed}: only {kills} kills");
+    ensure!(
+        summary["scale_events"].as_u64() >= Some(4) && summary["restarts"].as_u64() >= Some(2),
+        "seed {seed}: {summary}"
+    );
+    cluster.check(&dest, oracle)?;
+    succeed(cluster.command("rainstormctl").args(["verify", &name]))?;
+    cluster.wait_until_gone(&name, Duration::from_secs(5))?;
+    println!(
+        "seed {seed}: {kills} kills, {} changes, {} restarts",
+        summary["scale_events"], summary["restarts"]
+    );
+    Ok(())
+}
+
+#[test]
+fn t110_stages_are_scaled_while_tasks_are_killed() -> Result<()> {
+    let cluster = Cluster::with_text("127.0.66.101", 3, 500_000)?;
+    let first = number("RAINSTORM_SEED", 0);
+    (first..first + number("RAINSTORM_SEEDS", 2)).try_for_each(|seed| run(&cluster, seed))
+}

@@ -1,0 +1,127 @@
+//! The outputs' connections, and how they follow the next stage's routing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::control::{Peer, Route};
+use common::ids::{Epoch, TaskId};
+use common::net::Identity;
+use common::spawn;
+use common::task_log::Order;
+use tokio::sync::{mpsc, watch};
+
+use super::engine::Engine;
+use super::links::{self, Events};
+use crate::task::Done;
+
+/// A receiver: where it is, and the connection to it.
+pub struct OutLink {
+    pub output: usize,
+    to: TaskId,
+    addr: watch::Sender<Option<(Epoch, SocketAddr)>>,
+    pub oldest: watch::Sender<u64>,
+    pub frames: Option<mpsc::UnboundedSender<Bytes>>,
+    _dialer: spawn::Guard,
+}
+
+/// What it takes to connect, and what is known of receivers.
+pub struct Dialer {
+    me: Arc<Identity>,
+    events: Events,
+    /// Where receivers are, those that nothing is routed to yet among them.
+    peers: BTreeMap<TaskId, (Epoch, SocketAddr)>,
+    gone: BTreeSet<TaskId>,
+}
+
+impl Dialer {
+    pub fn new(me: Arc<Identity>, events: Events) -> Self {
+        Self {
+            me,
+            events,
+            peers: BTreeMap::new(),
+            gone: BTreeSet::new(),
+        }
+    }
+}
+
+impl Engine {
+    /// A connection for each receiver that has none.
+    pub fn link_up(&mut self) {
+        let targets: Vec<(usize, TaskId)> = self.task.targets().collect();
+        for (output, to) in targets {
+            if self.links.iter().any(|l| l.output == output) || self.dialer.gone.contains(&to) {
+                continue;
+            }
+            let (addr, addr_rx) = watch::channel(self.dialer.peers.get(&to).copied());
+            let (oldest, oldest_rx) = watch::channel(self.task.output(output).oldest());
+            let dial = links::Dial {
+                output,
+                job: self.plan.job.clone(),
+                from: self.plan.task,
+                epoch: self.plan.epoch,
+                to,
+                me: self.dialer.me.clone(),
+                addr: addr_rx,
+                oldest: oldest_rx,
+                fail_point: self.fail_point.clone(),
+            };
+            self.links.push(OutLink {
+                output,
+                to,
+                addr,
+                oldest,
+                frames: None,
+                _dialer: links::dial(dial, self.dialer.events.clone()),
+            });
+        }
+    }
+
+    pub(super) fn link(&mut self, output: usize) -> Option<&mut OutLink> {
+        self.links.iter_mut().find(|l| l.output == output)
+    }
+
+    /// Where receivers' processes are.
+    pub(super) fn meet(&mut self, peers: Vec<Peer>) {
+        for peer in peers {
+            let at = (peer.epoch, peer.addr);
+            let news = |known: Option<&(Epoch, SocketAddr)>| {
+                known.is_none_or(|(epoch, addr)| {
+                    peer.epoch > *epoch || (peer.epoch == *epoch && *addr != peer.addr)
+                })
+            };
+            if news(self.dialer.peers.get(&peer.task)) {
+                self.dialer.peers.insert(peer.task, at);
+            }
+            if let Some(link) = self.links.iter().find(|l| l.to == peer.task) {
+                link.addr.send_if_modified(|addr| {
+                    let news = news(addr.as_ref());
+                    if news {
+                        *addr = Some(at);
+                    }
+                    news
+                });
+            }
+        }
+    }
+
+    /// Nobody needs to be connected to it any more.
+    pub(super) fn part(&mut self, with: TaskId) {
+        self.dialer.gone.insert(with);
+        self.links.retain(|l| l.to != with);
+    }
+
+    /// Outputs go by this version from here on.
+    pub(super) fn rerouted(&mut self, route: Route) {
+        let Route { version, tasks } = route;
+        let p = &self.plan;
+        let to: Vec<String> = tasks.iter().map(TaskId::to_string).collect();
+        tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, pid = self.pid, version, to = to.join(","), "ROUTE");
+        self.task.complete(Done {
+            order: Order::Route { version, tasks },
+            bytes_in: 0,
+        });
+        self.link_up();
+    }
+}
