@@ -79,8 +79,9 @@ done
 cd "$ROOT"
 part formatting cargo fmt --all --check
 part lints cargo clippy --workspace --all-targets -- -D warnings
-part tests cargo test --workspace --exclude system-tests
+# With the same profile as what is shipped: so dependencies are compiled once, and simulations are quick.
 part build cargo build --release
+part tests cargo test --workspace --exclude system-tests --release
 # The system tests start clusters through demo/cluster.sh, with RAINSTORM_RUN in a temporary folder: in this one.
 demos() {
     "$ROOT/demo/cluster.sh" up 3 >/dev/null && "$ROOT/demo/all.sh" && "$ROOT/demo/cluster.sh" down >/dev/null

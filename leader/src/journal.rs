@@ -51,6 +51,11 @@ pub enum Entry {
     },
     /// Durable before anybody acts on it.
     Change(Change),
+    /// The stage's change to this version is over: who was taken out is gone for good.
+    Scaled {
+        stage: u16,
+        version: u32,
+    },
     /// Without exactly-once: all that this source read before `place` has arrived at the destination.
     Arrived {
         task: TaskId,

@@ -321,19 +321,26 @@ impl From<String> for Done {
 /// The command line, ready for clap: what follows `grep` is grep's own, `--` included.
 pub fn parse<T: AsRef<OsStr>>(words: impl IntoIterator<Item = T>) -> Args {
     let words = words.into_iter().map(|w| w.as_ref().to_owned()).collect();
-    Args::parse_from(grep_as_it_is(words, 1))
+    Args::parse_from(as_meant(words, 1))
 }
 
-/// Puts a `--` behind the word `grep`, which is the first from `at` on but for `--cluster FILE`. Help is ours.
-fn grep_as_it_is(mut words: Vec<OsString>, mut at: usize) -> Vec<OsString> {
-    while words
-        .get(at)
-        .is_some_and(|w| w.as_encoded_bytes().starts_with(b"-"))
-    {
+/// The first word from `at` on but for `--cluster FILE`: behind `grep` comes a `--`, so that the rest is grep's own (help is
+/// ours), and `get` without a name and a place for it is the membership's, not HyDFS'.
+fn as_meant(mut words: Vec<OsString>, mut at: usize) -> Vec<OsString> {
+    let option = |w: &OsString| w.as_encoded_bytes().starts_with(b"-");
+    while words.get(at).is_some_and(option) {
         at += if words[at] == "--cluster" { 2 } else { 1 };
     }
-    let grep = words.get(at).is_some_and(|word| word == "grep");
-    if grep && words.get(at + 1).is_some_and(|word| word != "--help") {
+    let Some((word, rest)) = words.get_mut(at..).and_then(<[_]>::split_first_mut) else {
+        return words;
+    };
+    if *word == "get" {
+        let with_value = |i: usize| i > 0 && rest[i - 1] == "--node";
+        let given = (0..rest.len()).filter(|i| !option(&rest[*i]) && !with_value(*i));
+        if given.count() < 2 && !rest.iter().any(|w| w == "--help" || w == "-h") {
+            *word = "get_config".into();
+        }
+    } else if *word == "grep" && rest.first().is_some_and(|word| word != "--help") {
         words.insert(at + 1, "--".into());
     }
     words
@@ -491,12 +498,19 @@ mod tests {
             assert!(Args::try_parse_from(words).is_ok(), "{line}");
         }
         let spelt = |line: &str| {
-            let words = grep_as_it_is(line.split(' ').map(OsString::from).collect(), 1);
+            let words = as_meant(line.split(' ').map(OsString::from).collect(), 1);
             match Args::try_parse_from(words).map(|args| args.word) {
                 Ok(Some(Word::Grep { words })) => words,
                 other => panic!("{line}: {other:?}"),
             }
         };
+        let store = |line: &str| {
+            let words = as_meant(line.split(' ').map(OsString::from).collect(), 1);
+            matches!(Args::try_parse_from(words).unwrap().word, Some(Word::Store(_)))
+        };
+        assert!(store("rainstormctl get a b"));
+        assert!(!store("rainstormctl get"));
+        assert!(!store("rainstormctl get fanout --node n1"));
         assert_eq!(spelt("rainstormctl grep -- -x"), ["--", "-x"]);
         assert_eq!(spelt("rainstormctl --cluster grep grep -h x"), ["-h", "x"]);
         assert_eq!(spelt("rainstormctl --cluster=c grep --version"), ["--version"]);

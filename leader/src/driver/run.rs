@@ -209,6 +209,8 @@ impl Run {
                         counts: counts.unwrap_or_default(),
                         routed: self.job.task(task).map_or(0, |t| t.report.routed),
                     });
+                } else if let Event::Scaled { stage, version } = event {
+                    self.journal.write(Entry::Scaled { stage, version });
                 } else if let Event::Rate { .. } = event {
                     for (was, reply) in self.rate_asked.drain(..) {
                         let _ = reply.send(Reply::RateSet { was });

@@ -11,7 +11,7 @@ use common::task_log::SourcePos;
 use super::task::{Counts, Totals};
 use super::{Config, Job, Task};
 use crate::journal::{Entry, Record};
-use crate::plan::Plan;
+use crate::plan::{Change, Plan};
 
 /// Epochs per leader: far more than one leader launches of one task before another takes the job up.
 const BLOCK: u64 = 1000;
@@ -37,6 +37,8 @@ pub struct Resumed {
     pub base: Epoch,
     /// With exactly-once: tasks whose output is complete and acknowledged, and what they did.
     pub done: BTreeMap<TaskId, Counts>,
+    /// By stage: the newest version of its routing of which all is over.
+    pub settled: BTreeMap<u16, u32>,
     /// Without exactly-once: where each source may begin.
     pub arrived: BTreeMap<TaskId, SourcePos>,
     /// Tuples set aside so far.
@@ -60,6 +62,7 @@ pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> 
         plan: plan.ok_or(ResumeError::NeverBegan)?,
         base: Epoch(fence.0.saturating_sub(1) * BLOCK),
         done: BTreeMap::new(),
+        settled: BTreeMap::new(),
         arrived: BTreeMap::new(),
         poisoned: 0,
         launched: false,
@@ -81,7 +84,12 @@ pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> 
                 resumed.done.insert(*task, *counts);
                 routes.insert(*task, *routed);
             }
+            Entry::Scaled { stage, version } => drop(resumed.settled.insert(*stage, *version)),
             Entry::Change(change) => {
+                if let Change::Scale { .. } = change {
+                    // One at a time: those before it were over.
+                    resumed.settled = resumed.plan.versions();
+                }
                 let before = resumed.plan.skips.values().map(Vec::len).sum::<usize>();
                 resumed.plan.apply(change);
                 let after = resumed.plan.skips.values().map(Vec::len).sum::<usize>();
@@ -92,6 +100,9 @@ pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> 
                 // A leader that has launched nothing has used none, but who knows that it has not?
                 newest = newest.max(base.0 + 1);
                 resumed.failed = None;
+                if !resumed.plan.exactly_once {
+                    resumed.plan.unroute();
+                }
                 settings.apply(&mut resumed.plan);
             }
             Entry::End { ok: true, .. } => return Err(ResumeError::Ended),
@@ -102,23 +113,39 @@ pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> 
         let next = (newest + UNSEEN) / BLOCK + 1;
         resumed.base = resumed.base.max(Epoch(next * BLOCK));
     }
-    // One that has not heard of who came later has to tell them its end.
-    let plan = &resumed.plan;
-    resumed
-        .done
-        .retain(|t, _| routes.get(t).copied().unwrap_or(0) >= plan.version(t.stage + 1));
     resumed.without_logs();
+    // One that has not heard of who came later has to tell them its end.
+    let (plan, gone) = (&resumed.plan, resumed.gone());
+    let told = |t: &TaskId| routes.get(t).copied().unwrap_or(0) >= plan.version(t.stage + 1);
+    resumed.done.retain(|t, _| told(t) || gone.contains(t));
     Ok(resumed)
 }
 
 impl Resumed {
-    /// Without exactly-once nothing of a task outlives its processes, and all of them are gone. All tasks start anew; a
-    /// source goes on from where all had arrived, unless some of that is only in the state that was lost.
+    /// Tasks that were taken out, and are gone for good.
+    fn gone(&self) -> BTreeSet<TaskId> {
+        let is_gone = |t: &TaskId, version: u32| {
+            // Those that came with a later version are not in that table either.
+            self.plan.came_with(*t) <= version && !self.plan.route(t.stage, version).contains(t)
+        };
+        let stages = self
+            .settled
+            .iter()
+            .map(|(stage, version)| (self.plan.stage_tasks(*stage), *version));
+        stages
+            .flat_map(|(tasks, version)| tasks.into_iter().filter(move |t| is_gone(t, version)))
+            .collect()
+    }
+
+    /// Without exactly-once nothing of a task outlives its processes, and all of them are gone. All tasks start anew, as
+    /// many as there were at first; a source goes on from where all had arrived, unless some of that is only in the state that was lost.
     fn without_logs(&mut self) {
         if self.plan.exactly_once {
             return self.arrived.clear();
         }
         self.done.clear();
+        self.plan.unroute();
+        self.settled.clear();
         self.plan.skips.clear();
         if self.plan.has_state() {
             self.arrived.clear();
@@ -134,10 +161,12 @@ impl Job {
         nodes: Vec<NodeName>,
         failed: BTreeSet<NodeName>,
     ) -> Self {
+        let gone = resumed.gone();
         let Resumed {
             plan,
             base,
             done,
+            settled,
             mut arrived,
             poisoned,
             before,
@@ -145,13 +174,16 @@ impl Job {
         } = resumed;
         let mut job = Self::new(plan, config, nodes, failed);
         (job.poisoned, job.before, job.base) = (poisoned, before, base);
+        job.released.extend(settled);
         let versions: BTreeMap<TaskId, u32> = job
             .tasks
             .keys()
             .map(|id| (*id, job.plan.version(id.stage + 1)))
             .collect();
         for task in job.tasks.values_mut() {
-            if done.contains_key(&task.id) {
+            task.retired = gone.contains(&task.id);
+            task.was_done = task.retired;
+            if task.retired || done.contains_key(&task.id) {
                 task.routed = versions.get(&task.id).copied().unwrap_or(0);
             }
             task.begin_after(base, done.get(&task.id).copied(), arrived.remove(&task.id));
@@ -176,8 +208,8 @@ impl Task {
 mod tests {
     use super::*;
     use crate::journal::{Settings, VERSION};
+    use crate::plan::OPEN;
     use crate::plan::tests::sample;
-    use crate::plan::{Change, OPEN};
     use common::control::{Slice, Unit};
     use common::ids::TaskId;
 

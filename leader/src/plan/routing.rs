@@ -41,6 +41,24 @@ impl Plan {
         self.routing.versions.get(&stage).map_or(0, |v| v.len() as u32)
     }
 
+    /// The newest version of each stage that was ever changed.
+    pub fn versions(&self) -> BTreeMap<u16, u32> {
+        let stages = self.routing.versions.iter();
+        stages.map(|(stage, v)| (*stage, v.len() as u32)).collect()
+    }
+
+    /// Stages have the tasks that they began with.
+    pub fn unroute(&mut self) {
+        self.routing = Routing::default();
+    }
+
+    /// The first version that has the task.
+    pub fn came_with(&self, task: TaskId) -> u32 {
+        let mut versions = 0..=self.version(task.stage);
+        let first = versions.find(|v| self.route(task.stage, *v).contains(&task));
+        first.unwrap_or(u32::MAX)
+    }
+
     /// A stage's tasks in routing order, by that version.
     pub fn route(&self, stage: u16, version: u32) -> Vec<TaskId> {
         let later = (version as usize)

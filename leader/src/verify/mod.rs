@@ -91,7 +91,7 @@ impl JobFacts {
                 Entry::End { ok: true, .. } => outcome = Outcome::Ended,
                 Entry::End { ok: false, why } => outcome = Outcome::Failed(why.clone()),
                 // Without exactly-once only.
-                Entry::Arrived { .. } => {}
+                Entry::Arrived { .. } | Entry::Scaled { .. } => {}
             }
         }
         Some(Self {

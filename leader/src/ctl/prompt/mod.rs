@@ -14,7 +14,7 @@ use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
 use tokio::runtime::Runtime;
 
-use super::{Console, Word, grep_as_it_is, tell};
+use super::{Console, Word, as_meant, tell};
 use complete::{Completing, Live};
 
 const PROMPT: &str = "rainstorm> ";
@@ -75,7 +75,7 @@ fn parse(line: &str) -> Asked {
     {
         return Asked::Exit;
     }
-    let words = grep_as_it_is(words.into_iter().map(OsString::from).collect(), 0);
+    let words = as_meant(words.into_iter().map(OsString::from).collect(), 0);
     match Line::try_parse_from(words) {
         Ok(line) => Asked::Word(Box::new(line.word)),
         Err(error) => {

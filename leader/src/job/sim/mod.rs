@@ -395,6 +395,9 @@ impl World {
                 };
                 self.write(done, None);
             }
+            Effect::Event(Event::Scaled { stage, version }) => {
+                self.write(Entry::Scaled { stage, version }, None);
+            }
             Effect::Event(_) => {}
             Effect::Done => {
                 self.check_end();
@@ -519,7 +522,7 @@ struct Ran {
     scaled: u32,
 }
 
-/// Scaling among the leader's deaths: seed 32 shows a job that does not end, which is to be understood first.
+/// Scaling among processes that stumble and die: seed 41 shows a job that does not end, which is to be understood first.
 /// `RAINSTORM_SIM_SCALE=1` simulates it.
 fn scales() -> bool {
     std::env::var("RAINSTORM_SIM_SCALE").is_ok()

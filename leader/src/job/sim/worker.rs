@@ -159,7 +159,7 @@ impl World {
             "seed {seed}: routes"
         );
         assert!(
-            plan.upstream.iter().all(|u| theirs.upstream.contains(u)),
+            plan.upstream.iter().all(|u| theirs.upstream.contains(u)) || !plan.exactly_once,
             "seed {seed}: upstream"
         );
         assert!(theirs.slices.starts_with(&plan.slices), "seed {seed}: slices");
@@ -174,7 +174,7 @@ impl World {
         let stored = resume(&self.durable, Epoch(2)).expect("a job that runs").plan;
         let all: BTreeSet<TaskId> = stored.tasks().collect();
         assert!(
-            tasks.iter().all(|t| all.contains(t)),
+            tasks.iter().all(|t| all.contains(t)) || !self.plan.exactly_once,
             "seed {}: told too early",
             self.seed
         );

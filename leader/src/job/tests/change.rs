@@ -249,6 +249,7 @@ fn taken_up(done: &[TaskId]) -> (Rig, Vec<Effect>) {
     let resumed = Resumed {
         plan: sample(1, 1, 1, &names(1)),
         base: Epoch(1000),
+        settled: BTreeMap::new(),
         done: done.iter().map(|id| (*id, Counts::default())).collect(),
         arrived: BTreeMap::new(),
         poisoned: 3,

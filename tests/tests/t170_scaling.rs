@@ -130,7 +130,7 @@ fn run(cluster: &Cluster, seed: u64) -> Result<()> {
 }
 
 #[test]
-fn t110_stages_are_scaled_while_tasks_are_killed() -> Result<()> {
+fn t171_stages_are_scaled_while_tasks_are_killed() -> Result<()> {
     let cluster = Cluster::with_text("127.0.66.101", 3, 500_000)?;
     let first = number("RAINSTORM_SEED", 0);
     (first..first + number("RAINSTORM_SEEDS", 2)).try_for_each(|seed| run(&cluster, seed))
