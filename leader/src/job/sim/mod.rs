@@ -522,7 +522,8 @@ struct Ran {
     scaled: u32,
 }
 
-/// Scaling among processes that stumble and die: seed 41 shows a job that does not end, which is to be understood first.
+/// Scaling among leaders that die. Seed 104 (without exactly-once) shows a job that does not end, seed 607 a task that ends
+/// before it knows of one that speaks to it: both are to be understood first, the model may be what is wrong.
 /// `RAINSTORM_SIM_SCALE=1` simulates it.
 fn scales() -> bool {
     std::env::var("RAINSTORM_SIM_SCALE").is_ok()
@@ -544,7 +545,7 @@ fn seeds(from: u64, n: u64) {
         poisoned += ran.poisoned as u64;
         scaled += u64::from(ran.scaled);
     }
-    assert!(!scales() || scaled > n / 2, "only {scaled} changes of stages");
+    assert!(!scales() || scaled > n / 4, "only {scaled} changes of stages");
     // A simulation in which little is replaced proves little.
     assert!(launches > 20 * n, "only {launches} launches");
     assert!(crashes > n / 2, "only {crashes} crashes of the leader");

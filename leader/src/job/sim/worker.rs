@@ -191,7 +191,11 @@ impl World {
                 self.fed.extend(w.targets.iter().copied());
             }
         }
-        let out = w.downstream.iter().filter(|d| !w.targets.contains(d));
+        // No restart falls behind what was routed before: who was out by then is not needed.
+        let routed = self.routed.get(&w.task).copied().unwrap_or(0);
+        let plan = self.job.as_ref().map_or(&self.plan, |job| job.plan());
+        let had = |d: &TaskId| (routed..w.route).any(|v| plan.route(d.stage, v).contains(d));
+        let out = w.downstream.iter().filter(|d| !w.targets.contains(d) && had(d));
         let told = out.filter(|d| !w.gone.contains(d)).all(|d| self.is_there(w, *d));
         if told && *self.logged.entry(w.task).or_default() == w.route {
             self.routed.insert(w.task, w.route);
