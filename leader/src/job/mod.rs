@@ -473,9 +473,10 @@ impl Job {
         let neighbours = self.plan.upstream(id).into_iter().chain(receivers);
         // Who routes past it for good has no use for it.
         let (out, version) = (self.plan.is_out(id), self.plan.version(id.stage));
+        let past = |n: &Task| out && n.id.stage < id.stage && n.routed >= version;
         neighbours
             .filter_map(|n| self.tasks.get(&n))
-            .any(|n| !n.is_done() && !(out && n.id.stage < id.stage && n.routed >= version))
+            .any(|n| !n.is_done() && !past(n))
     }
 
     /// The sources' rate from now on.
