@@ -234,6 +234,13 @@ impl World {
         if w.stopped || !w.planned {
             return;
         }
+        if self.plan.exactly_once {
+            let fence = self.fence.entry(w.task).or_default();
+            if w.epoch < *fence {
+                return self.die(conn, Exit::Code(3), false);
+            }
+            *fence = w.epoch;
+        }
         let stuck = self.poison.get(&w.task).and_then(|all| {
             let unit = all.iter().find(|unit| unit.number == w.work)?;
             (!w.skip.contains(unit)).then_some(*unit)
