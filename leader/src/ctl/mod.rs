@@ -327,7 +327,7 @@ pub fn parse<T: AsRef<OsStr>>(words: impl IntoIterator<Item = T>) -> Args {
 /// The first word from `at` on but for `--cluster FILE`: behind `grep` comes a `--`, so that the rest is grep's own (help is
 /// ours), and `get` without a name and a place for it is the membership's, not HyDFS'.
 fn as_meant(mut words: Vec<OsString>, mut at: usize) -> Vec<OsString> {
-    let option = |w: &OsString| w.as_encoded_bytes().starts_with(b"-");
+    let option = |w: &OsString| w.len() > 1 && w.as_encoded_bytes().starts_with(b"-");
     while words.get(at).is_some_and(option) {
         at += if words[at] == "--cluster" { 2 } else { 1 };
     }
