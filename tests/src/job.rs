@@ -41,14 +41,19 @@ impl Job<'_> {
         })
     }
 
-    /// A running process of the task, of epoch `at_least` or newer.
+    /// A running process of the task, of epoch `at_least` or newer. A newer one that is done already counts too: on a slow
+    /// network it may come and go between two looks.
     pub fn wait_for_task(&self, task: &str, at_least: u64) -> Result<TaskInfo> {
+        let mut last = None;
         wait_for(&format!("{task} to run"), Duration::from_secs(20), || {
             let tasks = self.cluster.tasks(&self.name)?;
-            Ok(tasks
-                .into_iter()
-                .find(|t| t.task == task && t.epoch >= at_least && t.state == "running"))
+            let seen = tasks.into_iter().find(|t| t.task == task);
+            last = seen.or(last.take());
+            Ok(last.take_if(|t| {
+                t.epoch >= at_least && (t.state == "running" || at_least > 1 && t.state == "done")
+            }))
         })
+        .with_context(|| format!("last seen of it: {last:?}; the leader: {}", self.said()))
     }
 
     /// `kill -9` of a task's process, which must be working when it is hit.

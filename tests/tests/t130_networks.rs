@@ -118,7 +118,7 @@ fn t132_packets_are_lost_reordered_and_doubled() -> Result<()> {
         network.harm(10, 10, 2)?;
     }
     let began = now();
-    let mut job = cluster.start("lossy", &with_end(&GREP_COUNT, "out/lossy", "true", "20000"))?;
+    let mut job = cluster.start("lossy", &with_end(&GREP_COUNT, "out/lossy", "true", "10000"))?;
     job.wait_for_output()?;
     if let Some(percent) = worse {
         network.harm(percent, 10, 2)?;
