@@ -1,6 +1,6 @@
-//! Figures of larger groups, for `docs/membership.md`: `cargo test -p memberd --release figures -- --ignored --nocapture`
-//! prints the tables and draws the plots. The small ones run with the other tests.
+//! Figures of larger groups, for `docs/membership.md`; `bench/membership.sh --simulated` makes all and draws the plots.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use common::cluster::Protocol;
@@ -165,102 +165,63 @@ fn a_thousand_nodes_datagrams_are_within_their_bound() {
     }
 }
 
-#[test]
-#[ignore = "takes minutes, and writes to docs/plots"]
-fn figures() {
-    let (mut times, mut traffic, mut falsely) = (Vec::new(), Vec::new(), Vec::new());
-    for protocol in [Protocol::PingAck, Protocol::Gossip] {
-        let setup = Setup {
-            protocol,
-            suspicion: true,
-        };
-        println!(
-            "| {protocol} | nodes | first suspected p50/max | failed at all p50/max | false suspicions per node and minute | bytes/s and node | longest |"
-        );
-        let (mut detected, mut bytes) = (Vec::new(), Vec::new());
-        for (n, crashes) in [(10, 9), (30, 20), (100, 10), (300, 6), (1000, 3)] {
-            let f = measure(setup, n, 0.0, 10_000 * MS, crashes, 7);
-            let (s, d) = (quantiles(f.suspected), quantiles(f.failed));
-            println!(
-                "| {protocol} | {n} | {}/{} | {}/{} | {:.2} | {:.0} | {} | unseen {}",
-                s.0, s.2, d.0, d.2, f.false_suspicions, f.bytes_per_s, f.longest, f.unseen
-            );
-            detected.push((n as f64, d.0 as f64 / 1000.0));
-            bytes.push((n as f64, f.bytes_per_s));
-        }
-        let mut at_loss = Vec::new();
-        for loss in [0.0, 0.05, 0.1, 0.2, 0.3] {
-            let f = measure(setup, 100, loss, 60_000 * MS, 5, 11);
-            let (s, d) = (quantiles(f.suspected), quantiles(f.failed));
-            println!(
-                "| {protocol} | 100, {:.0} % lost | {}/{} | {}/{} | {:.2}, failures {} | {:.0} | {} |",
-                loss * 100.0,
-                s.0,
-                s.2,
-                d.0,
-                d.2,
-                f.false_suspicions,
-                f.false_failures,
-                f.bytes_per_s,
-                f.longest
-            );
-            at_loss.push((loss * 100.0, f.false_suspicions));
-        }
-        times.push((protocol, detected));
-        traffic.push((protocol, bytes));
-        falsely.push((protocol, at_loss));
-    }
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/plots");
-    std::fs::create_dir_all(folder).unwrap();
-    plot(
-        &format!("{folder}/membership-failed.svg"),
-        "Crash to failed at all (simulated)",
-        "nodes",
-        "seconds, median",
-        &times,
-    );
-    plot(
-        &format!("{folder}/membership-bytes.svg"),
-        "Traffic of a quiet group (simulated)",
-        "nodes",
-        "bytes/s sent per node",
-        &traffic,
-    );
-    plot(
-        &format!("{folder}/membership-false.svg"),
-        "False suspicions, 100 nodes (simulated)",
-        "datagrams lost, %",
-        "per node and minute",
-        &falsely,
-    );
+/// A point of a plot: `PROTOCOL TAB x TAB y`.
+type Points = String;
+
+fn point(points: &mut Points, protocol: Protocol, x: f64, y: f64) {
+    writeln!(points, "{protocol}\t{x}\t{y}").expect("a string takes all");
 }
 
-fn plot(path: &str, title: &str, x: &str, y: &str, lines: &[(Protocol, Vec<(f64, f64)>)]) {
-    use plotters::prelude::*;
-    let points = || lines.iter().flat_map(|(_, l)| l.iter());
-    let most = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(0.0, f64::max) * 1.05 + 0.01;
-    let root = SVGBackend::new(path, (640, 400)).into_drawing_area();
-    root.fill(&WHITE).unwrap();
-    let mut chart = ChartBuilder::on(&root)
-        .caption(title, ("sans-serif", 18))
-        .margin(12)
-        .x_label_area_size(40)
-        .y_label_area_size(60)
-        .build_cartesian_2d(0.0..most(|p| p.0), 0.0..most(|p| p.1))
-        .unwrap();
-    chart.configure_mesh().x_desc(x).y_desc(y).draw().unwrap();
-    for ((protocol, line), colour) in lines.iter().zip([BLUE, RED]) {
-        let drawn = LineSeries::new(line.iter().copied(), colour.stroke_width(2));
-        chart
-            .draw_series(drawn)
-            .unwrap()
-            .label(protocol.to_string())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour));
+fn row(protocol: Protocol, what: &str, f: Figures) -> u64 {
+    let (suspected, failed) = (quantiles(f.suspected), quantiles(f.failed));
+    println!(
+        "| {protocol} | {what} | {}/{} | {}/{} | {:.2} | {} | {} | {:.0} | {} |",
+        suspected.0,
+        suspected.2,
+        failed.0,
+        failed.2,
+        f.false_suspicions,
+        f.false_failures,
+        f.unseen,
+        f.bytes_per_s,
+        f.longest
+    );
+    failed.0
+}
+
+/// The tables and points of `docs/membership.md`. `RAINSTORM_FIGURES=FOLDER` makes all of them, which takes minutes, and writes
+/// the points to FOLDER; without it only the smallest group is measured.
+#[test]
+fn figures() {
+    let folder = std::env::var_os("RAINSTORM_FIGURES").map(std::path::PathBuf::from);
+    let all = [(10, 9), (30, 20), (100, 10), (300, 6), (1000, 3)];
+    let (sizes, losses): (&[(usize, usize)], &[f64]) = match folder {
+        Some(_) => (&all, &[0.0, 0.05, 0.1, 0.2, 0.3]),
+        None => (&all[..1], &[]),
+    };
+    println!(
+        "| protocol | group | first suspected, ms p50/max | failed at all, ms p50/max | false suspicions a node and minute | falsely failed | unseen | bytes/s a node | longest |"
+    );
+    let (mut failed, mut bytes, mut falsely) = (Points::new(), Points::new(), Points::new());
+    for setup in [PINGACK, GOSSIP] {
+        let protocol = setup.protocol;
+        for (n, crashes) in sizes {
+            let f = measure(setup, *n, 0.0, 10_000 * MS, *crashes, 7);
+            assert_eq!((f.failed.len(), f.unseen), (*crashes, 0));
+            point(&mut bytes, protocol, *n as f64, f.bytes_per_s);
+            let ms = row(protocol, &n.to_string(), f);
+            point(&mut failed, protocol, *n as f64, ms as f64 / 1000.0);
+        }
+        for loss in losses {
+            let f = measure(setup, 100, *loss, 60_000 * MS, 5, 11);
+            point(&mut falsely, protocol, loss * 100.0, f.false_suspicions);
+            row(protocol, &format!("100, {:.0} % lost", loss * 100.0), f);
+        }
     }
-    chart
-        .configure_series_labels()
-        .border_style(BLACK)
-        .draw()
-        .unwrap();
-    root.present().unwrap();
+    if let Some(folder) = folder {
+        for (name, points) in [("failed", failed), ("bytes", bytes), ("false", falsely)] {
+            let path = folder.join(format!("membership-{name}.tsv"));
+            std::fs::write(&path, points).unwrap_or_else(|e| panic!("writing {}: {e}", path.display()));
+        }
+    }
 }
