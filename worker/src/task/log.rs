@@ -5,8 +5,9 @@ use super::*;
 
 /// With this much to append, it is not held back.
 const GROUP_BYTES: usize = 64 * 1024;
-/// An append is held back after the last one for as long as that took, but no longer than this: where appends are slow
-/// because there are many, there are fewer of them.
+/// An append is held back after the last one for this many times what that took, but no longer than that: where appends are
+/// slow because there are many, there are fewer of them.
+const HOLD_TIMES: u32 = 4;
 const HOLD_MOST: Duration = Duration::from_millis(8);
 
 /// An append to the log under way.
@@ -135,7 +136,7 @@ impl Task {
             };
             let hold = match self.config.fixed {
                 true => CHECKPOINT_EVERY,
-                false => now.since(append.since).min(HOLD_MOST),
+                false => (now.since(append.since) * HOLD_TIMES).min(HOLD_MOST),
             };
             self.append_at = now + hold;
             self.durable = self.durable.max(append.pos);
