@@ -161,3 +161,31 @@ end_cluster() {
     done
     kill_at_once "$1" '*' >/dev/null
 }
+
+# run_in_scratch NAME COMMAND...: COMMAND with TMPDIR a folder of its own, which goes at the end with every cluster in it.
+# Interrupted, the command does not take them down itself. Exits with COMMAND's code.
+run_in_scratch() {
+    local code=0
+    SCRATCH=$(realpath "$(mktemp -d "${TMPDIR:-/tmp}/rainstorm-$1.XXXXXX")") RUNNER=''
+    shift
+    trap end_scratch EXIT
+    trap 'trap "" INT TERM; exit 130' INT TERM
+    TMPDIR=$SCRATCH RAINSTORM_BIN=$BIN "$@" &
+    RUNNER=$!
+    wait "$RUNNER" || code=$?
+    RUNNER=''
+    exit "$code"
+}
+
+end_scratch() {
+    trap '' INT TERM
+    local cluster
+    if [ -n "$RUNNER" ]; then
+        kill -TERM "$RUNNER" 2>/dev/null || true
+        wait "$RUNNER" 2>/dev/null || true
+    fi
+    while IFS= read -r -d '' cluster; do
+        end_cluster "$(dirname "$cluster")" || true
+    done < <(find "$SCRATCH" -name cluster.toml -print0)
+    rm -rf "$SCRATCH"
+}

@@ -50,6 +50,15 @@ enum Bulk {
     },
 }
 
+/// What becomes of a request.
+enum Turn {
+    /// The replica decides.
+    Order(replica::Request),
+    /// It moves many bytes: between other work.
+    Later(Bulk),
+    Answer(Reply),
+}
+
 struct Waiter {
     conn: u64,
     call: u64,
@@ -90,176 +99,119 @@ impl Core {
 
     fn try_call(&mut self, conn: u64, call: u64, request: Request) -> Result<(), Refusal> {
         let name = |file: &str| FileName::new(file).map_err(|e| Refusal::InvalidName { why: e.to_string() });
-        let ordered = match request {
-            Request::Create { file, nonce } => replica::Request::Create {
+        let turn = match request {
+            Request::Create { file, nonce } => Turn::Order(replica::Request::Create {
                 file: name(&file)?,
                 nonce,
-            },
-            Request::Remove { file, nonce } => replica::Request::Remove {
+            }),
+            Request::Remove { file, nonce } => Turn::Order(replica::Request::Remove {
                 file: name(&file)?,
                 nonce,
-            },
-            Request::Stat { file, any: false } => replica::Request::Stat { file: name(&file)? },
+            }),
+            Request::Stat { file, any: false } => Turn::Order(replica::Request::Stat { file: name(&file)? }),
             Request::Fence {
                 file,
                 client,
                 epoch,
                 nonce,
-            } => {
-                let client = crate::content::ClientId::of(&client);
-                replica::Request::Fence {
-                    file: name(&file)?,
-                    client,
-                    epoch,
-                    nonce,
-                    create: false,
-                }
-            }
+            } => Turn::Order(replica::Request::Fence {
+                file: name(&file)?,
+                client: crate::content::ClientId::of(&client),
+                epoch,
+                nonce,
+                create: false,
+            }),
             // One more than is told, to know whether there are more.
-            Request::Find { range, prefix, after } => replica::Request::Find {
+            Request::Find { range, prefix, after } => Turn::Order(replica::Request::Find {
                 range,
                 prefix,
                 after,
                 limit: MAX_LIST + 1,
-            },
-            Request::Stat { file, any: true } => {
-                let stat = self.stat_here(&name(&file)?).ok_or(Refusal::NotHere)?;
-                self.reply(conn, call, Reply::Stat(stat));
-                return Ok(());
-            }
+            }),
+            Request::Stat { file, any: true } => Turn::Answer(Reply::Stat(
+                self.stat_here(&name(&file)?).ok_or(Refusal::NotHere)?,
+            )),
             Request::Read {
                 file,
                 offset,
                 len,
                 any,
             } => {
-                let file = name(&file)?;
+                let (file, len) = (name(&file)?, len.into());
                 if !any {
                     self.coordinated(&file)?;
                 }
-                self.later.push_back(Later {
-                    conn,
-                    call,
-                    what: Bulk::Read {
-                        file,
-                        offset,
-                        len: len.into(),
-                    },
-                });
-                return Ok(());
+                Turn::Later(Bulk::Read { file, offset, len })
             }
             Request::Fetch {
                 file,
                 nonce,
                 segment,
                 at,
-            } => {
-                let file = name(&file)?;
-                self.later.push_back(Later {
-                    conn,
-                    call,
-                    what: Bulk::Fetch {
-                        file,
-                        nonce,
-                        segment,
-                        at,
-                    },
-                });
-                return Ok(());
-            }
+            } => Turn::Later(Bulk::Fetch {
+                file: name(&file)?,
+                nonce,
+                segment,
+                at,
+            }),
+            Request::Verify {
+                file,
+                nonce,
+                segment,
+                at,
+            } => Turn::Later(Bulk::Verify {
+                file: name(&file)?,
+                nonce,
+                segment,
+                at,
+            }),
             Request::Tail {
                 file,
                 offset,
                 max,
                 wait_ms,
             } => {
-                let file = name(&file)?;
                 let wait = Duration::from_millis(wait_ms.into()).min(LONGEST_WAIT);
-                return self.tail(conn, call, file, offset, max.into(), wait);
+                return self.tail(conn, call, name(&file)?, offset, max.into(), wait);
             }
             Request::Index { file, from } => {
                 let file = name(&file)?;
                 let length = self.coordinated(&file)?;
-                let reply = self.marks(&file, length, from);
-                self.reply(conn, call, reply);
-                return Ok(());
+                Turn::Answer(self.marks(&file, length, from))
             }
             Request::Streams { file, after } => {
                 let file = name(&file)?;
                 let length = self.coordinated(&file)?;
-                let reply = self.streams(&file, length, after);
-                self.reply(conn, call, reply);
-                return Ok(());
+                Turn::Answer(self.streams(&file, length, after))
             }
-            Request::Locate { range } => {
-                self.reply(
-                    conn,
-                    call,
-                    Reply::Coordinator {
-                        node: self.replica.coordinator_of(range),
-                    },
-                );
-                return Ok(());
-            }
-            Request::Ring => {
-                self.reply(conn, call, Reply::Ring { nodes: self.ring() });
-                return Ok(());
-            }
-            Request::RangeState { range } => {
-                let reply = self.range_state(range);
-                self.reply(conn, call, reply);
-                return Ok(());
-            }
+            Request::Locate { range } => Turn::Answer(Reply::Coordinator {
+                node: self.replica.coordinator_of(range),
+            }),
+            Request::Ring => Turn::Answer(Reply::Ring { nodes: self.ring() }),
+            Request::RangeState { range } => Turn::Answer(self.range_state(range)),
             Request::Copies {
                 range,
                 prefix,
                 after,
                 exact,
-            } => {
-                let reply = self.copies(range, &prefix, &after, exact);
-                self.reply(conn, call, reply);
-                return Ok(());
-            }
+            } => Turn::Answer(self.copies(range, &prefix, &after, exact)),
             Request::Prefix {
                 file,
                 nonce,
                 segment,
                 entries,
-            } => {
-                let reply = self.prefix(&name(&file)?, nonce, segment, entries)?;
-                self.reply(conn, call, reply);
-                return Ok(());
-            }
-            Request::Verify {
-                file,
-                nonce,
-                segment,
-                at,
-            } => {
-                let file = name(&file)?;
-                self.later.push_back(Later {
-                    conn,
-                    call,
-                    what: Bulk::Verify {
-                        file,
-                        nonce,
-                        segment,
-                        at,
-                    },
-                });
-                return Ok(());
-            }
-            Request::ListStore { after } => {
-                let reply = self.list_store(&after);
-                self.reply(conn, call, reply);
-                return Ok(());
-            }
+            } => Turn::Answer(self.prefix(&name(&file)?, nonce, segment, entries)?),
+            Request::ListStore { after } => Turn::Answer(self.list_store(&after)),
         };
-        self.input(Input::Client {
-            conn,
-            id: call,
-            request: ordered,
-        });
+        match turn {
+            Turn::Order(request) => self.input(Input::Client {
+                conn,
+                id: call,
+                request,
+            }),
+            Turn::Later(what) => self.later.push_back(Later { conn, call, what }),
+            Turn::Answer(reply) => self.reply(conn, call, reply),
+        }
         Ok(())
     }
 

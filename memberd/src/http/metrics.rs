@@ -25,20 +25,11 @@ fn text(me: &str, m: &Metrics) -> String {
             let _ = writeln!(out, "memberd_{name}{labels} {value}");
         }
     };
-    let one = |value: u64| [(String::new(), value)];
     let states = [State::Alive, State::Suspect, State::Failed, State::Left].map(|state| {
         let n = m.members.iter().filter(|member| member.state == state).count();
         (format!("{{state=\"{state}\"}}"), n as u64)
     });
     metric("members", "gauge", "Members listed, by state", &states);
-    let own = m.members.iter().find(|member| member.name.as_str() == me);
-    let incarnation = own.map_or(0, |member| member.incarnation);
-    metric(
-        "incarnation",
-        "gauge",
-        "This node's incarnation",
-        &one(incarnation),
-    );
     let s = &m.configuration.settings;
     let info = format!(
         "{{protocol=\"{}\",suspicion=\"{}\"}}",
@@ -46,87 +37,33 @@ fn text(me: &str, m: &Metrics) -> String {
         s.suspicion_word()
     );
     metric("protocol_info", "gauge", "The protocol in force", &[(info, 1)]);
-    let version = m.configuration.version;
-    metric(
-        "configuration_version",
-        "gauge",
-        "0: the cluster file's",
-        &one(version),
-    );
-    let c = &m.counts;
-    metric(
-        "local_health",
-        "gauge",
-        "How much this node distrusts itself, 0 to 8",
-        &one(c.health.into()),
-    );
-    metric(
-        "damped_members",
-        "gauge",
-        "Members held back for coming and going all the time",
-        &one(c.damped as u64),
-    );
-    metric(
-        "accusations_total",
-        "counter",
-        "Members that this node itself found silent",
-        &one(c.accusations),
-    );
-    metric(
-        "failures_total",
-        "counter",
-        "Members that this node came to call failed",
-        &one(c.failures),
-    );
-    metric(
-        "refutations_total",
-        "counter",
-        "Accusations of this node that it refuted",
-        &one(c.refutations),
-    );
-    metric(
-        "stalls_total",
-        "counter",
-        "Times that this process stood still",
-        &one(c.stalls),
-    );
-    let t = &m.traffic;
-    metric("sent_datagrams_total", "counter", "Datagrams sent", &one(t.sent));
-    metric(
-        "sent_bytes_total",
-        "counter",
-        "Bytes in datagrams sent, without IP and UDP headers",
-        &one(t.sent_bytes),
-    );
-    metric(
-        "received_datagrams_total",
-        "counter",
-        "Datagrams received",
-        &one(t.received),
-    );
-    metric(
-        "received_bytes_total",
-        "counter",
-        "Bytes in datagrams received, without IP and UDP headers",
-        &one(t.received_bytes),
-    );
-    metric(
-        "refused_datagrams_total",
-        "counter",
-        "Datagrams refused as foreign, altered or replayed",
-        &one(t.refused),
-    );
-    metric(
-        "dropped_datagrams_total",
-        "counter",
-        "Datagrams thrown away for a test (drop_rate)",
-        &one(c.dropped),
-    );
-    metric(
-        "table_exchanges_total",
-        "counter",
-        "Exchanges of whole tables begun by this node",
-        &one(t.exchanges),
-    );
+    let own = m.members.iter().find(|member| member.name.as_str() == me);
+    let (c, t) = (&m.counts, &m.traffic);
+    #[rustfmt::skip] // a table
+    let gauges = [
+        ("incarnation", "This node's incarnation", own.map_or(0, |member| member.incarnation)),
+        ("configuration_version", "0: the cluster file's", m.configuration.version),
+        ("local_health", "How much this node distrusts itself, 0 to 8", c.health.into()),
+        ("damped_members", "Members held back for coming and going all the time", c.damped as u64),
+    ];
+    #[rustfmt::skip] // a table
+    let counters = [
+        ("accusations_total", "Members that this node itself found silent", c.accusations),
+        ("failures_total", "Members that this node came to call failed", c.failures),
+        ("refutations_total", "Accusations of this node that it refuted", c.refutations),
+        ("stalls_total", "Times that this process stood still", c.stalls),
+        ("sent_datagrams_total", "Datagrams sent", t.sent),
+        ("sent_bytes_total", "Bytes in datagrams sent, without IP and UDP headers", t.sent_bytes),
+        ("received_datagrams_total", "Datagrams received", t.received),
+        ("received_bytes_total", "Bytes in datagrams received, without IP and UDP headers", t.received_bytes),
+        ("refused_datagrams_total", "Datagrams refused as foreign, altered or replayed", t.refused),
+        ("dropped_datagrams_total", "Datagrams thrown away for a test (drop_rate)", c.dropped),
+        ("table_exchanges_total", "Exchanges of whole tables begun by this node", t.exchanges),
+    ];
+    for (kind, rows) in [("gauge", &gauges[..]), ("counter", &counters[..])] {
+        for (name, help, value) in rows {
+            metric(name, kind, help, &[(String::new(), *value)]);
+        }
+    }
     out
 }

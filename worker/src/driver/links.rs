@@ -24,31 +24,36 @@ pub type Events = mpsc::UnboundedSender<Event>;
 
 /// Accepts data connections until dropped.
 pub fn listen(listener: TcpListener, me: Arc<Identity>, events: Events, fail: FailPoint) -> spawn::Guard {
-    spawn::guarded("data_listener", async move {
-        let mut next = 0u64;
-        loop {
-            let (stream, addr) = listener.accept().await?;
-            next += 1;
-            let (id, me, events, fail) = (next, me.clone(), events.clone(), fail.clone());
-            spawn::task("data_in", async move {
-                match net::accept(stream, addr, &me).await {
-                    Ok(connection) if connection.peer.role == Role::Data => {
-                        serve(id, connection, events, fail).await
-                    }
-                    Ok(connection) => {
-                        tracing::warn!(%addr, role = ?connection.peer.role, "STRANGER");
-                        Ok(())
-                    }
-                    Err(error) => {
-                        tracing::warn!(%addr, %error, "STRANGER");
-                        Ok(())
-                    }
+    spawn::guarded("data_listener", accept(listener, me, events, fail))
+}
+
+async fn accept(
+    listener: TcpListener,
+    me: Arc<Identity>,
+    events: Events,
+    fail: FailPoint,
+) -> std::io::Result<()> {
+    let mut next = 0u64;
+    loop {
+        let (stream, addr) = listener.accept().await?;
+        next += 1;
+        let (id, me, events, fail) = (next, me.clone(), events.clone(), fail.clone());
+        spawn::task("data_in", async move {
+            match net::accept(stream, addr, &me).await {
+                Ok(connection) if connection.peer.role == Role::Data => {
+                    serve(id, connection, events, fail).await
                 }
-            });
-        }
-        #[allow(unreachable_code)] // says what the loop's `?` returns
-        Ok::<(), std::io::Error>(())
-    })
+                Ok(connection) => {
+                    tracing::warn!(%addr, role = ?connection.peer.role, "STRANGER");
+                    Ok(())
+                }
+                Err(error) => {
+                    tracing::warn!(%addr, %error, "STRANGER");
+                    Ok(())
+                }
+            }
+        });
+    }
 }
 
 /// The receiving side of one connection.

@@ -1,77 +1,19 @@
 //! HTTP as scripts use it, against drivers over real sockets.
 
-use std::future::pending;
-use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
-use std::time::Duration;
-
 use common::backoff::Backoff;
 use common::clock;
-use common::cluster::Cluster;
 use common::ids::NodeName;
-use common::net::Identity;
-use common::spawn;
 use memberd::client::{self, Follower};
-use memberd::driver::Driver;
 use memberd::{Member, State};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Longer than anything here takes, even on a busy machine.
-const BOUND: Duration = Duration::from_secs(20);
-
-struct Net {
-    dir: tempfile::TempDir,
-    cluster: Arc<Cluster>,
-}
-
-/// Three nodes at 127.0.1.`first` and up, on ports that are free there now.
-fn net(first: u8) -> Net {
-    let dir = tempfile::tempdir().unwrap();
-    let secret = dir.path().join("secret");
-    std::fs::write(&secret, "a secret for this test only").unwrap();
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let ports: Vec<_> = (0..2)
-        .map(|_| std::net::TcpListener::bind(("127.0.1.1", 0)).unwrap())
-        .collect();
-    let port = |i: usize| ports[i].local_addr().unwrap().port();
-    let mut text = format!(
-        "secret_file = \"secret\"\n[ports]\nmembership = {0}\nintroducer = {0}\nadmin = {1}\n",
-        port(0),
-        port(1)
-    );
-    for i in 0..3 {
-        text += &format!(
-            "[[node]]\nname = \"n{}\"\naddr = \"127.0.1.{}\"\n",
-            i + 1,
-            first + i
-        );
-    }
-    let path = dir.path().join("cluster.toml");
-    std::fs::write(&path, &text).unwrap();
-    let cluster = Arc::new(Cluster::load(&path).unwrap());
-    Net { dir, cluster }
-}
+use crate::BOUND;
+use crate::net::Net;
 
 impl Net {
-    async fn start(&self, n: &str) -> spawn::Guard {
-        let driver = Driver::bind(self.cluster.clone(), &NodeName::new(n).unwrap())
-            .await
-            .unwrap();
-        spawn::guarded("memberd", driver.run(pending()))
-    }
-
-    fn me(&self) -> Identity {
-        Identity {
-            who: "test".into(),
-            node: None,
-            secret: self.cluster.secret().unwrap(),
-            security: self.cluster.security,
-        }
-    }
-
     fn token(&self, n: &str) -> String {
         let file = self.dir.path().join(n).join("data/admin.token");
         std::fs::read_to_string(file).unwrap().trim().to_owned()
@@ -125,7 +67,7 @@ fn alive(value: &Value) -> usize {
 
 #[tokio::test]
 async fn one_call_switches_the_group_and_a_newcomer_takes_over() {
-    let net = net(80);
+    let net = Net::new(80, "auth");
     let (_n1, n2) = (net.start("n1").await, net.start("n2").await);
     let follower = Follower::start(net.cluster.clone(), net.me(), NodeName::new("n1").unwrap());
     let mut view = follower.watch();
@@ -206,7 +148,7 @@ async fn one_call_switches_the_group_and_a_newcomer_takes_over() {
 
 #[tokio::test]
 async fn bad_calls_are_told_what_is_wrong() {
-    let net = net(84);
+    let net = Net::new(84, "auth");
     let _n1 = net.start("n1").await;
     net.until("n1", "GET /healthz", |v| v["status"] == "ok").await;
     let token = net.token("n1");
@@ -255,7 +197,7 @@ async fn bad_calls_are_told_what_is_wrong() {
 
 #[tokio::test]
 async fn without_its_port_membership_works_all_the_same() {
-    let net = net(88);
+    let net = Net::new(88, "auth");
     let addr = net.cluster.node("n1").unwrap().at(net.cluster.ports.admin);
     let _taken = std::net::TcpListener::bind(addr).unwrap();
     let _n1 = net.start("n1").await;

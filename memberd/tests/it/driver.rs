@@ -1,18 +1,12 @@
 //! Drivers over real sockets, on loopback addresses and ports of their own.
 
-use std::future::pending;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
-use std::time::Duration;
 
 use common::clock;
-use common::cluster::{Cluster, Security};
-use common::ids::NodeName;
+use common::cluster::Security;
 use common::net::datagram::{Opener, Sealer};
 use common::net::{self, Identity, Role};
 use common::secret::Secret;
-use common::spawn;
 use memberd::client::{self, Follower, Subscription};
 use memberd::driver::{Driver, Error};
 use memberd::state::Fact;
@@ -22,57 +16,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-/// Longer than anything here takes, even on a busy machine.
-const BOUND: Duration = Duration::from_secs(20);
-
-fn name(n: &str) -> NodeName {
-    NodeName::new(n).unwrap()
-}
-
-struct Net {
-    dir: tempfile::TempDir,
-    cluster: Arc<Cluster>,
-}
-
-/// Three nodes at 127.0.1.`first` and up, on ports that are free there now.
-fn net(first: u8, security: &str) -> Net {
-    let dir = tempfile::tempdir().unwrap();
-    let secret = dir.path().join("secret");
-    std::fs::write(&secret, "a secret for this test only").unwrap();
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let udp = std::net::UdpSocket::bind(("127.0.1.1", 0)).unwrap();
-    let port = udp.local_addr().unwrap().port();
-    let mut text = format!("secret_file = \"secret\"\nsecurity = \"{security}\"\n");
-    text += &format!("[ports]\nmembership = {port}\nintroducer = {port}\n");
-    for i in 0..3 {
-        text += &format!(
-            "[[node]]\nname = \"n{}\"\naddr = \"127.0.1.{}\"\n",
-            i + 1,
-            first + i
-        );
-    }
-    let path = dir.path().join("cluster.toml");
-    std::fs::write(&path, &text).unwrap();
-    let cluster = Arc::new(Cluster::load(&path).unwrap());
-    Net { dir, cluster }
-}
+use crate::BOUND;
+use crate::net::{Net, name};
 
 impl Net {
-    async fn start(&self, n: &str) -> spawn::Guard {
-        let driver = Driver::bind(self.cluster.clone(), &name(n)).await.unwrap();
-        spawn::guarded("memberd", driver.run(pending()))
-    }
-
-    fn me(&self) -> Identity {
-        let secret = self.cluster.secret().unwrap();
-        Identity {
-            who: "test".into(),
-            node: None,
-            secret,
-            security: self.cluster.security,
-        }
-    }
-
     fn addr(&self, n: &str) -> SocketAddr {
         self.cluster.node(n).unwrap().at(self.cluster.ports.membership)
     }
@@ -122,7 +69,7 @@ impl Watched {
 }
 
 async fn scenario_of_three(first: u8, security: &str) {
-    let net = net(first, security);
+    let net = Net::new(first, security);
     let _n1 = net.start("n1").await;
     let n2 = net.start("n2").await;
     let n3 = net.start("n3").await;
@@ -180,7 +127,7 @@ async fn the_same_with_encrypted_connections() {
 /// Plays n2 by hand against a real n1.
 #[tokio::test]
 async fn foreign_altered_replayed_and_misdirected_datagrams_are_refused() {
-    let net = net(30, "auth");
+    let net = Net::new(30, "auth");
     let _n1 = net.start("n1").await;
     let socket = UdpSocket::bind(net.addr("n2")).await.unwrap();
     let secret = net.cluster.secret().unwrap();
@@ -273,7 +220,7 @@ async fn foreign_altered_replayed_and_misdirected_datagrams_are_refused() {
 
 #[tokio::test]
 async fn strangers_on_the_introducers_port_get_nowhere() {
-    let net = net(40, "auth");
+    let net = Net::new(40, "auth");
     let _n1 = net.start("n1").await;
     let mut http = TcpStream::connect(net.addr("n1")).await.unwrap();
     http.write_all(b"GET /list_mem HTTP/1.1\r\n\r\n").await.unwrap();
@@ -327,7 +274,7 @@ async fn strangers_on_the_introducers_port_get_nowhere() {
 
 #[tokio::test]
 async fn a_taken_port_is_named_with_what_to_do() {
-    let net = net(50, "auth");
+    let net = Net::new(50, "auth");
     let _taken = std::net::UdpSocket::bind(net.addr("n1")).unwrap();
     let _taken_too = std::net::TcpListener::bind(net.addr("n2")).unwrap();
     for (n, kind) in [("n1", "udp"), ("n2", "tcp")] {
@@ -343,7 +290,7 @@ async fn a_taken_port_is_named_with_what_to_do() {
 
 #[tokio::test]
 async fn a_follower_takes_up_again_with_a_restarted_daemon() {
-    let net = net(60, "auth");
+    let net = Net::new(60, "auth");
     let follower = Follower::start(net.cluster.clone(), net.me(), name("n1"));
     let mut view = follower.watch();
     assert!(!follower.view().connected);

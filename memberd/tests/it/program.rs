@@ -1,16 +1,15 @@
 //! The program itself, as it is typed.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use common::backoff::Backoff;
 use common::clock;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const BOUND: Duration = Duration::from_secs(20);
+use crate::BOUND;
+use crate::net::write_cluster;
 
 /// Killed when the test ends, however it ends.
 struct Daemon(Child);
@@ -54,24 +53,6 @@ fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn cluster(dir: &Path) -> std::path::PathBuf {
-    let secret = dir.join("secret");
-    std::fs::write(&secret, "a secret for this test only").unwrap();
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let port = std::net::UdpSocket::bind(("127.0.1.70", 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let path = dir.join("cluster.toml");
-    let nodes =
-        "[[node]]\nname = \"n1\"\naddr = \"127.0.1.70\"\n[[node]]\nname = \"n2\"\naddr = \"127.0.1.71\"\n";
-    let text =
-        format!("secret_file = \"secret\"\n[ports]\nmembership = {port}\nintroducer = {port}\n{nodes}");
-    std::fs::write(&path, text).unwrap();
-    path
-}
-
 fn states(cluster: &Path, node: &str) -> Option<Vec<(String, String)>> {
     let output = memberd(cluster, &["list_mem", "--json", "--node", node])
         .output()
@@ -93,7 +74,7 @@ fn said(output: &Output) -> String {
 #[test]
 fn runs_answers_leaves_and_explains_itself() {
     let dir = tempfile::tempdir().unwrap();
-    let cluster = cluster(dir.path());
+    let cluster = write_cluster(dir.path(), 70, 2, "auth");
     let _n1 = daemon(&cluster, "n1");
     let mut n2 = daemon(&cluster, "n2");
     let of = |a: &str, b: &str| {
