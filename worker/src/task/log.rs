@@ -8,7 +8,7 @@ const GROUP_BYTES: usize = 64 * 1024;
 /// An append is held back after the last one for this many times what that took, but no longer than that: where appends are
 /// slow because there are many, there are fewer of them.
 const HOLD_TIMES: u32 = 4;
-const HOLD_MOST: Duration = Duration::from_millis(8);
+const HOLD_MOST: Duration = CHECKPOINT_EVERY;
 
 /// An append to the log under way.
 #[derive(Debug)]
