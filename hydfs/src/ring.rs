@@ -18,19 +18,31 @@ pub fn token(name: &str) -> u64 {
 pub struct Ring {
     /// Nodes by token, clockwise.
     order: Vec<(u64, NodeIx)>,
+    /// In the cluster file's order.
+    names: Vec<String>,
     replication: usize,
 }
 
 impl Ring {
     /// `names` in the cluster file's order.
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, replication: usize) -> Self {
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
         let mut order: Vec<_> = names
-            .into_iter()
+            .iter()
             .enumerate()
             .map(|(i, n)| (token(n), NodeIx(i as u16)))
             .collect();
         order.sort_unstable();
-        Self { order, replication }
+        Self {
+            order,
+            names,
+            replication,
+        }
+    }
+
+    /// The node as people call it.
+    pub fn name(&self, node: NodeIx) -> &str {
+        self.names.get(node.0 as usize).map_or("?", String::as_str)
     }
 
     pub fn replication(&self) -> usize {

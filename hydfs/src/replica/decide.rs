@@ -62,13 +62,13 @@ pub(crate) fn decide(
         let names = || {
             members
                 .iter()
-                .map(|n| n.0.to_string())
+                .map(|n| ring.name(*n))
                 .collect::<Vec<_>>()
                 .join(", ")
         };
         let Some(newest) = newest else {
             return Verdict::Unavailable {
-                why: format!("none of nodes {} that held it answers", names()),
+                why: format!("none of {}, which held it, answers", names()),
             };
         };
         // A later set that became active was known to a majority. If those who remember all since this set are a majority too, one of them would
@@ -78,7 +78,7 @@ pub(crate) fn decide(
         if remembering * 2 <= view.nodes() && said.len() < view.nodes() {
             return Verdict::Unavailable {
                 why: format!(
-                    "{} of {} nodes answer, only {remembering} of them with disks that go back to when nodes {} held it",
+                    "{} of {} nodes answer, only {remembering} of them with disks that go back to when {} held it",
                     said.len(),
                     view.nodes(),
                     names()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::clock::{self, Time};
 use common::control::{Report, ToLeader, ToWorker};
-use common::ids::{Epoch, TaskId};
+use common::ids::{Epoch, NodeName, TaskId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::control::Control;
@@ -36,6 +36,7 @@ struct Input {
 
 pub struct Engine {
     pub plan: Plan,
+    pub node: NodeName,
     pub pid: u32,
     pub task: Task,
     pub storage: Storage,
@@ -67,6 +68,7 @@ pub struct Engine {
 
 impl Engine {
     pub fn new(
+        node: NodeName,
         plan: Plan,
         task: Task,
         storage: Storage,
@@ -75,6 +77,7 @@ impl Engine {
         dialer: Dialer,
     ) -> Self {
         Self {
+            node,
             pid: std::process::id(),
             pace: Pace::new(plan.rate_milli),
             plan,
@@ -302,7 +305,7 @@ impl Engine {
             if now.since(self.rate_logged) >= RATE_EVERY {
                 self.rate_logged = now;
                 let p = &self.plan;
-                tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, pid = self.pid, in_per_s = report.in_per_s as u64, out_per_s = report.out_per_s as u64, in_total = report.tuples_in, out_total = report.tuples_out, backlog = report.backlog_tuples, backlog_bytes = report.backlog_bytes, "RATE");
+                tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, in_per_s = report.in_per_s as u64, out_per_s = report.out_per_s as u64, in_total = report.tuples_in, out_total = report.tuples_out, backlog = report.backlog_tuples, backlog_bytes = report.backlog_bytes, "RATE");
             }
             // The leader shares the rate of a source that has nothing left out among the others: at once.
             if report.exhausted && !self.control.report.borrow().exhausted {
@@ -314,7 +317,7 @@ impl Engine {
             self.said_done = true;
             let report = self.report(now);
             let p = &self.plan;
-            tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, pid = self.pid, in_total = report.tuples_in, out_total = report.tuples_out, "TASK_END");
+            tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, in_total = report.tuples_in, out_total = report.tuples_out, "TASK_END");
             let _ = self.control.to_leader.send(ToLeader::Done(report));
         }
         Ok(())
@@ -356,7 +359,7 @@ impl Engine {
         {
             self.first_output = true;
             let p = &self.plan;
-            tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, pid = self.pid, tuples, "FIRST_OUTPUT");
+            tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, tuples, "FIRST_OUTPUT");
         }
     }
 
