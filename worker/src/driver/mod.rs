@@ -271,7 +271,15 @@ async fn prepare(
     });
     let source = plan.op.is_none().then(|| Source::new(client.clone(), &plan));
     let dialer = Dialer::new(Arc::new(start.me.clone()), events);
-    let mut engine = Engine::new(start.node.name.clone(), plan, task, storage, inbox, control, dialer);
+    let mut engine = Engine::new(
+        start.node.name.clone(),
+        plan,
+        task,
+        storage,
+        inbox,
+        control,
+        dialer,
+    );
     engine.runner = runner;
     engine.source = source;
     engine.fail_point = start.fail_point.clone();

@@ -144,14 +144,14 @@ impl Task {
         self.targets.coming.front().cloned()
     }
 
-    /// Puts a version in force, with what is at hand at order record `pos`: who is out gets an end mark, and so does, when all
-    /// else has ended, who comes in.
+    /// Puts a version in force, with what is at hand at order record `pos`: who is out gets an end mark. When all has ended, who
+    /// is out has had it, and may be gone; then who comes in gets one.
     pub(super) fn reroute(&mut self, tasks: &[TaskId], pos: u64) {
         let (removed, added) = self.targets.change(tasks, &mut self.outputs);
         self.now.emitted.resize(self.outputs.len(), 0);
-        let ended = if self.now.done { added } else { vec![] };
-        for index in removed.iter().chain(&ended) {
-            self.outputs[*index].end(pos);
+        let ending = if self.now.done { added } else { removed };
+        for index in ending {
+            self.outputs[index].end(pos);
         }
     }
 
@@ -179,5 +179,62 @@ impl Task {
     pub(super) fn is_to_be_noted(&self) -> bool {
         let mut owed = self.owed_at(&self.noted).peekable();
         owed.peek().is_some() && owed.all(|i| self.outputs[i].acked() >= self.outputs[i].emitted())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Stage 1 is taken back to one task when its source has long ended: who is taken out may be gone, nobody would
+    /// acknowledge a second end mark.
+    #[test]
+    fn who_has_ended_owes_nothing_to_a_receiver_that_is_taken_out() {
+        let config = Config {
+            epoch: Epoch(1),
+            exactly_once: true,
+            keeps: Keeps::Order,
+            fixed: false,
+            stateful: false,
+            format: Format::Tsv,
+            batch_bytes: 100,
+            window_bytes: 1000,
+            skip: BTreeSet::new(),
+            sets_aside: false,
+            mutant: Mutant::None,
+        };
+        let both = [TaskId::new(1, 0), TaskId::new(1, 1)];
+        let neighbours = Neighbours {
+            downstream: both.to_vec(),
+            ..Neighbours::default()
+        };
+        let mut task = Task::recover(config, &neighbours, &[]).unwrap();
+        let now = Time::from_millis(1000);
+        let store = |task: &mut Task| {
+            while !task.take_records(now + CHECKPOINT_EVERY).is_empty() {
+                task.logged(now, task.log_end());
+            }
+        };
+        assert_eq!(task.next_work(), Some(Work::Source(None)));
+        let done = |order| Done { order, bytes_in: 0 };
+        task.complete(done(Order::Finish));
+        for output in &mut task.outputs {
+            output.acknowledge(1, |_| {});
+        }
+        store(&mut task);
+        assert!(task.is_finished());
+
+        let route = Route {
+            version: 1,
+            tasks: both[..1].to_vec(),
+        };
+        task.hear_route(route.clone());
+        assert_eq!(task.next_work(), Some(Work::Route(route.clone())));
+        let Route { version, tasks } = route;
+        task.complete(done(Order::Route { version, tasks }));
+        assert_eq!(task.next_work(), None);
+        store(&mut task);
+        assert!(task.is_finished());
+        assert_eq!(task.routed(), 1);
     }
 }

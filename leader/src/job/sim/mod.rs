@@ -1,6 +1,6 @@
 //! Simulated clusters around the real state machine: processes and nodes die, stop, come late, come twice; operators fail
 //! at tuples; files appear; the leader dies, and another takes the job up from what of the journal was durable.
-//! `RAINSTORM_SIM_SEED=n` replays one seed with its trace.
+//! `RAINSTORM_SIM_SEED=n` replays one seed with its trace, `LEADER_SEEDS=n` says how many there are.
 
 mod leader;
 mod worker;
@@ -187,7 +187,7 @@ impl World {
             let end = 2_000 + world.rng.below(12_000);
             world.at(end, Ev::Interrupt);
         }
-        if (world.plan.exactly_once || scales_loosely()) && world.rng.chance(60) {
+        if world.rng.chance(60) {
             world.at(400, Ev::Scale);
         }
         world.give(Input::Begin);
@@ -218,9 +218,13 @@ impl World {
             }
             assert!(
                 when < END_BY,
-                "seed {}: the job does not end\n{}",
+                "seed {}: the job does not end\n{}\nwaiting: {:#?}\nended {:?}, logged {:?}, routed {:?}",
                 self.seed,
-                self.trace
+                self.trace,
+                self.workers.values().filter(|w| !w.done).collect::<Vec<_>>(),
+                self.ended,
+                self.logged,
+                self.routed
             );
             self.event(ev);
         }
@@ -525,12 +529,6 @@ struct Ran {
     scaled: u32,
 }
 
-/// Scaling without exactly-once: seed 104 shows a job that does not end, which is to be understood first; the model may be
-/// what is wrong. `RAINSTORM_SIM_SCALE=1` simulates it.
-fn scales_loosely() -> bool {
-    std::env::var("RAINSTORM_SIM_SCALE").is_ok()
-}
-
 fn seeds(from: u64, n: u64) {
     if let Some(seed) = std::env::var("RAINSTORM_SIM_SEED")
         .ok()
@@ -556,7 +554,8 @@ fn seeds(from: u64, n: u64) {
 
 #[test]
 fn jobs_end_whatever_dies() {
-    seeds(0, 2000);
+    let n = std::env::var("LEADER_SEEDS").map_or(2000, |n| n.parse().expect("a number"));
+    seeds(0, n);
 }
 
 #[test]

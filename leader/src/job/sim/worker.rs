@@ -196,7 +196,10 @@ impl World {
         let plan = self.job.as_ref().map_or(&self.plan, |job| job.plan());
         let had = |d: &TaskId| (routed..w.route).any(|v| plan.route(d.stage, v).contains(d));
         let out = w.downstream.iter().filter(|d| !w.targets.contains(d) && had(d));
-        let told = out.filter(|d| !w.gone.contains(d)).all(|d| self.is_there(w, *d));
+        // Who is done has told all, and heard that it arrived.
+        let told = out
+            .filter(|d| !w.gone.contains(d))
+            .all(|d| w.done || self.is_there(w, *d));
         if told && *self.logged.entry(w.task).or_default() == w.route {
             self.routed.insert(w.task, w.route);
         }
@@ -240,6 +243,14 @@ impl World {
                 return self.die(conn, Exit::Code(3), false);
             }
             *fence = w.epoch;
+        } else if w.epoch <= self.base
+            || self
+                .launched
+                .get(&w.task)
+                .is_some_and(|(newest, _)| w.epoch < *newest)
+        {
+            // Its successor begins anew: what this one still does, until it notices, is nobody's.
+            return;
         }
         let stuck = self.poison.get(&w.task).and_then(|all| {
             let unit = all.iter().find(|unit| unit.number == w.work)?;
