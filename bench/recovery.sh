@@ -11,6 +11,6 @@ need_cargo
 need_ssh
 need_programs
 cd "$ROOT"
-cargo build --quiet --release -p system-tests --bin recovery
+cargo build --quiet --release --workspace --bin recovery
 
 run_in_scratch recovery "${CARGO_TARGET_DIR:-$ROOT/target}/release/recovery" --subnet "${BENCH_SUBNET:-127.0.42}" "$@"

@@ -13,6 +13,6 @@ need_ssh
 need_python
 need_programs
 cd "$ROOT"
-cargo build --quiet --release -p system-tests --bin chaos
+cargo build --quiet --release --workspace --bin chaos
 
 run_in_scratch chaos "${CARGO_TARGET_DIR:-$ROOT/target}/release/chaos" --evidence "$RUN/chaos" "$@"

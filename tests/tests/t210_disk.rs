@@ -1,4 +1,4 @@
-//! A storage node whose disk is a small tmpfs: full, it acknowledges nothing and says so; with room it goes on. (faults.md: disk full)
+//! A storage node's disk: a small tmpfs that is full, bits that flipped. (faults.md: disk full; bit flip in one replica)
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -136,6 +136,94 @@ fn t211_a_full_disk_acknowledges_nothing_says_so_and_goes_on_when_there_is_room(
             storage.hydfs_ok(node, &["cat", "full/f"])? == format!("{text}back\n"),
             "n{node}"
         );
+    }
+    Ok(())
+}
+
+/// All segment files of a node, the largest first.
+fn segments(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => folders.push(entry.path()),
+                false => found.push((entry.metadata()?.len(), entry.path())),
+            }
+        }
+    }
+    found.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// One of three copies has a bit flipped while its daemon is down, each node's in turn. It is never served, and repaired.
+#[test]
+fn t212_flipped_bits_are_never_served_and_are_repaired() -> Result<()> {
+    let mut storage = Storage::new("127.0.63", 3, "")?;
+    storage.start_all(false)?;
+    storage.hydfs_ok(1, &["create", "/dev/null", "flip/f"])?;
+    let mut want = String::new();
+    let mut pieces = 0..;
+    let mut append = |storage: &Storage, want: &mut String| {
+        let piece = pieces.next().map(piece).unwrap_or_default();
+        std::fs::write(storage.path("piece"), &piece)?;
+        storage.hydfs_ok(1, &["append", "piece", "flip/f"])?;
+        *want += &piece;
+        anyhow::Ok(())
+    };
+    for node in 1..=3 {
+        (0..3).try_for_each(|_| append(&storage, &mut want))?;
+        storage.stop(node, "hydfsd", Signal::SIGKILL)?;
+        let all = segments(&storage.path(&format!("n{node}/data/hydfs/seg")))?;
+        let largest = all
+            .first()
+            .ok_or_else(|| anyhow::anyhow!("n{node} has no segment"))?;
+        let mut bytes = std::fs::read(largest)?;
+        let middle = bytes.len() / 2;
+        ensure!(middle > 10_000, "n{node}: only {} bytes to harm", bytes.len());
+        bytes[middle] ^= 4;
+        std::fs::write(largest, &bytes)?;
+        storage.start(node, "hydfsd")?;
+        storage.wait_alive(1 + node % 3, 3)?;
+
+        // However soon: the file is whole, and of the harmed copy nothing is given that is not the file's.
+        let name = format!("n{node}");
+        let mut refused = 0;
+        wait_for("three whole copies", LONG, || {
+            ensure!(
+                storage.hydfs_ok(node, &["cat", "flip/f"])? == want,
+                "asked {name}"
+            );
+            let copy = storage.hydfs(
+                node,
+                &["--patience", "1", "getfromreplica", &name, "flip/f", "copy"],
+            )?;
+            match copy.status.success() {
+                true => ensure!(
+                    want.starts_with(&std::fs::read_to_string(storage.path("copy"))?),
+                    "{name}: the harmed copy was served"
+                ),
+                false => refused += 1,
+            }
+            let fsck = storage.hydfs(1, &["--patience", "5", "fsck", "flip"])?;
+            Ok(fsck.status.success().then_some(()))
+        })?;
+        for path in segments(&storage.path(&format!("n{node}/data/hydfs/seg")))? {
+            ensure!(
+                std::fs::read(&path)? != bytes,
+                "{} is still as it was harmed",
+                path.display()
+            );
+        }
+        eprintln!("{name}: its copy was refused {refused} times until it was repaired");
+        for asked in 1..=3 {
+            storage.hydfs_ok(asked, &["getfromreplica", &format!("n{asked}"), "flip/f", "copy"])?;
+            ensure!(
+                std::fs::read_to_string(storage.path("copy"))? == want,
+                "{name}: n{asked}'s copy"
+            );
+        }
     }
     Ok(())
 }
