@@ -79,6 +79,8 @@ done
 cd "$ROOT"
 part formatting cargo fmt --all --check
 part lints cargo clippy --workspace --all-targets -- -D warnings
+# Not among all targets, since it runs only when asked for.
+part system-lints cargo clippy --workspace --test system -- -D warnings
 # With the same profile as what is shipped, and always the whole workspace, whose packages agree on features: so everything is compiled once,
 # and simulations are quick.
 part build cargo build --release
