@@ -124,7 +124,7 @@ fn t132_packets_are_lost_reordered_and_doubled() -> Result<()> {
         network.harm(percent, 10, 2)?;
     }
     let victim = job.kill_task("s2t0")?;
-    job.wait_for_task("s2t0", victim.epoch + 1)?;
+    job.wait_for_successor("s2t0", victim.epoch)?;
     let summary = job.finish(LIMIT)?;
     let counts = network.harm(0, 0, 0)?;
     eprintln!(
