@@ -89,21 +89,24 @@ fn run(cluster: &Cluster, seed: u64) -> Result<()> {
             "seed {seed}: {word} came late"
         );
         for _ in 0..1 + random.below(3) {
-            let tasks = cluster.tasks(&name)?;
-            let alive: Vec<_> = tasks
-                .iter()
-                .filter(|t| t.pid.is_some() && t.state != "retired")
-                .collect();
-            let Some(victim) = alive.get(random.below(alive.len() as u64) as usize) else {
-                continue;
-            };
-            // It may have ended by itself just now.
-            let (node, pid) = (victim.node.clone(), victim.pid.unwrap_or(0).to_string());
-            let killed = cluster
-                .command("rainstormctl")
-                .args(["kill_task", &node, &pid])
-                .output()?;
-            kills += u32::from(killed.status.success());
+            wait_for("a task to kill", Duration::from_secs(10), || {
+                let tasks = cluster.tasks(&name)?;
+                let alive: Vec<_> = tasks
+                    .iter()
+                    .filter(|t| t.pid.is_some() && t.state != "retired")
+                    .collect();
+                let Some(victim) = alive.get(random.below(alive.len() as u64) as usize) else {
+                    return Ok(None);
+                };
+                // It may have ended by itself just now: then another one.
+                let (node, pid) = (victim.node.clone(), victim.pid.unwrap_or(0).to_string());
+                let killed = cluster
+                    .command("rainstormctl")
+                    .args(["kill_task", &node, &pid])
+                    .output()?;
+                Ok(killed.status.success().then_some(()))
+            })?;
+            kills += 1;
         }
     }
     succeed(cluster.command("rainstormctl").args(["set_rate", &name, "0"]))?;
