@@ -54,6 +54,11 @@ pub fn unix_micros() -> u64 {
         .map_or(0, |d| d.as_micros() as u64)
 }
 
+/// The same moment, for tokio's timers.
+pub fn instant(time: Time) -> tokio::time::Instant {
+    tokio::time::Instant::now() + time.since(now())
+}
+
 /// Sleeps until `deadline` (at once when it has passed).
 pub async fn sleep_until(deadline: Time) {
     tokio::time::sleep(deadline.since(now())).await;

@@ -11,7 +11,6 @@ use common::net::Identity;
 use common::spawn;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::MissedTickBehavior;
 
 use super::clients::{FromClient, Outbox};
 use super::peers::Peer;
@@ -179,15 +178,31 @@ impl Core {
 
     pub async fn run(mut self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), Error> {
         let _tasks = self.start_tasks(listener);
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tokio::pin!(stop);
+        let (mut ticked, mut armed) = (clock::now(), Time::ZERO);
+        let timer = tokio::time::sleep(TICK);
+        tokio::pin!(stop, timer);
         loop {
+            let due = self
+                .replica
+                .deadline()
+                .unwrap_or(ticked + TICK)
+                .min(ticked + TICK);
+            if due != armed {
+                armed = due;
+                timer.as_mut().reset(clock::instant(due));
+            }
             let busy = !self.later.is_empty();
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                _ = tick.tick() => self.tick(),
+                () = &mut timer => {
+                    armed = Time::ZERO;
+                    let now = clock::now();
+                    if now >= ticked + TICK {
+                        ticked = now;
+                        self.tick();
+                    }
+                }
                 event = self.queue.recv() => {
                     if let Some(event) = event {
                         self.event(event);

@@ -1,6 +1,7 @@
 //! The coordinator's side of replication: clients' requests become entries, entries become committed, clients are answered.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use common::clock::Time;
 
@@ -17,6 +18,8 @@ use crate::wire::peer::{Message, Op, Standing};
 
 /// A message carries entries up to about this many bytes.
 const MESSAGE: usize = 1024 * 1024;
+/// Members are told of commits with the next entries, or after this long: a message each of its own would wake them twice as often.
+const TELL_WITHIN: Duration = Duration::from_millis(10);
 
 /// An active range.
 pub(super) struct Active {
@@ -30,6 +33,8 @@ pub(super) struct Active {
     bytes: usize,
     /// Everything up to here is on all members.
     commit: u64,
+    /// Since when there is a commit that not all members were told of.
+    untold: Option<Time>,
     /// Lookups wait until all members have seen a probe that was sent after they came: then none of them has learned a newer view before.
     probe: u64,
     probe_wanted: bool,
@@ -97,6 +102,7 @@ impl Active {
             base: 0,
             bytes: 0,
             commit: 0,
+            untold: None,
             probe: 0,
             probe_wanted: false,
             pending: Pending::default(),
@@ -108,6 +114,11 @@ impl Active {
     /// The number of the newest entry.
     fn last(&self) -> u64 {
         self.base + self.ops.len() as u64
+    }
+
+    /// When members are to be told of commits, if no entry for them comes before.
+    pub fn tell_at(&self) -> Option<Time> {
+        Some(self.untold? + TELL_WITHIN)
     }
 
     pub fn backlog(&self) -> usize {
@@ -176,13 +187,13 @@ impl Active {
     }
 
     /// What `to` has not been sent, in messages of a bearable size. A full one gets one entry at a time, to see.
-    fn messages(&mut self, view: ViewId, range: RangeIx, to: NodeIx, out: &mut Vec<Effect>) {
+    fn messages(&mut self, now: Time, view: ViewId, range: RangeIx, to: NodeIx, out: &mut Vec<Effect>) {
+        let tell = self.tell_at().is_some_and(|at| at <= now);
         let (last, commit, probe) = (self.last(), self.commit, self.probe);
         let Some(member) = self.others.get_mut(&to) else {
             return;
         };
-        let idle = member.acked == last;
-        let news = probe > member.told.1 || (commit > member.told.0 && idle);
+        let news = probe > member.told.1 || (commit > member.told.0 && tell);
         let mut sent = false;
         while member.sent < last {
             let from = member.sent.saturating_sub(self.base) as usize;
@@ -467,7 +478,7 @@ impl<S: Store> Replica<S> {
         }
     }
 
-    pub(super) fn flush_lead(&mut self, range: RangeIx, out: &mut Vec<Effect>) {
+    pub(super) fn flush_lead(&mut self, now: Time, range: RangeIx, out: &mut Vec<Effect>) {
         let Some(Lead::Active(active)) = self.leads.get_mut(&range) else {
             return;
         };
@@ -496,9 +507,14 @@ impl<S: Store> Replica<S> {
             .collect();
         for to in active.members.clone() {
             if to != active.me {
-                active.messages(self.view_id, range, to, out);
+                active.messages(now, self.view_id, range, to, out);
             }
         }
+        let told = active.others.values().map(|m| m.told.0).min();
+        active.untold = match told.is_some_and(|told| told < active.commit) {
+            true => active.untold.or(Some(now)),
+            false => None,
+        };
         for waiter in ready {
             let result = match waiter.reply {
                 Due::Ready(result) => result,

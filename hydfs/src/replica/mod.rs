@@ -218,6 +218,9 @@ impl<S: Store> Replica<S> {
         }
         self.announce_active(out);
         self.start_repairs(now, out);
+        let due = |(range, at): (RangeIx, Time)| (at <= now).then_some(range);
+        let due: Vec<RangeIx> = self.tellings().filter_map(due).collect();
+        self.stirred.extend(due);
         let stirred = std::mem::take(&mut self.stirred);
         if std::mem::take(&mut self.unsynced) {
             let done = self.store.sync();
@@ -227,9 +230,21 @@ impl<S: Store> Replica<S> {
             return;
         }
         for range in stirred {
-            self.flush_lead(range, out);
+            self.flush_lead(now, range, out);
             self.flush_follow(range, out);
         }
+    }
+
+    fn tellings(&self) -> impl Iterator<Item = (RangeIx, Time)> {
+        self.leads.iter().filter_map(|(range, lead)| match lead {
+            Lead::Active(active) => Some((*range, active.tell_at()?)),
+            Lead::Waiting { .. } | Lead::Installing(_) => None,
+        })
+    }
+
+    /// When to [`Replica::flush`] although nothing happens.
+    pub fn deadline(&self) -> Option<Time> {
+        self.tellings().map(|(_, at)| at).min()
     }
 
     /// A full disk is no reason to stop: whoever asked asks again.

@@ -23,18 +23,24 @@ pub(super) struct Append {
 
 impl Task {
     /// Is it time to put the operator's state, as it is after the last completed work, into the snapshot file?
-    pub fn wants_snapshot(&self, now: Time) -> bool {
-        self.config.stateful
+    pub fn wants_snapshot(&mut self, now: Time) -> bool {
+        let wants = self.config.stateful
             && self.now.pos > self.snapshot_pos
-            && (now.since(self.snapshot_at) >= SNAPSHOT_EVERY
+            && (now >= self.snapshot_due
                 || self.bytes_since_snapshot >= self.config.window_bytes / 4
-                || self.now.done)
+                || self.now.done);
+        if wants {
+            self.snapshot_began = now;
+        }
+        wants
     }
 
     /// The operator's state as it was at `cut` is in these extents of the snapshot file, and they are durable.
     pub fn snapshotted(&mut self, now: Time, cut: Cut, extents: Vec<(u64, u64)>) {
         self.snapshot_pos = cut.pos;
-        self.snapshot_at = now;
+        // What a stateful task has consumed is acknowledged when its snapshot is stored: its senders' windows wait for that.
+        let hold = now.since(self.snapshot_began) * HOLD_TIMES;
+        self.snapshot_due = now + hold.clamp(CHECKPOINT_EVERY, SNAPSHOT_EVERY);
         self.bytes_since_snapshot = 0;
         self.now.snapshot = extents.clone();
         self.cuts.push_back(Cut {
@@ -123,8 +129,7 @@ impl Task {
     }
 
     pub fn snapshot_deadline(&self) -> Option<Time> {
-        (self.config.stateful && self.now.pos > self.snapshot_pos)
-            .then_some(self.snapshot_at + SNAPSHOT_EVERY)
+        (self.config.stateful && self.now.pos > self.snapshot_pos).then_some(self.snapshot_due)
     }
 
     /// Everything below `offset` of the log is durable. True if that is more order records than before.

@@ -42,7 +42,7 @@ use crate::wire::{self, Standing};
 
 /// A checkpoint is written at least this often while there is something new to cover.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(25);
-/// An operator's state is put into a snapshot at most this often ...
+/// Where snapshots take long, an operator's state is put into one this often.
 const SNAPSHOT_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone)]
@@ -179,7 +179,8 @@ pub struct Task {
     checkpoint: Cut,
     bytes_since_checkpoint: usize,
     snapshot_pos: u64,
-    snapshot_at: Time,
+    snapshot_began: Time,
+    snapshot_due: Time,
     bytes_since_snapshot: usize,
     /// All upstream tasks: whose end marks are awaited.
     ends: BTreeSet<TaskId>,
