@@ -470,7 +470,13 @@ impl Job {
             true => vec![],
             false => self.plan.downstream(id),
         };
-        let neighbours = self.plan.upstream(id).into_iter().chain(receivers);
+        // Where no routing was changed no state has moved.
+        let peers = match self.plan.version(id.stage) {
+            0 => vec![],
+            _ => self.peers(id),
+        };
+        let senders = self.plan.upstream(id).into_iter().chain(peers);
+        let neighbours = senders.chain(receivers);
         // Who routes past it for good has no use for it.
         let (out, version) = (self.plan.is_out(id), self.plan.version(id.stage));
         let past = |n: &Task| out && n.id.stage < id.stage && n.routed >= version;
