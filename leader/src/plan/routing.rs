@@ -103,7 +103,12 @@ impl Plan {
         let Some(stage) = task.stage.checked_sub(1) else {
             return vec![];
         };
-        self.since(stage, self.born(task).up)
+        // Who began when it was out never speaks to it.
+        let versions = |from: TaskId| self.born(from).down..=self.version(task.stage);
+        let meets = |from: &TaskId| versions(*from).any(|v| self.route(task.stage, v).contains(&task));
+        let mut all = self.since(stage, self.born(task).up);
+        all.retain(meets);
+        all
     }
 
     /// All tasks that `task` ever spoke to, or will.
@@ -236,12 +241,21 @@ mod tests {
         assert_eq!(plan.tasks().count(), 2 + 4 + 4 + 2);
         change(&mut plan, 3, false);
         assert!(plan.scaled(3, false).is_none());
+        assert_eq!(plan.upstream(t(2, 1)).len(), 4);
+        for _ in 0..3 {
+            change(&mut plan, 2, false);
+        }
+        change(&mut plan, 1, true);
+        assert_eq!(
+            (plan.upstream(t(2, 0)).len(), plan.upstream(t(2, 1)).len()),
+            (5, 4)
+        );
         // A version that does not follow on is not a change of this plan.
         plan.apply(&Change::Scale {
             stage: 1,
             version: 9,
             tasks: vec![],
         });
-        assert_eq!(plan.version(1), 3);
+        assert_eq!(plan.version(1), 4);
     }
 }
