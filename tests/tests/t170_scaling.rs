@@ -39,9 +39,9 @@ const STATELESS: [Flow; 2] = [
         scaled: " stage=",
     },
 ];
-/// All lines counted, by a dozen first words; and by the second words, which are numbers in a sixth of the lines: tens of thousands of
-/// keys, whose state moves.
-const STATEFUL: [Flow; 2] = [
+/// All lines counted: by a dozen first words; by the second words, which are numbers in a sixth of the lines, so tens of
+/// thousands of keys; the same once at the end, with a stage behind it; and each line by itself, right behind the source.
+const STATEFUL: [Flow; 4] = [
     Flow {
         stages: &["2", "1", "grep", "--key word:0 .", "count", ""],
         options: &["--scale-stateful"],
@@ -53,6 +53,27 @@ const STATEFUL: [Flow; 2] = [
         options: &["--scale-stateful"],
         oracle: r#"awk '{ print $2 "\t" ++n[$2] }' data.txt"#,
         scaled: " stage=2 ",
+    },
+    Flow {
+        stages: &[
+            "3",
+            "1",
+            "grep",
+            "--key word:1 .",
+            "count",
+            "--emit final",
+            "identity",
+            "",
+        ],
+        options: &["--scale-stateful"],
+        oracle: r#"awk '{ ++n[$2] } END { for (key in n) print key "\t" n[key] }' data.txt"#,
+        scaled: " stage=2 ",
+    },
+    Flow {
+        stages: &["1", "1", "count", ""],
+        options: &["--scale-stateful"],
+        oracle: r#"awk '{ print "in/data.txt:" NR "\t1" }' data.txt"#,
+        scaled: " stage=1 ",
     },
 ];
 const SLOW: u64 = 3_000;
@@ -88,7 +109,10 @@ fn run(cluster: &Cluster, flow: &Flow, name: &str, seed: u64) -> Result<()> {
     let mut job = cluster.start(name, &args)?;
     wait_for("the first tuples", Duration::from_secs(30), || {
         let tasks = cluster.tasks(name)?;
-        Ok((tasks.len() >= 3 && tasks.iter().all(|t| t.state == "running")).then_some(()))
+        Ok(
+            (tasks.len() > flow.stages.len() / 2 - 1 && tasks.iter().all(|t| t.state == "running"))
+                .then_some(()),
+        )
     })?;
     let mut kills = 0;
     for round in 0..4 {
@@ -175,8 +199,8 @@ fn t171_stages_are_scaled_while_tasks_are_killed() -> Result<()> {
 fn t172_state_moves_between_tasks_while_tasks_are_killed() -> Result<()> {
     let cluster = Cluster::with_text("127.0.48.101", 3, 500_000)?;
     let first = number("RAINSTORM_SEED", 0);
-    (first..first + number("RAINSTORM_SEEDS", 2)).try_for_each(|seed| {
-        let flow = &STATEFUL[(seed % 2) as usize];
+    (first..first + number("RAINSTORM_SEEDS", 4)).try_for_each(|seed| {
+        let flow = &STATEFUL[(seed % 4) as usize];
         let name = format!("moved{seed}");
         run(&cluster, flow, &name, seed)?;
         let moved = cluster.log_lines("HAND_OVER")?;
