@@ -216,3 +216,38 @@ fn t172_state_moves_between_tasks_while_tasks_are_killed() -> Result<()> {
         Ok(())
     })
 }
+
+/// The leader dies as a change begins, and another takes it to its end.
+#[test]
+fn t173_state_that_moves_arrives_although_the_leader_dies() -> Result<()> {
+    let cluster = Cluster::with_text("127.0.48.121", 3, 400_000)?;
+    let flow = &STATEFUL[1];
+    let mut args = vec!["--scale-stateful", "--max-tasks", "4", "--console", "none"];
+    args.extend(flow.stages);
+    args.extend(["in", "out/taken", "true", "true", "18000", "4000", "8000"]);
+    let mut job = cluster.start("taken", &args)?;
+    for (node, changes) in [("n2", 1), ("n3", 2)] {
+        wait_for(
+            "a change of the stage that counts",
+            Duration::from_secs(20),
+            || {
+                let lines = cluster.log_lines("SCALE_UP")?;
+                let mine = lines.iter().filter(|l| l.contains(flow.scaled)).count();
+                Ok((mine >= changes).then_some(()))
+            },
+        )?;
+        job.kill_leader()?;
+        job = cluster.resume("taken", node)?;
+    }
+    wait_for("the state to have moved", Duration::from_secs(20), || {
+        let lines = cluster.log_lines("HAND_OVER")?;
+        let to_new = |l: &&String| l.contains(" version=2 ") && l.contains("to=s2t2");
+        Ok((lines.iter().filter(to_new).count() >= 2).then_some(()))
+    })?;
+    succeed(cluster.command("rainstormctl").args(["set_rate", "taken", "0"]))?;
+    let status = job.wait_for_end(LIMIT)?;
+    ensure!(status.success(), "the job failed with {status}: {}", job.said());
+    cluster.check("out/taken", flow.oracle)?;
+    succeed(cluster.command("rainstormctl").args(["verify", "taken"]))?;
+    cluster.wait_until_gone("taken", Duration::from_secs(5))
+}

@@ -206,12 +206,23 @@ impl World {
         }
     }
 
+    /// With all changes, those that a dead leader's journal holds.
+    fn plan_so_far(&self) -> Plan {
+        match &self.job {
+            Some(job) => job.plan().clone(),
+            None => resume(&self.durable, Epoch(2)).expect("a job that runs").plan,
+        }
+    }
+
     /// Where the next stage's state moves: everybody there, and who comes, meets a mark.
     fn mark(&mut self, w: &Worker) {
         let stage = w.task.stage + 1;
-        let plan = self.job.as_ref().map_or(&self.plan, |job| job.plan());
+        if !self.plan.moves_state(stage) {
+            return;
+        }
+        let plan = self.plan_so_far();
         // One that came later begins by its version, and marks those that follow.
-        if !plan.moves_state(stage) || w.route <= plan.born(w.task).down {
+        if w.route <= plan.born(w.task).down {
             return;
         }
         let both = plan
@@ -236,10 +247,10 @@ impl World {
     /// is handed over to it has come; no restart falls behind it once what it hands over has arrived. True: nothing is to be done.
     fn moving(&mut self, w: &Worker) -> bool {
         let stage = w.task.stage;
-        let plan = self.job.as_ref().map_or(&self.plan, |job| job.plan());
-        if !plan.moves_state(stage) || self.ended.contains(&w.task) {
+        if !self.plan.moves_state(stage) || self.ended.contains(&w.task) {
             return true;
         }
+        let plan = self.plan_so_far();
         let came = plan.came_with(w.task).saturating_sub(1);
         let moved = self.moved.get(&w.task).copied().unwrap_or(came);
         let version = self.marked.get(&stage).copied().unwrap_or(0);
