@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::{EntryMeta, File, FileName, SegmentId};
 use crate::ring::RangeIx;
-use crate::view::{Incarnation, View};
+use crate::view::{Incarnation, NodeIx, View};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -34,10 +34,37 @@ pub enum Error {
 pub struct NodeFacts {
     /// The incarnation that this disk was first used under. Older memories are gone.
     pub born: Incarnation,
+    /// The incarnation from which on nothing that was written is gone. What this disk has of sets from before is good, but may lack the newest
+    /// entries, creations and removals.
+    #[serde(default)]
+    pub whole: Incarnation,
     /// The newest incarnation that was ever used: never use it, or a lower one, again.
     pub incarnation: Incarnation,
     /// Everything it knew: views must not shrink by a restart, or two majorities could act on views neither of which contains the other.
     pub view: View,
+}
+
+impl NodeFacts {
+    pub fn memory(&self) -> Memory {
+        Memory {
+            born: self.born,
+            whole: self.whole,
+        }
+    }
+}
+
+/// How far back a disk goes: see [`NodeFacts`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    pub born: Incarnation,
+    pub whole: Incarnation,
+}
+
+impl Memory {
+    /// Is nothing gone of what this disk, `node`'s, was given as a member of `set`?
+    pub fn is_whole(self, node: NodeIx, set: &View) -> bool {
+        self.whole <= set.incarnation(node)
+    }
 }
 
 /// What a node remembers about a range. A *set* is named by the view that it belongs to; its members are what the ring says.
@@ -63,12 +90,14 @@ pub enum Put {
 }
 
 /// A disk. Metadata of all files is in memory; reads of it are cheap. Every call that changes something has written it when it returns (survives
-/// a killed process); for durability `fsync`, `append`, `create` and `remove` are durable after the next [`Store::sync`] and all others when
-/// they return. A call that fails has changed nothing, except with [`Error::Io`].
+/// a killed process); what a node remembers about itself and its ranges is durable when it returns; for durability `fsync`, `append`, `create` and
+/// `remove` are durable after the next [`Store::sync`], too. A call that fails has changed nothing, except with [`Error::Io`].
 pub trait Store {
     /// `None`: a fresh disk.
     fn node(&self) -> Option<&NodeFacts>;
     fn set_node(&mut self, facts: NodeFacts) -> Result<(), Error>;
+    /// May what was written last, before this start, be gone, as after a power failure? Until the next [`Store::set_node`].
+    fn lost_newest(&self) -> bool;
 
     /// Defaults for a range never heard of.
     fn range(&self, range: RangeIx) -> RangeFacts;

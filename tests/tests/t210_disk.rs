@@ -1,4 +1,5 @@
-//! A storage node's disk: a small tmpfs that is full, bits that flipped. (faults.md: disk full; bit flip in one replica)
+//! A storage node's disk: a small tmpfs that is full, writes that were cut off, bits that flipped. (faults.md: disk full; torn write, bit
+//! flip in one replica)
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -140,7 +141,7 @@ fn t211_a_full_disk_acknowledges_nothing_says_so_and_goes_on_when_there_is_room(
     Ok(())
 }
 
-/// All segment files of a node, the largest first.
+/// All segment files of a node, the newest last: they are numbered as they are made.
 fn segments(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
@@ -149,41 +150,61 @@ fn segments(folder: &Path) -> Result<Vec<PathBuf>> {
             let entry = entry?;
             match entry.file_type()?.is_dir() {
                 true => folders.push(entry.path()),
-                false => found.push((entry.metadata()?.len(), entry.path())),
+                false => found.push(entry.path()),
             }
         }
     }
-    found.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
-    Ok(found.into_iter().map(|(_, path)| path).collect())
+    found.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
+    Ok(found)
 }
 
-/// One of three copies has a bit flipped while its daemon is down, each node's in turn. It is never served, and repaired.
+type Harm = fn(&mut Vec<u8>);
+
+/// What becomes of a copy: its end cut off in mid-entry, so that acknowledged entries before that are gone, too; cut off with rubbish behind it; a
+/// bit flipped.
+const HARMS: [(&str, Harm); 3] = [
+    ("cut off", |bytes| bytes.truncate(bytes.len() * 2 / 3)),
+    ("rubbish at the end", |bytes| {
+        bytes.truncate(bytes.len() - 1000);
+        bytes.extend((0..5000).map(|i| (i * 31 % 251) as u8));
+    }),
+    ("a flipped bit", |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+    }),
+];
+
+/// One of three copies is harmed while its daemon is down, each node's in turn. It is never served, nothing acknowledged is lost, and it is repaired.
 #[test]
-fn t212_flipped_bits_are_never_served_and_are_repaired() -> Result<()> {
+fn t212_torn_writes_and_flipped_bits_are_never_served_and_are_repaired() -> Result<()> {
     let mut storage = Storage::new("127.0.63", 3, "")?;
     storage.start_all(false)?;
-    storage.hydfs_ok(1, &["create", "/dev/null", "flip/f"])?;
+    storage.hydfs_ok(1, &["create", "/dev/null", "harmed/f"])?;
     let mut want = String::new();
     let mut pieces = 0..;
     let mut append = |storage: &Storage, want: &mut String| {
         let piece = pieces.next().map(piece).unwrap_or_default();
         std::fs::write(storage.path("piece"), &piece)?;
-        storage.hydfs_ok(1, &["append", "piece", "flip/f"])?;
+        storage.hydfs_ok(1, &["append", "piece", "harmed/f"])?;
         *want += &piece;
         anyhow::Ok(())
     };
-    for node in 1..=3 {
+    for (node, (what, harm)) in (1..=3).flat_map(|node| HARMS.map(|harm| (node, harm))) {
         (0..3).try_for_each(|_| append(&storage, &mut want))?;
         storage.stop(node, "hydfsd", Signal::SIGKILL)?;
         let all = segments(&storage.path(&format!("n{node}/data/hydfs/seg")))?;
-        let largest = all
-            .first()
+        // It is still open.
+        let newest = all
+            .last()
             .ok_or_else(|| anyhow::anyhow!("n{node} has no segment"))?;
-        let mut bytes = std::fs::read(largest)?;
-        let middle = bytes.len() / 2;
-        ensure!(middle > 10_000, "n{node}: only {} bytes to harm", bytes.len());
-        bytes[middle] ^= 4;
-        std::fs::write(largest, &bytes)?;
+        let mut bytes = std::fs::read(newest)?;
+        ensure!(
+            bytes.len() > 20_000,
+            "n{node}: only {} bytes to harm",
+            bytes.len()
+        );
+        harm(&mut bytes);
+        std::fs::write(newest, &bytes)?;
         storage.start(node, "hydfsd")?;
         storage.wait_alive(1 + node % 3, 3)?;
 
@@ -192,21 +213,21 @@ fn t212_flipped_bits_are_never_served_and_are_repaired() -> Result<()> {
         let mut refused = 0;
         wait_for("three whole copies", LONG, || {
             ensure!(
-                storage.hydfs_ok(node, &["cat", "flip/f"])? == want,
-                "asked {name}"
+                storage.hydfs_ok(node, &["cat", "harmed/f"])? == want,
+                "{what}: asked {name}"
             );
             let copy = storage.hydfs(
                 node,
-                &["--patience", "1", "getfromreplica", &name, "flip/f", "copy"],
+                &["--patience", "1", "getfromreplica", &name, "harmed/f", "copy"],
             )?;
             match copy.status.success() {
                 true => ensure!(
                     want.starts_with(&std::fs::read_to_string(storage.path("copy"))?),
-                    "{name}: the harmed copy was served"
+                    "{name}: {what}: the harmed copy was served"
                 ),
                 false => refused += 1,
             }
-            let fsck = storage.hydfs(1, &["--patience", "5", "fsck", "flip"])?;
+            let fsck = storage.hydfs(1, &["--patience", "5", "fsck", "harmed"])?;
             Ok(fsck.status.success().then_some(()))
         })?;
         for path in segments(&storage.path(&format!("n{node}/data/hydfs/seg")))? {
@@ -216,12 +237,15 @@ fn t212_flipped_bits_are_never_served_and_are_repaired() -> Result<()> {
                 path.display()
             );
         }
-        eprintln!("{name}: its copy was refused {refused} times until it was repaired");
+        eprintln!("{name}: {what}: its copy was refused {refused} times until it was repaired");
         for asked in 1..=3 {
-            storage.hydfs_ok(asked, &["getfromreplica", &format!("n{asked}"), "flip/f", "copy"])?;
+            storage.hydfs_ok(
+                asked,
+                &["getfromreplica", &format!("n{asked}"), "harmed/f", "copy"],
+            )?;
             ensure!(
                 std::fs::read_to_string(storage.path("copy"))? == want,
-                "{name}: n{asked}'s copy"
+                "{name}: {what}: n{asked}'s copy"
             );
         }
     }

@@ -17,6 +17,8 @@ pub struct MetaLog {
     /// Its length as a snapshot.
     snapshot: u64,
     pub unsynced: bool,
+    /// The end of the log was torn when it was opened, and was cut off.
+    pub torn: bool,
 }
 
 #[derive(Debug)]
@@ -49,7 +51,7 @@ impl MetaLog {
             at,
         };
         let magic = scan.bytes(0, MAGIC_LEN as usize)?;
-        let mut at = MAGIC_LEN;
+        let (mut at, mut torn) = (MAGIC_LEN, false);
         if magic != META_MAGIC {
             if !META_MAGIC.starts_with(magic) {
                 return Err(damaged(0));
@@ -65,6 +67,7 @@ impl MetaLog {
                     }
                     Found::End => break,
                     Found::Torn => {
+                        torn = true;
                         file.set_len(at)?;
                         break;
                     }
@@ -78,6 +81,7 @@ impl MetaLog {
             size: at,
             snapshot: 0,
             unsynced: true,
+            torn,
         })
     }
 

@@ -38,6 +38,7 @@ use crate::view::View;
 use handles::Handles;
 use meta::MetaLog;
 use record::{Meta, SegmentHead};
+use recover::Opened;
 use segment::Place;
 
 /// Segment files open at a time.
@@ -72,9 +73,11 @@ struct Partial {
 
 pub struct DiskStore {
     durability: Durability,
+    opened: Opened,
     meta: MetaLog,
     handles: Mutex<Handles>,
     node: Option<NodeFacts>,
+    lost_newest: bool,
     ranges: BTreeMap<RangeIx, RangeFacts>,
     files: BTreeMap<RangeIx, BTreeMap<FileName, Held>>,
     partial: BTreeMap<(RangeIx, FileName, SegmentId), Partial>,
@@ -113,12 +116,19 @@ impl DiskStore {
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| OpenError::Locked {
             folder: folder.into(),
         })?;
-        let recovered = recover::recover(folder, Handles::new(&segments, HANDLES))?;
+        let now = Opened {
+            // Changes with every boot of the machine (random(4)).
+            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
+            fsync: durability == Durability::Fsync,
+        };
+        let recovered = recover::recover(folder, Handles::new(&segments, HANDLES), &now)?;
         let mut store = Self {
             durability,
             meta: recovered.meta,
             handles: Mutex::new(recovered.handles),
             node: recovered.node,
+            lost_newest: recovered.lost_newest,
+            opened: now,
             ranges: recovered.ranges,
             files: recovered.files,
             partial: BTreeMap::new(),
@@ -149,6 +159,11 @@ impl DiskStore {
 
     fn rewrite(&mut self) -> io::Result<()> {
         let node = self.node.iter().cloned().map(Meta::Node);
+        let lost = self.lost_newest.then_some(Meta::LostNewest);
+        let opened = Meta::Opened {
+            boot: self.opened.boot.clone(),
+            fsync: self.opened.fsync,
+        };
         let ranges = self.ranges.iter().map(|(range, facts)| Meta::Range {
             range: *range,
             facts: facts.clone(),
@@ -168,15 +183,17 @@ impl DiskStore {
                 }
             })
         });
-        self.meta.rewrite(node.chain(ranges).chain(files))
+        let facts = node.chain(lost).chain([opened]);
+        self.meta.rewrite(facts.chain(ranges).chain(files))
     }
 
-    /// `now`: durable when this returns, if the setting asks for it.
+    /// `now`: durable when this returns, whatever the setting. What the protocol remembers changes seldom, and a machine that came back from a power
+    /// failure without it could contradict itself.
     fn log(&mut self, records: &[Meta], now: bool) -> Result<(), Error> {
         self.meta
             .write(records)
             .map_err(|e| failed("write the meta log", e))?;
-        if now && self.durability == Durability::Fsync {
+        if now {
             let lost = |source| Error::Io {
                 what: "sync the meta log".into(),
                 source,
@@ -261,8 +278,13 @@ impl Store for DiskStore {
     fn set_node(&mut self, facts: NodeFacts) -> Result<(), Error> {
         self.log(&[Meta::Node(facts.clone())], true)?;
         self.node = Some(facts);
+        self.lost_newest = false;
         self.tidy();
         Ok(())
+    }
+
+    fn lost_newest(&self) -> bool {
+        self.lost_newest
     }
 
     fn range(&self, range: RangeIx) -> RangeFacts {

@@ -51,6 +51,13 @@ pub enum Meta {
     DropRange {
         range: RangeIx,
     },
+    /// The store was opened: in which boot of the machine (empty: unknown), and whether what is acknowledged from now on is durable.
+    Opened {
+        boot: String,
+        fsync: bool,
+    },
+    /// What was written last, before this, may be gone. The node takes that into its [`NodeFacts`], which end it.
+    LostNewest,
 }
 
 /// The first record of a segment file: whose bytes these are. The meta log says the same; this is for people and for repair by hand.
@@ -103,6 +110,7 @@ mod tests {
         };
         let node = NodeFacts {
             born: Incarnation(1),
+            whole: Incarnation(2),
             incarnation: Incarnation(2),
             view,
         };
@@ -137,6 +145,11 @@ mod tests {
                 segment,
             },
             Meta::DropRange { range },
+            Meta::Opened {
+                boot: "a".into(),
+                fsync: true,
+            },
+            Meta::LostNewest,
         ];
         for meta in all {
             let bytes = rmp_serde::to_vec_named(&meta).unwrap();

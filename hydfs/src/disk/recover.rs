@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File as OsFile;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::handles::Handles;
 use super::meta::{self, MetaLog};
@@ -21,6 +22,8 @@ pub struct Recovered {
     pub ranges: BTreeMap<RangeIx, RangeFacts>,
     pub files: BTreeMap<RangeIx, BTreeMap<FileName, Held>>,
     pub next_number: u64,
+    /// See [`Meta::LostNewest`].
+    pub lost_newest: bool,
 }
 
 /// A file as the meta log says.
@@ -35,6 +38,15 @@ struct Log {
     node: Option<NodeFacts>,
     ranges: BTreeMap<RangeIx, RangeFacts>,
     files: BTreeMap<RangeIx, BTreeMap<FileName, Said>>,
+    opened: Option<Opened>,
+    lost_newest: bool,
+}
+
+/// See [`Meta::Opened`].
+#[derive(PartialEq, Eq)]
+pub struct Opened {
+    pub boot: String,
+    pub fsync: bool,
 }
 
 impl Log {
@@ -44,7 +56,7 @@ impl Log {
 
     fn replay(&mut self, meta: Meta) {
         match meta {
-            Meta::Node(facts) => self.node = Some(facts),
+            Meta::Node(facts) => (self.node, self.lost_newest) = (Some(facts), false),
             Meta::Range { range, facts } => {
                 self.ranges.insert(range, facts);
             }
@@ -100,11 +112,14 @@ impl Log {
             Meta::DropRange { range } => {
                 self.files.remove(&range);
             }
+            Meta::Opened { boot, fsync } => self.opened = Some(Opened { boot, fsync }),
+            Meta::LostNewest => self.lost_newest = true,
         }
     }
 }
 
-pub fn recover(folder: &Path, mut handles: Handles) -> Result<Recovered, OpenError> {
+/// `now`: how the store is opened.
+pub fn recover(folder: &Path, mut handles: Handles, now: &Opened) -> Result<Recovered, OpenError> {
     let mut log = Log::default();
     let path = folder.join("meta");
     let mut meta = MetaLog::open(&path, |record| log.replay(record)).map_err(|error| match error {
@@ -114,12 +129,15 @@ pub fn recover(folder: &Path, mut handles: Handles) -> Result<Recovered, OpenErr
         },
         meta::OpenError::Damaged { path, at } => OpenError::Damaged { path, at },
     })?;
-    let mut lost = Vec::new();
+    // A machine that went down took with it what the kernel had not written yet.
+    let rebooted = |before: &Opened| !before.fsync && before.boot != now.boot;
+    let mut lost_newest = log.lost_newest || meta.torn || log.opened.as_ref().is_some_and(rebooted);
+    let (mut lost, mut cuts) = (Vec::new(), Vec::new());
     let mut files: BTreeMap<RangeIx, BTreeMap<FileName, Held>> = BTreeMap::new();
     for (range, saids) in log.files {
         for (name, said) in saids {
             let mut losses = Vec::new();
-            let held = read_file(said, &mut handles, &mut losses);
+            let held = read_file(said, &mut handles, &mut losses, &mut cuts);
             let held = held.map_err(|source| OpenError::Io {
                 path: folder.join("seg"),
                 source,
@@ -135,8 +153,25 @@ pub fn recover(folder: &Path, mut handles: Handles) -> Result<Recovered, OpenErr
             files.entry(range).or_default().insert(name, held);
         }
     }
-    meta.write(&lost)
-        .map_err(|source| OpenError::Io { path, source })?;
+    // An end that is torn off may be that of an entry that was never whole (of a killed process), or all that is left of many.
+    lost_newest |= cuts.iter().any(|cut| cut.torn);
+    if lost_newest {
+        tracing::warn!(folder = %folder.display(), "LOST_NEWEST");
+        lost.push(Meta::LostNewest);
+    }
+    lost.push(Meta::Opened {
+        boot: now.boot.clone(),
+        fsync: now.fsync,
+    });
+    // Known before the evidence is gone.
+    let written = meta.write(&lost).and_then(|()| meta.sync());
+    written.map_err(|source| OpenError::Io { path, source })?;
+    for Cut { file, size, .. } in cuts {
+        file.set_len(size).map_err(|source| OpenError::Io {
+            path: folder.join("seg"),
+            source,
+        })?;
+    }
     let places = files
         .values()
         .flat_map(BTreeMap::values)
@@ -154,11 +189,24 @@ pub fn recover(folder: &Path, mut handles: Handles) -> Result<Recovered, OpenErr
         ranges: log.ranges,
         files,
         next_number: last + 1,
+        lost_newest,
     })
 }
 
+/// An open segment's file ends at `size`; what is behind goes.
+struct Cut {
+    file: Arc<OsFile>,
+    size: u64,
+    torn: bool,
+}
+
 /// Reads the segments of one file. Those whose bytes are not all there go to `losses`.
-fn read_file(said: Said, handles: &mut Handles, losses: &mut Vec<SegmentId>) -> io::Result<Held> {
+fn read_file(
+    said: Said,
+    handles: &mut Handles,
+    losses: &mut Vec<SegmentId>,
+    cuts: &mut Vec<Cut>,
+) -> io::Result<Held> {
     let Said {
         head,
         places: mut said_places,
@@ -182,7 +230,7 @@ fn read_file(said: Said, handles: &mut Handles, losses: &mut Vec<SegmentId>) -> 
             None => None,
         };
         match scanned
-            .and_then(|(os, scanned)| keep(&mut file, &segment, &os, scanned).transpose())
+            .and_then(|(os, scanned)| keep(&mut file, &segment, os, scanned, cuts).transpose())
             .transpose()?
         {
             Some(place) => {
@@ -219,11 +267,16 @@ fn read_file(said: Said, handles: &mut Handles, losses: &mut Vec<SegmentId>) -> 
                 }
                 losses.push(id);
             }
-            // Not even its head came to be.
-            ScanEnd::Torn if scanned.place.size == 0 => {}
-            ScanEnd::Whole | ScanEnd::Torn => {
-                os.set_len(scanned.place.size)?;
-                places.insert(id, scanned.place);
+            end @ (ScanEnd::Whole | ScanEnd::Torn) => {
+                cuts.push(Cut {
+                    file: os,
+                    size: scanned.place.size,
+                    torn: end == ScanEnd::Torn,
+                });
+                // Otherwise not even its head came to be.
+                if scanned.place.size > 0 {
+                    places.insert(id, scanned.place);
+                }
             }
         }
     }
@@ -237,7 +290,7 @@ fn read_file(said: Said, handles: &mut Handles, losses: &mut Vec<SegmentId>) -> 
 }
 
 /// `None`: there is no such file.
-fn scan(number: u64, handles: &mut Handles) -> io::Result<Option<(std::sync::Arc<OsFile>, Scanned)>> {
+fn scan(number: u64, handles: &mut Handles) -> io::Result<Option<(Arc<OsFile>, Scanned)>> {
     match handles.get(number) {
         Ok(os) => {
             let scanned = Place::scan(number, &os)?;
@@ -249,7 +302,13 @@ fn scan(number: u64, handles: &mut Handles) -> io::Result<Option<(std::sync::Arc
 }
 
 /// Adds the segment that the log speaks of to `file`, if what was read is that segment: exactly when it is sealed, at least when it is open.
-fn keep(file: &mut File, said: &Segment, os: &OsFile, scanned: Scanned) -> io::Result<Option<Place>> {
+fn keep(
+    file: &mut File,
+    said: &Segment,
+    os: Arc<OsFile>,
+    scanned: Scanned,
+    cuts: &mut Vec<Cut>,
+) -> io::Result<Option<Place>> {
     let mut all = Segment::open(said.id);
     scanned.entries.iter().for_each(|entry| all.push(*entry));
     let Some(prefix) = all.prefix(said.entries).filter(|prefix| prefix.same(said)) else {
@@ -264,12 +323,16 @@ fn keep(file: &mut File, said: &Segment, os: &OsFile, scanned: Scanned) -> io::R
     if said.sealed {
         // More than that, whole or not, is what a cut that was interrupted should have cut.
         let index = &all.index[..begin];
-        place.cut(os, index, begin)?;
+        place.cut(&os, index, begin)?;
     } else if scanned.end == ScanEnd::Damaged {
         file.segments.pop();
         return Ok(None);
     } else {
-        os.set_len(place.size)?;
+        cuts.push(Cut {
+            file: os,
+            size: place.size,
+            torn: scanned.end == ScanEnd::Torn,
+        });
         all.index[begin..]
             .iter()
             .for_each(|entry| file.apply(said.id, *entry));

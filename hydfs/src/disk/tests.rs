@@ -23,6 +23,15 @@ fn view(n: u64) -> View {
     view
 }
 
+fn facts(n: u64) -> NodeFacts {
+    NodeFacts {
+        born: Incarnation(n),
+        whole: Incarnation(n),
+        incarnation: Incarnation(n),
+        view: view(n),
+    }
+}
+
 fn payload(seed: u64, len: usize) -> Bytes {
     (0..len)
         .map(|i| {
@@ -204,12 +213,7 @@ impl World {
                 }
             }
             Op::Facts(n) => {
-                let facts = NodeFacts {
-                    born: Incarnation(n),
-                    incarnation: Incarnation(n),
-                    view: view(n),
-                };
-                self.both(|s| s.set_node(facts.clone()));
+                self.both(|s| s.set_node(facts(n)));
                 let facts = RangeFacts {
                     asked: vec![view(n)],
                     active: Some(view(n)),
@@ -348,13 +352,20 @@ fn a_torn_tail_is_cut_and_never_served() {
         std::fs::write(&file, &whole[..cut]).unwrap();
         let mut store = open(folder.path());
         assert_eq!(read_all(&store).unwrap(), two, "cut at {cut}");
+        assert_eq!(store.lost_newest(), cut > second, "cut at {cut}");
         assert_eq!(
             store.file(RANGE, &name(0)).unwrap().streams[&ClientId(1)].length,
             two.len() as u64
         );
         append(&mut store, &name(0), SegmentId(7), 1, &payloads[2]).unwrap();
         drop(store);
-        assert_eq!(read_all(&open(folder.path())).unwrap(), payloads.concat());
+        // Until the node has taken it into what it remembers, it is not forgotten.
+        let mut store = open(folder.path());
+        assert_eq!(read_all(&store).unwrap(), payloads.concat());
+        assert_eq!(store.lost_newest(), cut > second, "cut at {cut}");
+        store.set_node(facts(1)).unwrap();
+        drop(store);
+        assert!(!open(folder.path()).lost_newest());
     }
 }
 
@@ -415,6 +426,26 @@ fn the_meta_log_is_cut_where_it_is_torn_and_refused_where_it_is_damaged() {
 }
 
 #[test]
+fn after_a_boot_of_the_machine_the_newest_may_be_gone_unless_it_was_synced() {
+    for durability in [Durability::Os, Durability::Fsync] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = DiskStore::open(folder.path(), durability).unwrap();
+        assert!(!store.lost_newest(), "a new one");
+        store.set_node(facts(1)).unwrap();
+        store.opened.boot = "another".into();
+        store.rewrite().unwrap();
+        drop(store);
+        let mut store = DiskStore::open(folder.path(), durability).unwrap();
+        assert_eq!(store.lost_newest(), durability == Durability::Os);
+        // Nor is it forgotten when the log is written anew, before the node has heard of it.
+        store.rewrite().unwrap();
+        drop(store);
+        let store = DiskStore::open(folder.path(), durability).unwrap();
+        assert_eq!(store.lost_newest(), durability == Durability::Os);
+    }
+}
+
+#[test]
 fn a_folder_has_one_user() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
@@ -466,9 +497,8 @@ fn the_meta_log_is_rewritten_when_it_has_outgrown_what_it_says() {
     store.create(RANGE, &name(1), 1).unwrap();
     append(&mut store, &name(1), SegmentId(7), 1, &payload(1, 100)).unwrap();
     let facts = |n| NodeFacts {
-        born: Incarnation(1),
-        incarnation: Incarnation(n),
         view: View::new(2000),
+        ..facts(n)
     };
     let mut most = 0;
     for n in 1..400 {

@@ -1,17 +1,17 @@
 //! What a take-over concludes from the answers. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::mutant::Mutant;
 use crate::content::{File, FileName, Segment, SegmentId, Stream};
 use crate::ring::{RangeIx, Ring};
-use crate::view::{Incarnation, NodeIx, View};
+use crate::store::Memory;
+use crate::view::{NodeIx, View};
 
 /// What one node remembers about a range.
 #[derive(Debug, Clone)]
 pub(crate) struct Said<'a> {
-    /// The incarnation its disk was first used under.
-    pub born: Incarnation,
+    pub memory: Memory,
     pub installed: Option<&'a View>,
     pub asked: &'a [View],
 }
@@ -49,7 +49,7 @@ pub(crate) fn decide(
         let members = ring.replicas(range, set);
         // Does this node's disk go back to when the set was made?
         let remembers =
-            |n: &NodeIx, s: &Said| s.born <= set.incarnation(*n) || mutant == Mutant::NewDisksCount;
+            |n: &NodeIx, s: &Said| s.memory.born <= set.incarnation(*n) || mutant == Mutant::NewDisksCount;
         let never = |n: &NodeIx| said.get(n).is_some_and(|s| !has(s, set) && remembers(n, s));
         if members.iter().any(never) {
             continue;
@@ -59,13 +59,8 @@ pub(crate) fn decide(
             .filter(|s| has(s, set))
             .filter_map(|s| s.installed)
             .max_by_key(|v| v.size());
-        let names = || {
-            members
-                .iter()
-                .map(|n| ring.name(*n))
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
+        let list = |nodes: &[NodeIx]| nodes.iter().map(|n| ring.name(*n)).collect::<Vec<_>>().join(", ");
+        let names = || list(&members);
         let Some(newest) = newest else {
             return Verdict::Unavailable {
                 why: format!("none of {}, which held it, answers", names()),
@@ -87,7 +82,20 @@ pub(crate) fn decide(
         }
         let source =
             |s: &Said| s.installed == Some(newest) || (mutant == Mutant::ShareOfAll && s.installed.is_some());
-        let nodes = said.iter().filter(|(_, s)| source(s)).map(|(n, _)| *n).collect();
+        let nodes: Vec<NodeIx> = said.iter().filter(|(_, s)| source(s)).map(|(n, _)| *n).collect();
+        // Where none is whole, a member that is away may hold more than all of them.
+        let away: Vec<NodeIx> = ring.replicas(range, newest);
+        let away: Vec<NodeIx> = away.into_iter().filter(|n| !said.contains_key(n)).collect();
+        let whole = |n: &NodeIx| said[n].memory.is_whole(*n, newest) || mutant == Mutant::BelieveLosers;
+        if !away.is_empty() && !nodes.iter().any(whole) {
+            return Verdict::Unavailable {
+                why: format!(
+                    "{} may have lost the newest of it with their power, and {} does not answer",
+                    list(&nodes),
+                    list(&away)
+                ),
+            };
+        }
         return Verdict::Sources {
             nodes,
             of: newest.clone(),
@@ -96,31 +104,61 @@ pub(crate) fn decide(
     Verdict::Empty
 }
 
-/// The range's content, all sealed: what all `sources` (holders of the newest installed set) have, and so at least all that was acknowledged.
+/// What one source holds.
+#[derive(Debug)]
+pub(crate) struct Copy<'a> {
+    /// Nothing that was written under the set is gone; otherwise what is there is good, and what is not there says nothing.
+    pub whole: bool,
+    pub files: BTreeMap<&'a FileName, &'a File>,
+}
+
+impl<'a> Copy<'a> {
+    fn file(&self, name: &FileName) -> Option<&'a File> {
+        self.files.get(name).copied()
+    }
+}
+
+/// The range's content, all sealed: what all whole `sources` (holders of the newest installed set) have, and so at least all that was acknowledged. If
+/// none is whole, the most that one of them has.
 /// `open` is the segment that was open under that set.
-pub(crate) fn seal(sources: &[&BTreeMap<&FileName, &File>], open: SegmentId) -> Vec<(FileName, File)> {
-    let Some((first, others)) = sources.split_first() else {
-        return Vec::new();
+pub(crate) fn seal(sources: &[Copy<'_>], open: SegmentId) -> Vec<(FileName, File)> {
+    let whole = || sources.iter().filter(|copy| copy.whole);
+    let names: BTreeSet<&FileName> = match whole().next() {
+        Some(one) => one.files.keys().copied().collect(),
+        None => sources.iter().flat_map(|s| s.files.keys().copied()).collect(),
     };
     let mut sealed = Vec::new();
-    for (name, file) in first.iter() {
+    for name in names {
         // A file that one of them does not have, or has under another nonce, was just being created or removed.
-        let copies: Option<Vec<&File>> = others.iter().map(|s| s.get(name).copied()).collect();
-        let Some(mut copies) = copies.filter(|c| c.iter().all(|f| f.nonce == file.nonce)) else {
+        let Some(copies) = whole().map(|c| c.file(name)).collect::<Option<Vec<&File>>>() else {
             continue;
         };
-        copies.push(file);
-        sealed.push(((*name).clone(), seal_file(&copies, open)));
+        let doubtful = sources.iter().filter(|c| !c.whole).filter_map(|c| c.file(name));
+        let Some(nonce) = copies
+            .first()
+            .copied()
+            .or(doubtful.clone().next())
+            .map(|f| f.nonce)
+        else {
+            continue;
+        };
+        if copies.iter().any(|f| f.nonce != nonce) {
+            continue;
+        }
+        let doubtful: Vec<&File> = doubtful.filter(|f| f.nonce == nonce).collect();
+        sealed.push((name.clone(), seal_file(&copies, &doubtful, open)));
     }
     sealed
 }
 
-fn seal_file(copies: &[&File], open: SegmentId) -> File {
-    let entries = |file: &File| file.segment(open).map_or(0, |s| s.entries);
-    let damaged = |file: &File| file.segment(open).is_some_and(|s| s.missing);
-    // How much a damaged copy still has says nothing about how much there was.
-    let shortest = copies.iter().filter(|f| !damaged(f)).min_by_key(|f| entries(f));
-    let base: &File = match shortest.or_else(|| copies.iter().max_by_key(|f| entries(f))) {
+fn seal_file(whole: &[&File], doubtful: &[&File], open: SegmentId) -> File {
+    let entries = |file: &&&File| file.segment(open).map_or(0, |s| s.entries);
+    let sound = |file: &&&File| file.segment(open).is_none_or(|s| !s.missing);
+    let all = || whole.iter().chain(doubtful);
+    // How much a damaged or doubtful copy still has says nothing about how much there was: more than that, at most.
+    let base = whole.iter().filter(sound).min_by_key(entries);
+    let base = base.or_else(|| doubtful.iter().filter(sound).max_by_key(entries));
+    let base: &File = match base.or_else(|| all().max_by_key(entries)) {
         Some(file) => file,
         None => return File::default(),
     };
@@ -131,7 +169,7 @@ fn seal_file(copies: &[&File], open: SegmentId) -> File {
     };
     let segments = base.segments.iter().filter(|s| s.entries > 0).map(seal).collect();
     let mut streams = base.streams.clone();
-    for (client, theirs) in copies.iter().flat_map(|f| &f.streams) {
+    for (client, theirs) in all().flat_map(|f| &f.streams) {
         let stream = streams.entry(*client).or_insert(Stream { length: 0, ..*theirs });
         if theirs.epoch > stream.epoch {
             (stream.epoch, stream.nonce) = (theirs.epoch, theirs.nonce);

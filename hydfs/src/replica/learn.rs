@@ -1,7 +1,7 @@
 //! How a node's view grows, and what becomes of everything under way.
 
 use super::{Effect, Replica};
-use crate::store::{self, NodeFacts, Store};
+use crate::store::{self, Memory, NodeFacts, Store};
 use crate::view::{Incarnation, NodeIx, View};
 
 impl<S: Store> Replica<S> {
@@ -27,20 +27,24 @@ impl<S: Store> Replica<S> {
             return Ok(());
         }
         let mut view = self.heard.clone();
-        let mut born = self.store.node().map_or(self.incarnation, |facts| facts.born);
+        let mut memory = self.memory();
         let (joined, failed) = (view.incarnation(self.me), view.failed(self.me));
         let mut incarnation = self.incarnation;
         if joined > incarnation {
             // A later life of this node, which this disk knows nothing of: it is older than that, or new.
             incarnation = Incarnation(joined.max(failed).0 + 1);
-            born = incarnation;
+            memory = Memory {
+                born: incarnation,
+                whole: incarnation,
+            };
         } else if failed >= incarnation {
             incarnation = Incarnation(failed.0 + 1);
         }
         view.join(self.me, incarnation);
         // Not acted on before it is written down.
         self.store.set_node(NodeFacts {
-            born,
+            born: memory.born,
+            whole: memory.whole,
             incarnation,
             view: view.clone(),
         })?;
@@ -50,6 +54,14 @@ impl<S: Store> Replica<S> {
         self.take(view);
         out.push(Effect::ViewChanged);
         Ok(())
+    }
+
+    pub(super) fn memory(&self) -> Memory {
+        let new = Memory {
+            born: self.incarnation,
+            whole: self.incarnation,
+        };
+        self.store.node().map_or(new, NodeFacts::memory)
     }
 
     /// This is the view now; everything under way is forgotten.

@@ -136,17 +136,19 @@ impl<S: Store> Replica<S> {
             view: view.clone(),
             store,
         };
-        let mut born = incarnation;
-        if let Some(facts) = replica.store.node() {
+        let before = replica.store.node().map(|facts| {
             view.merge(&facts.view);
             replica.incarnation = incarnation.max(Incarnation(facts.incarnation.0 + 1));
-            born = facts.born;
-        }
+            facts.memory()
+        });
         replica.incarnation = replica.incarnation.max(Incarnation(view.failed(me).0 + 1));
+        let new = replica.incarnation;
+        let whole = before.map(|m| m.whole).filter(|_| !replica.store.lost_newest());
         view.join(me, replica.incarnation);
         replica.store.set_node(NodeFacts {
-            born,
-            incarnation: replica.incarnation,
+            born: before.map_or(new, |m| m.born),
+            whole: whole.unwrap_or(new),
+            incarnation: new,
             view: view.clone(),
         })?;
         replica.heard = view.clone();
@@ -279,9 +281,9 @@ impl<S: Store> Replica<S> {
             }
             Message::Answer {
                 view: _,
-                born,
+                memory,
                 ranges,
-            } => self.answered(now, from, born, ranges, out),
+            } => self.answered(now, from, memory, ranges, out),
             Message::Install { view: _, ranges } => self.install(from, ranges, out),
             Message::Installed { view: _, ranges } => ranges
                 .into_iter()

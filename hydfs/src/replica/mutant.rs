@@ -21,4 +21,6 @@ pub(crate) enum Mutant {
     UnionReturning,
     /// A new disk proves as much as an old one.
     NewDisksCount,
+    /// A disk that may have lost the newest is believed about how much there was.
+    BelieveLosers,
 }

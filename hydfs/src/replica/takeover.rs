@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::clock::Time;
 
-use super::decide::{Said, Verdict, decide, seal};
+use super::decide::{Copy, Said, Verdict, decide, seal};
 use super::follow::Follow;
 use super::lead::Active;
 use super::{Effect, Lead, Mutant, RangeState, Replica};
 use crate::content::{File, FileName, SegmentId};
 use crate::ring::RangeIx;
-use crate::store::{self, Store};
-use crate::view::{Incarnation, NodeIx, View};
+use crate::store::{self, Memory, Store};
+use crate::view::{NodeIx, View};
 use crate::wire::peer::{Message, RangeAnswer, RangeInstall};
 
 /// Asking. All ranges that this node coordinates go together.
 pub(super) struct TakeOver {
     ranges: Vec<RangeIx>,
-    answers: BTreeMap<NodeIx, (Incarnation, Vec<RangeAnswer>)>,
+    answers: BTreeMap<NodeIx, (Memory, Vec<RangeAnswer>)>,
     sent: Time,
 }
 
@@ -86,11 +86,11 @@ impl<S: Store> Replica<S> {
         if let Some(ranges) = asking.map(|t| t.ranges.clone())
             && let Message::Answer {
                 view: _,
-                born,
+                memory,
                 ranges,
             } = self.answer(self.me, &ranges)?
         {
-            self.answered(now, self.me, born, ranges, out)?;
+            self.answered(now, self.me, memory, ranges, out)?;
         }
         let mine = |(range, lead): (&RangeIx, &Lead)| match lead {
             Lead::Installing(i) if !i.installed.contains_key(&self.me) => Some(*range),
@@ -184,10 +184,9 @@ impl<S: Store> Replica<S> {
         if !remember.is_empty() && self.mutant != Mutant::ForgetAsked {
             self.store.set_ranges(remember)?;
         }
-        let born = self.store.node().map_or(self.incarnation, |facts| facts.born);
         Ok(Message::Answer {
             view: self.view.clone(),
-            born,
+            memory: self.memory(),
             ranges: said,
         })
     }
@@ -225,7 +224,7 @@ impl<S: Store> Replica<S> {
         &mut self,
         now: Time,
         from: NodeIx,
-        born: Incarnation,
+        memory: Memory,
         ranges: Vec<RangeAnswer>,
         out: &mut Vec<Effect>,
     ) -> Result<(), store::Error> {
@@ -236,20 +235,20 @@ impl<S: Store> Replica<S> {
         if ranges.len() != t.ranges.len() {
             return Ok(());
         }
-        t.answers.entry(from).or_insert((born, ranges));
+        t.answers.entry(from).or_insert((memory, ranges));
         if !self.view.alive().all(|n| t.answers.contains_key(&n)) {
             return Ok(());
         }
         let Some(t) = self.takeover.take() else {
             return Ok(());
         };
-        let mut answers: BTreeMap<RangeIx, BTreeMap<NodeIx, (Incarnation, RangeAnswer)>> = BTreeMap::new();
-        for (node, (born, ranges)) in t.answers {
+        let mut answers: BTreeMap<RangeIx, BTreeMap<NodeIx, (Memory, RangeAnswer)>> = BTreeMap::new();
+        for (node, (memory, ranges)) in t.answers {
             for answer in ranges {
                 answers
                     .entry(answer.range)
                     .or_default()
-                    .insert(node, (born, answer));
+                    .insert(node, (memory, answer));
             }
         }
         let mut installs: BTreeMap<NodeIx, Vec<RangeInstall>> = BTreeMap::new();
@@ -280,15 +279,15 @@ impl<S: Store> Replica<S> {
     fn conclude(
         &self,
         range: RangeIx,
-        answers: &BTreeMap<NodeIx, (Incarnation, RangeAnswer)>,
+        answers: &BTreeMap<NodeIx, (Memory, RangeAnswer)>,
     ) -> Result<RangeInstall, String> {
         let said = answers
             .iter()
-            .map(|(n, (born, a))| {
+            .map(|(n, (memory, a))| {
                 (
                     *n,
                     Said {
-                        born: *born,
+                        memory: *memory,
                         installed: a.installed.as_ref(),
                         asked: &a.asked,
                     },
@@ -306,16 +305,15 @@ impl<S: Store> Replica<S> {
             Verdict::Unavailable { why } => return Err(why),
             Verdict::Sources { nodes, of } => (nodes, of),
         };
-        let held = |n: &NodeIx| {
-            answers[n]
-                .1
-                .files
-                .iter()
-                .map(|(name, file)| (name, file))
-                .collect()
+        let copy = |n: &NodeIx| {
+            let (memory, answer) = &answers[n];
+            Copy {
+                whole: memory.is_whole(*n, &of) || self.mutant == Mutant::BelieveLosers,
+                files: answer.files.iter().map(|(name, file)| (name, file)).collect(),
+            }
         };
-        let held: Vec<BTreeMap<&FileName, &File>> = nodes.iter().map(held).collect();
-        let mut files = seal(&held.iter().collect::<Vec<_>>(), SegmentId::of(&of));
+        let copies: Vec<Copy<'_>> = nodes.iter().map(copy).collect();
+        let mut files = seal(&copies, SegmentId::of(&of));
         if self.mutant == Mutant::UnionReturning {
             lengthen(&mut files, answers);
         }
@@ -536,7 +534,7 @@ impl<S: Store> Replica<S> {
 }
 
 /// The mutant: whoever has more of a segment is believed.
-fn lengthen(files: &mut [(FileName, File)], answers: &BTreeMap<NodeIx, (Incarnation, RangeAnswer)>) {
+fn lengthen(files: &mut [(FileName, File)], answers: &BTreeMap<NodeIx, (Memory, RangeAnswer)>) {
     for (name, file) in files {
         let nonce = file.nonce;
         let copies = answers

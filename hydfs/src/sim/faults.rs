@@ -18,7 +18,8 @@ pub fn happen(w: &mut World) {
         // Nothing but a loss ends a pause early.
         match w.rng.random_range(0..10) {
             _ if w.stranded.is_some() => {}
-            0..3 => lose(w),
+            0..2 => lose(w, lose_disk),
+            2 => lose(w, lose_power),
             3..5 => strand(w),
             _ => {}
         }
@@ -100,7 +101,8 @@ pub fn happen(w: &mut World) {
             .iter_mut()
             .filter_map(|n| n.replica.as_mut())
             .for_each(|r| r.store_mut().full = false),
-        87..93 => lose(w),
+        87..90 => lose(w, lose_disk),
+        90..93 => lose(w, lose_power),
         93 => strand(w),
         94..96 => {
             let count = losses(w);
@@ -125,11 +127,11 @@ fn losses(w: &mut World) -> usize {
     if w.n >= 4 { w.rng.random_range(1..=2) } else { 1 }
 }
 
-/// Disks are lost, all at once.
-fn lose(w: &mut World) {
+/// Nodes lose something, all at once.
+fn lose(w: &mut World, what: fn(&mut World, usize)) {
     let count = losses(w);
     let nodes: Vec<usize> = (0..w.n).sample(&mut w.rng, count);
-    nodes.into_iter().for_each(|node| lose_disk(w, node));
+    nodes.into_iter().for_each(|node| what(w, node));
 }
 
 fn lose_disk(w: &mut World, node: usize) {
@@ -138,6 +140,20 @@ fn lose_disk(w: &mut World, node: usize) {
     w.lost += 1;
     w.pause_until = w.now;
     w.log(|| format!("node {node} loses its disk"));
+    w.after(1, 3000, Event::Start { node });
+}
+
+/// The newest of what it wrote never got to its disk.
+fn lose_power(w: &mut World, node: usize) {
+    w.crash(node);
+    let Some(mut disk) = w.nodes[node].disk.take() else {
+        return;
+    };
+    disk.lose_newest(|most| w.rng.random_range(0..=most));
+    w.nodes[node].disk = Some(disk);
+    w.lost += 1;
+    w.pause_until = w.now;
+    w.log(|| format!("node {node} loses power"));
     w.after(1, 3000, Event::Start { node });
 }
 

@@ -1,4 +1,4 @@
-//! Storage nodes in a seeded simulation: crashes, restarts, lost disks, cuts in both directions or one, lost and late messages,
+//! Storage nodes in a seeded simulation: crashes, restarts, power failures, lost disks, cuts in both directions or one, lost and late messages,
 //! false suspicions, zombies, full disks, flipped bits.
 //!
 //! `HYDFS_SEEDS=50000 HYDFS_FIRST_SEED=0 cargo test -p hydfs sim` runs more; `HYDFS_SEEDS=1 HYDFS_FIRST_SEED=n HYDFS_TRACE=1` shows one.
@@ -139,6 +139,7 @@ fn every_mutant_is_caught() {
         (Mutant::NoFence, 50),        // 0
         (Mutant::UnionReturning, 50), // 2
         (Mutant::NewDisksCount, 100), // 3
+        (Mutant::BelieveLosers, 100), // ?
     ] {
         if only.as_ref().is_some_and(|only| *only != format!("{mutant:?}")) {
             continue;

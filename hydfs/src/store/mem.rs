@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::{Error, NodeFacts, Put, RangeFacts, Store};
-use crate::content::{EntryMeta, Fate, File, FileName, Segment, SegmentId};
+use crate::content::{ClientId, EntryMeta, Fate, File, FileName, Segment, SegmentId, Stream};
 use crate::ring::RangeIx;
 use crate::view::View;
 
@@ -13,6 +13,8 @@ use crate::view::View;
 struct Held {
     file: File,
     bytes: BTreeMap<SegmentId, Vec<u8>>,
+    /// The streams that a take-over wrote down, which is durable.
+    durable: Option<BTreeMap<ClientId, Stream>>,
 }
 
 /// See the module.
@@ -22,6 +24,9 @@ pub struct MemStore {
     ranges: BTreeMap<RangeIx, RangeFacts>,
     files: BTreeMap<RangeIx, BTreeMap<FileName, Held>>,
     putting: BTreeMap<(RangeIx, FileName, SegmentId), (Segment, Vec<u8>)>,
+    /// Removed since this range was last installed: a power failure may bring them back.
+    removed: Vec<(RangeIx, FileName, Held)>,
+    lost_newest: bool,
     /// Refuses everything that needs room.
     pub full: bool,
     /// Breaks after this many more writes, as a killed process would; nothing of the one that breaks is done.
@@ -70,7 +75,12 @@ impl Store for MemStore {
     fn set_node(&mut self, facts: NodeFacts) -> Result<(), Error> {
         self.room()?;
         self.node = Some(facts);
+        self.lost_newest = false;
         Ok(())
+    }
+
+    fn lost_newest(&self) -> bool {
+        self.lost_newest
     }
 
     fn range(&self, range: RangeIx) -> RangeFacts {
@@ -102,6 +112,7 @@ impl Store for MemStore {
         let held = Held {
             file: File::new(nonce),
             bytes: BTreeMap::new(),
+            durable: None,
         };
         self.files.entry(range).or_default().insert(name.clone(), held);
         Ok(())
@@ -109,9 +120,8 @@ impl Store for MemStore {
 
     fn remove(&mut self, range: RangeIx, name: &FileName) -> Result<(), Error> {
         self.write()?;
-        if let Some(files) = self.files.get_mut(&range) {
-            files.remove(name);
-        }
+        let held = self.files.get_mut(&range).and_then(|files| files.remove(name));
+        self.removed.extend(held.map(|held| (range, name.clone(), held)));
         Ok(())
     }
 
@@ -164,7 +174,9 @@ impl Store for MemStore {
                 .or_insert_with(|| Held {
                     file: File::new(target.nonce),
                     bytes: BTreeMap::new(),
+                    durable: None,
                 });
+            held.durable = Some(target.streams.clone());
             for (segment, fate) in held.file.install(target) {
                 match fate {
                     Fate::Keep => {}
@@ -178,12 +190,14 @@ impl Store for MemStore {
             }
         }
         self.write()?;
+        self.removed.retain(|(r, _, _)| *r != range);
         self.ranges.entry(range).or_default().installed = Some(set.clone());
         Ok(dropped)
     }
 
     fn drop_range(&mut self, range: RangeIx) -> Result<(), Error> {
         self.write()?;
+        self.removed.retain(|(r, _, _)| *r != range);
         self.ranges.entry(range).or_default().installed = None;
         self.files.remove(&range);
         Ok(())
@@ -304,5 +318,38 @@ impl MemStore {
         self.putting.clear();
         self.break_after = None;
         self.full = false;
+    }
+
+    /// What a machine leaves whose power failed before the kernel wrote everything: of what is not durable when it is acknowledged, `lose(n)` of the
+    /// newest n entries, creations and removals of each file are gone.
+    pub fn lose_newest(&mut self, mut lose: impl FnMut(usize) -> usize) {
+        for files in self.files.values_mut() {
+            files.retain(|_, held| held.lose_newest(&mut lose));
+        }
+        for (range, name, mut held) in std::mem::take(&mut self.removed) {
+            let files = self.files.entry(range).or_default();
+            if lose(1) == 1 && !files.contains_key(&name) && held.lose_newest(&mut lose) {
+                files.insert(name, held);
+            }
+        }
+        self.lost_newest = true;
+    }
+}
+
+#[cfg(test)]
+impl Held {
+    /// False: the whole file is gone.
+    fn lose_newest(&mut self, lose: &mut impl FnMut(usize) -> usize) -> bool {
+        let open = self.file.segments.pop_if(|s| !s.sealed && !s.missing);
+        if let Some(open) = open {
+            self.file.streams = self.durable.clone().unwrap_or_default();
+            let keep = open.index.len() - lose(open.index.len());
+            open.index[..keep]
+                .iter()
+                .for_each(|entry| self.file.apply(open.id, *entry));
+            let bytes = self.file.segment(open.id).map_or(0, |s| s.bytes);
+            self.bytes.entry(open.id).or_default().truncate(bytes as usize);
+        }
+        self.durable.is_some() || !self.file.segments.is_empty() || lose(1) == 0
     }
 }

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::{ClientId, File, FileName};
 use crate::ring::RangeIx;
-use crate::view::{Incarnation, View, ViewId};
+use crate::store::Memory;
+use crate::view::{View, ViewId};
 
 /// One step of a range's order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +96,7 @@ pub enum Message {
     Ask { view: View, ranges: Vec<RangeIx> },
     Answer {
         view: View,
-        born: Incarnation,
+        memory: Memory,
         ranges: Vec<RangeAnswer>,
     },
     /// Take-over: hold this.

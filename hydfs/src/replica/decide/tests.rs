@@ -3,6 +3,7 @@
 use super::*;
 use crate::content::{ClientId, Epoch};
 use crate::ring::Ring;
+use crate::view::Incarnation;
 
 const RANGE: RangeIx = RangeIx(0);
 
@@ -50,7 +51,10 @@ fn verdict(n: usize, view: &View, words: Words<'_>) -> Verdict {
         (
             places[place],
             Said {
-                born: Incarnation(born),
+                memory: Memory {
+                    born: Incarnation(born),
+                    whole: Incarnation(born),
+                },
                 installed,
                 asked,
             },
@@ -195,6 +199,33 @@ fn of_three_nodes_two_that_lost_their_disks_and_one_that_did_not_go_on() {
     assert_eq!(verdict(3, &now, words), sources(3, &[2], &old));
 }
 
+#[test]
+fn where_all_may_have_lost_the_newest_the_one_that_is_away_is_waited_for() {
+    let all = view(&[(1, 0); 5]);
+    let places = places(5);
+    let decide_with = |lost: &[usize], away: &[usize]| {
+        let mut now = without(5, away);
+        for place in lost {
+            now.join(places[*place], Incarnation(2));
+        }
+        let said = |place: usize| Said {
+            memory: Memory {
+                born: Incarnation(1),
+                whole: Incarnation(if lost.contains(&place) { 2 } else { 1 }),
+            },
+            installed: (place < 3).then_some(&all),
+            asked: &[],
+        };
+        let here = (0..5).filter(|place| !away.contains(place));
+        let said = here.map(|place| (places[place], said(place))).collect();
+        decide(&ring(5), RANGE, &now, &said, Mutant::None)
+    };
+    assert!(matches!(decide_with(&[0, 1], &[]), Verdict::Sources { .. }));
+    assert!(matches!(decide_with(&[0], &[2]), Verdict::Sources { .. }));
+    assert!(matches!(decide_with(&[0, 1, 2], &[]), Verdict::Sources { .. }));
+    assert!(matches!(decide_with(&[0, 1], &[2]), Verdict::Unavailable { .. }));
+}
+
 // --- what is sealed -----------------------------------------------------------------------------------------------
 
 const CLIENT: ClientId = ClientId(7);
@@ -232,15 +263,23 @@ fn file(nonce: u64, entries: u64) -> File {
 }
 
 fn sealed(copies: &[&[(&str, &File)]]) -> BTreeMap<FileName, File> {
+    sealed_of(copies, &[])
+}
+
+/// `whole` copies and others that may have lost the newest.
+fn sealed_of(whole: &[&[(&str, &File)]], others: &[&[(&str, &File)]]) -> BTreeMap<FileName, File> {
+    let copies = whole.iter().chain(others);
     let named: Vec<BTreeMap<FileName, &File>> = copies
-        .iter()
         .map(|files| files.iter().map(|(n, f)| (name(n), *f)).collect())
         .collect();
-    let refs: Vec<BTreeMap<&FileName, &File>> = named
-        .iter()
-        .map(|m| m.iter().map(|(n, f)| (n, *f)).collect())
-        .collect();
-    seal(&refs.iter().collect::<Vec<_>>(), OPEN).into_iter().collect()
+    let mut copies: Vec<Copy<'_>> = Vec::new();
+    for files in &named {
+        copies.push(Copy {
+            whole: copies.len() < whole.len(),
+            files: files.iter().map(|(n, f)| (n, *f)).collect(),
+        });
+    }
+    seal(&copies, OPEN).into_iter().collect()
 }
 
 #[test]
@@ -286,4 +325,28 @@ fn a_damaged_copy_does_not_say_how_long_it_was() {
     assert_eq!(all[&name("f")].segments[1].entries, 5);
     damaged.install(&all[&name("f")]);
     assert!(damaged.segments[1].missing && damaged.segments[1].entries == 5);
+}
+
+#[test]
+fn what_may_have_lost_the_newest_is_believed_in_what_it_has_only() {
+    let (short, middle, long) = (file(1, 2), file(1, 4), file(1, 6));
+    let entries = |all: &BTreeMap<FileName, File>| all[&name("f")].segments[1].entries;
+    assert_eq!(
+        entries(&sealed_of(
+            &[&[("f", &long)], &[("f", &middle)]],
+            &[&[("f", &short)]]
+        )),
+        4
+    );
+    assert_eq!(
+        entries(&sealed_of(&[], &[&[("f", &short)], &[("f", &long)], &[]])),
+        6
+    );
+    // Neither does it say that a file was removed, nor that one is there.
+    assert_eq!(entries(&sealed_of(&[&[("f", &long)]], &[&[]])), 6);
+    assert!(sealed_of(&[&[]], &[&[("f", &long)]]).is_empty());
+    // A damaged copy is worth less than one that is short.
+    let mut damaged = file(1, 5);
+    damaged.segment_mut(OPEN).unwrap().lose();
+    assert_eq!(entries(&sealed_of(&[&[("f", &damaged)]], &[&[("f", &short)]])), 2);
 }
