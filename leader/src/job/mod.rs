@@ -106,6 +106,8 @@ pub struct Job {
     base: Epoch,
     /// Up to which version of a stage's routing the stage before may be told.
     released: BTreeMap<u16, u32>,
+    /// By stage: the newest version of which was said that all is over.
+    settled: BTreeMap<u16, u32>,
     autoscaler: Autoscaler,
     next_look: Time,
     /// What led to the change that is being stored.
@@ -140,6 +142,7 @@ impl Job {
             before: 0,
             base: Epoch(0),
             released,
+            settled: BTreeMap::new(),
             autoscaler: Autoscaler::default(),
             next_look: Time::ZERO,
             why: String::new(),

@@ -197,6 +197,8 @@ impl Job {
         for stage in self.scaled_stages() {
             let version = self.plan.version(stage);
             if version == 0 || self.is_settled(stage) {
+                // It may be a report that said so.
+                self.say_settled(stage, version, out);
                 continue;
             }
             self.launch_known(now, stage, out);
@@ -213,9 +215,18 @@ impl Job {
             }
             self.retire(now, stage, out);
             if self.is_settled(stage) {
-                out.push(Effect::Event(Event::Scaled { stage, version }));
+                self.say_settled(stage, version, out);
                 self.end_if_done(out);
             }
+        }
+    }
+
+    /// Says once of each version that all is over.
+    fn say_settled(&mut self, stage: u16, version: u32, out: &mut Vec<Effect>) {
+        let said = self.settled.entry(stage).or_default();
+        if *said < version {
+            *said = version;
+            out.push(Effect::Event(Event::Scaled { stage, version }));
         }
     }
 
