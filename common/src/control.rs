@@ -78,6 +78,14 @@ pub struct OpSpec {
     pub deterministic: bool,
 }
 
+impl OpSpec {
+    /// It keeps a state per key that another task can take over: one of the aggregates that come with RainStorm, and
+    /// deterministic.
+    pub fn moves_state(&self) -> bool {
+        self.kind == OpKind::Aggregate && self.code == OpCode::Builtin && self.deterministic
+    }
+}
+
 /// A piece of an input file for a source task: the lines that start in `start..end`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
@@ -109,7 +117,7 @@ pub struct Unit {
 }
 
 /// A stage's routing table: from version to version tasks are added to it, or taken out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     pub version: u32,
     /// The stage's tasks in routing order. An index is never used again: who is taken out does not come back.
@@ -136,6 +144,10 @@ pub struct TaskPlan {
     pub route: u32,
     /// What became of it since.
     pub routes: Vec<Route>,
+    /// The next stage's state moves with its routing: keys go by their groups' owners, and marks tell of new versions.
+    pub marks: bool,
+    /// The same of this task's own stage: its routing before the first version that the task takes part in putting in force.
+    pub owned: Option<Route>,
     /// The last stage's destination file.
     pub dest: Option<String>,
     pub format: Format,
@@ -185,6 +197,11 @@ pub struct Report {
     pub backlog_tuples: u64,
     /// The newest routing version of the next stage that a restart of this task cannot fall behind.
     pub routed: u32,
+    /// The newest version of its own stage's routing that it has put in force, so that no restart falls behind it, where
+    /// state moves.
+    pub moved: u32,
+    /// How many upstream tasks there are that it does not finish before; 0: it has finished.
+    pub awaits: u32,
     /// A source that has read all it has.
     pub exhausted: bool,
     /// Wall clock, microseconds: the source's first read, the last stage's last durable output. 0: not yet.
@@ -297,6 +314,8 @@ mod tests {
                 version: 2,
                 tasks: vec![TaskId::new(2, 0)],
             }],
+            marks: true,
+            owned: Some(Route::default()),
             dest: Some("d".into()),
             format: Format::Tsv,
             rate_milli: 0,

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod clock;
 pub mod cluster;
 pub mod control;
+pub mod groups;
 pub mod heap;
 pub mod ids;
 pub mod net;

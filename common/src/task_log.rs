@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::control::{OpCode, OpKind, TaskPlan};
+use crate::control::{OpCode, OpKind, Route, TaskPlan};
 use crate::ids::{Epoch, TaskId};
 
 pub const CUT_VERSION: u8 = 1;
@@ -70,6 +70,22 @@ pub enum Order {
     /// channels that begin at 0, those who are in it no more have been sent an end mark.
     #[serde(rename = "r")]
     Route { version: u32, tasks: Vec<TaskId> },
+    /// The mark of a new version of this stage's own routing, which stands at `at` in a channel: what stands behind it goes
+    /// by that version. On the channel of a task of the same stage: it has handed over all that it loses by the version.
+    #[serde(rename = "m")]
+    Mark {
+        from: TaskId,
+        at: u64,
+        version: u32,
+        tasks: Vec<TaskId>,
+    },
+    /// Units `start..end` of another task of the same stage: keys with their state, which are this task's from now on.
+    #[serde(rename = "a")]
+    Adopt { from: TaskId, start: u64, end: u64 },
+    /// This version of the stage's own routing is in force here: what others own by it was handed over to `to`, and whatever
+    /// they hand over to this task has come.
+    #[serde(rename = "h")]
+    HandOver { version: u32, to: Vec<TaskId> },
 }
 
 impl Order {
@@ -77,10 +93,26 @@ impl Order {
     pub fn reaches(&self, from: TaskId) -> Option<u64> {
         match self {
             Order::Input { from: it, end, .. } if *it == from => Some(*end),
-            Order::InputEnd { from: it, at } if *it == from => Some(at + 1),
+            Order::Adopt { from: it, end, .. } if *it == from => Some(*end),
+            Order::InputEnd { from: it, at } | Order::Mark { from: it, at, .. } if *it == from => {
+                Some(at + 1)
+            }
             _ => None,
         }
     }
+}
+
+/// Where a task of a stage that moves its state stands in that stage's own routing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Owned {
+    /// The version in force: what the task keeps follows from it. It need not be in it yet.
+    pub table: Route,
+    /// The version that comes next, once a mark of it was met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Route>,
+    /// By channel: the newest version whose mark was met.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub marks: BTreeMap<TaskId, u32>,
 }
 
 /// A place in the order log, and all that must be known to go on from there.
@@ -99,6 +131,9 @@ pub struct Cut {
     /// The version of the next stage's routing that is in force.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub route: u32,
+    /// The stage's own routing, where its state moves with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owned: Option<Owned>,
     pub tuples_in: u64,
     pub tuples_out: u64,
     pub bytes_in: u64,
@@ -144,6 +179,30 @@ impl Cut {
             }
             Order::Finish => self.done = true,
             Order::Route { version, .. } => self.route = *version,
+            Order::Mark {
+                from,
+                at,
+                version,
+                tasks,
+            } => {
+                self.consumed.insert(*from, at + 1);
+                let owned = self.owned.get_or_insert_default();
+                owned.marks.insert(*from, *version);
+                if *version > owned.table.version {
+                    owned.next = Some(Route {
+                        version: *version,
+                        tasks: tasks.clone(),
+                    });
+                }
+            }
+            Order::Adopt { from, end, .. } => drop(self.consumed.insert(*from, *end)),
+            Order::HandOver { .. } => {
+                if let Some(owned) = &mut self.owned
+                    && let Some(next) = owned.next.take()
+                {
+                    owned.table = next;
+                }
+            }
         }
     }
 }
@@ -324,6 +383,25 @@ mod tests {
             Just(Order::Finish),
             (any::<u32>(), prop::collection::vec(any_task(), 0..4))
                 .prop_map(|(version, tasks)| Order::Route { version, tasks }),
+            (
+                any_task(),
+                any::<u64>(),
+                any::<u32>(),
+                prop::collection::vec(any_task(), 0..4)
+            )
+                .prop_map(|(from, at, version, tasks)| Order::Mark {
+                    from,
+                    at,
+                    version,
+                    tasks
+                }),
+            (any_task(), any::<u64>(), any::<u64>()).prop_map(|(from, start, end)| Order::Adopt {
+                from,
+                start,
+                end
+            }),
+            (any::<u32>(), prop::collection::vec(any_task(), 0..4))
+                .prop_map(|(version, to)| Order::HandOver { version, to }),
         ];
         let cut = (
             any::<u64>(),
@@ -348,6 +426,14 @@ mod tests {
                     },
                     done,
                     snapshot,
+                    owned: done.then(|| Owned {
+                        table: Route {
+                            version: slice,
+                            tasks: vec![TaskId::new(1, 0)],
+                        },
+                        next: at.map(|_| Route::default()),
+                        marks: BTreeMap::from([(TaskId::new(0, 1), slice)]),
+                    }),
                     ..Cut::default()
                 },
             );

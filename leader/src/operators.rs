@@ -160,6 +160,22 @@ pub async fn resolve(
     })
 }
 
+/// For `--scale-stateful`: refuses a job with a state that cannot be moved key by key.
+pub fn all_move_state(resolved: &[Resolved]) -> Result<(), cli::Error> {
+    let kept = |r: &&Resolved| r.spec.kind == OpKind::Aggregate && !r.spec.moves_state();
+    match resolved.iter().find(kept) {
+        None => Ok(()),
+        Some(r) => Err(cli::Error::Option {
+            option: "--scale-stateful",
+            what: format!(
+                "only count, sum, avg, min and max, without --productions strong, can give keys with their state to other tasks, not `{}`; leave \
+                 this out, and the job's other stages are scaled",
+                r.spec.exe
+            ),
+        }),
+    }
+}
+
 /// What exactly-once costs with this operator, or where it ends.
 fn notes(k: usize, spec: &OpSpec, says_deterministic: bool) -> Vec<String> {
     let mut notes = vec![];

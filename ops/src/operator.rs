@@ -68,6 +68,20 @@ pub trait Operator: Send {
         }
     }
 
+    /// Takes out every key for which `leaves` says so, and emits it with its state, in the order of the keys' bytes. What
+    /// snapshots hold of it is no part of the state any more.
+    fn hand_over(&mut self, _leaves: &dyn Fn(&[u8]) -> bool, _out: &mut dyn Emit) {}
+
+    /// Takes in keys with their state, as another's `hand_over` emitted them. Later snapshots have them.
+    fn adopt(&mut self, state: &Batch) -> Result<(), Error> {
+        match state.is_empty() {
+            true => Ok(()),
+            false => Err(Error::fatal(
+                "this operator keeps no state, but was given keys with theirs",
+            )),
+        }
+    }
+
     /// Memory that the state takes, roughly.
     fn state_bytes(&self) -> usize {
         0

@@ -10,6 +10,7 @@
 
 use bytes::Bytes;
 use common::batch::{Batch, Wire};
+use common::control::Route;
 use common::ids::{Epoch, JobName, TaskId};
 use common::net::{self, frame};
 use serde::{Deserialize, Serialize};
@@ -52,15 +53,30 @@ impl Standing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack(pub u64);
 
-/// start, born_us, end mark, tuples. An array: it is the hot frame.
+/// start, born_us, end mark, tuples, the mark of a routing version. An array: it is the hot frame.
 #[derive(Serialize, Deserialize)]
-struct Data<'a>(u64, u64, bool, #[serde(borrow)] Wire<'a>);
+struct Data<'a>(
+    u64,
+    u64,
+    bool,
+    #[serde(borrow)] Wire<'a>,
+    #[serde(default)] Option<Route>,
+);
 
 pub fn encode_data(start: u64, born_us: u64, end: bool, batch: &Batch) -> Bytes {
+    encode(start, born_us, end, batch, None)
+}
+
+/// The mark of a new version of the receiver's stage's routing.
+pub fn encode_mark(start: u64, route: &Route) -> Bytes {
+    encode(start, u64::MAX, false, &Batch::empty(), Some(route.clone()))
+}
+
+fn encode(start: u64, born_us: u64, end: bool, batch: &Batch, mark: Option<Route>) -> Bytes {
     let mut out = Vec::with_capacity(batch.bytes() + 128);
     let mut serializer = rmp_serde::Serializer::new(&mut out);
     // Writing to a Vec cannot fail, and a batch's columns are shorter than 4 GiB.
-    Data(start, born_us, end, batch.wire())
+    Data(start, born_us, end, batch.wire(), mark)
         .serialize(&mut serializer)
         .expect("a batch is representable");
     out.into()
@@ -68,11 +84,11 @@ pub fn encode_data(start: u64, born_us: u64, end: bool, batch: &Batch) -> Bytes 
 
 /// The piece of a channel in `frame`, sharing its memory; checked.
 pub fn decode_data(frame: &Bytes) -> Result<Item, Error> {
-    let Data(start, born_us, end, wire) = frame::decode(frame)?;
-    let content = if end {
-        Content::End
-    } else {
-        Content::Tuples(Batch::from_wire(&wire, frame)?)
+    let Data(start, born_us, end, wire, mark) = frame::decode(frame)?;
+    let content = match mark {
+        _ if end => Content::End,
+        Some(route) => Content::Mark(route),
+        None => Content::Tuples(Batch::from_wire(&wire, frame)?),
     };
     Ok(Item {
         start,
@@ -112,7 +128,16 @@ mod tests {
     }
 
     #[test]
-    fn the_end_mark_round_trips() {
+    fn marks_round_trip() {
+        let route = Route {
+            version: 3,
+            tasks: vec![TaskId::new(2, 0), TaskId::new(2, 5)],
+        };
+        let item = decode_data(&encode_mark(7, &route)).unwrap();
+        assert_eq!(
+            (item.start, item.end(), item.content),
+            (7, 8, Content::Mark(route))
+        );
         let item = decode_data(&encode_data(7, 0, true, &Batch::empty())).unwrap();
         assert_eq!((item.start, item.end(), item.content), (7, 8, Content::End));
     }

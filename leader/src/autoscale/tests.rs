@@ -34,7 +34,12 @@ impl Stage {
             hot: 0.0,
             now: Time::from_millis(1000),
             scaler: Autoscaler::default(),
-            scaling: Scaling { low, high, most: 8 },
+            scaling: Scaling {
+                low,
+                high,
+                most: 8,
+                stateful: false,
+            },
             changes: vec![],
             named: vec![],
             busy_until: Time::ZERO,
@@ -241,6 +246,7 @@ fn nothing_is_decided_while_a_task_is_being_replaced_and_one_change_is_made_at_a
             low: 10,
             high: 100,
             most: 8,
+            stateful: false,
         },
         tasks: vec![(TaskId::new(stage, 0), 500.0, 0)],
     };

@@ -88,6 +88,10 @@ pub(super) struct Args {
     /// The most tasks that a stage may have [default with autoscale: twice Ntasks_per_stage, 8 at least]
     #[arg(long, value_name = "N")]
     max_tasks: Option<u16>,
+    /// With autoscale: scales count, sum, avg, min and max too, by moving groups of keys with their state between tasks. Needs
+    /// exactly_once true, and no other kind of aggregate in the job [default: stages that keep state are not scaled]
+    #[arg(long)]
+    scale_stateful: bool,
     /// Appends to the destination if it exists
     #[arg(long, conflicts_with = "overwrite")]
     append: bool,
@@ -162,6 +166,7 @@ impl Args {
             ("--job", self.job.is_some()),
             ("--format", self.format.is_some()),
             ("--max-tasks", self.max_tasks.is_some()),
+            ("--scale-stateful", self.scale_stateful),
             ("--append", self.append),
             ("--overwrite", self.overwrite),
             ("--dry-run", self.dry_run),
@@ -191,6 +196,23 @@ impl Args {
             .map(|name| job_name("--job", name))
             .transpose()?;
         let given = Positionals::read(&self.rest)?;
+        if self.scale_stateful {
+            let what = match (given.marks, given.exactly_once) {
+                (None, _) => {
+                    "it says what autoscaling may change; turn that on (autoscale_enabled true), or leave this out"
+                }
+                (_, false) => {
+                    "a state that moves must not be lost or counted twice on its way; set exactly_once to true, or leave this out"
+                }
+                _ => "",
+            };
+            if !what.is_empty() {
+                return Err(Error::Option {
+                    option: "--scale-stateful",
+                    what: what.into(),
+                });
+            }
+        }
         if let Some(most) = self.max_tasks.filter(|most| given.tasks > *most) {
             return Err(refuse(
                 2,
@@ -227,6 +249,7 @@ impl Args {
                 low,
                 high,
                 most: self.max_tasks.unwrap_or(given.tasks.saturating_mul(2).max(8)),
+                stateful: self.scale_stateful,
             }),
         };
         if start.poison == Poison::Skip {

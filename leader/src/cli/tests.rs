@@ -51,6 +51,27 @@ fn options_come_first_and_hyphens_stay_in_operator_arguments() {
 }
 
 #[test]
+fn stages_that_keep_state_are_scaled_only_when_asked_and_where_that_is_exact() {
+    let stateful = |line: &str| start(line).unwrap().1.scaling.unwrap().stateful;
+    assert!(stateful("--scale-stateful 1 1 count '' d out true true 500 1 9"));
+    assert!(!stateful("1 1 count '' d out true true 500 1 9"));
+    for (line, says) in [
+        (
+            "--scale-stateful 1 1 count '' d out true false",
+            "autoscale_enabled true",
+        ),
+        (
+            "--scale-stateful 1 1 count '' d out false true 500 1 9",
+            "exactly_once to true",
+        ),
+        ("--scale-stateful --resume j", "as it was planned"),
+    ] {
+        let e = refused(line);
+        assert!(e.contains("--scale-stateful") && e.contains(says), "{line}: {e}");
+    }
+}
+
+#[test]
 fn a_job_is_resumed_by_its_name_with_what_still_applies() {
     let r = run("--resume j --console none --max-restarts 9 --poison skip --launcher local").unwrap();
     assert_eq!((r.console, r.launcher), (Console::None, LauncherKind::Local));

@@ -187,6 +187,30 @@ fn order_fields(order: &Order) -> Vec<(&'static str, Value)> {
             ("version", json!(version)),
             ("tasks", json!(tasks)),
         ],
+        Order::Mark {
+            from,
+            at,
+            version,
+            tasks,
+        } => vec![
+            ("kind", json!("mark")),
+            ("from", json!(from)),
+            ("start", json!(at)),
+            ("version", json!(version)),
+            ("tasks", json!(tasks)),
+        ],
+        Order::Adopt { from, start, end } => vec![
+            ("kind", json!("adopt")),
+            ("from", json!(from)),
+            ("start", json!(start)),
+            ("end", json!(end)),
+            ("keys", json!(end.saturating_sub(*start))),
+        ],
+        Order::HandOver { version, to } => vec![
+            ("kind", json!("hand_over")),
+            ("version", json!(version)),
+            ("tasks", json!(to)),
+        ],
     }
 }
 

@@ -98,14 +98,17 @@ impl Job {
                 addr: task.addr?,
             })
         };
-        let receivers: Vec<Peer> = self.plan.downstream(id).iter().filter_map(peer).collect();
+        // Where state moves, a stage's tasks send to each other.
+        let peers = self.peers(id);
+        let receivers = self.plan.downstream(id).into_iter().chain(peers.iter().copied());
+        let receivers: Vec<Peer> = receivers.filter_map(|t| peer(&t)).collect();
         if !receivers.is_empty() {
             out.push(Effect::Send {
                 conn,
                 message: ToWorker::Peers(receivers),
             });
         }
-        for sender in self.plan.upstream(id) {
+        for sender in self.plan.upstream(id).into_iter().chain(peers) {
             // One that is done may still have to repeat its end mark.
             if let Some(conn) = self.tasks.get(&sender).and_then(|t| t.conn()) {
                 out.push(Effect::Send {

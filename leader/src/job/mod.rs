@@ -106,6 +106,8 @@ pub struct Job {
     base: Epoch,
     /// Up to which version of a stage's routing the stage before may be told.
     released: BTreeMap<u16, u32>,
+    /// By stage: the newest version of which was said that all is over.
+    settled: BTreeMap<u16, u32>,
     autoscaler: Autoscaler,
     next_look: Time,
     /// What led to the change that is being stored.
@@ -140,6 +142,7 @@ impl Job {
             before: 0,
             base: Epoch(0),
             released,
+            settled: BTreeMap::new(),
             autoscaler: Autoscaler::default(),
             next_look: Time::ZERO,
             why: String::new(),
@@ -470,7 +473,13 @@ impl Job {
             true => vec![],
             false => self.plan.downstream(id),
         };
-        let neighbours = self.plan.upstream(id).into_iter().chain(receivers);
+        // Where no routing was changed no state has moved.
+        let peers = match self.plan.version(id.stage) {
+            0 => vec![],
+            _ => self.peers(id),
+        };
+        let senders = self.plan.upstream(id).into_iter().chain(peers);
+        let neighbours = senders.chain(receivers);
         // Who routes past it for good has no use for it.
         let (out, version) = (self.plan.is_out(id), self.plan.version(id.stage));
         let past = |n: &Task| out && n.id.stage < id.stage && n.routed >= version;

@@ -174,7 +174,8 @@ impl Job {
         } = resumed;
         let mut job = Self::new(plan, config, nodes, failed);
         (job.poisoned, job.before, job.base) = (poisoned, before, base);
-        job.released.extend(settled);
+        job.released.extend(&settled);
+        job.settled = settled;
         let versions: BTreeMap<TaskId, u32> = job
             .tasks
             .keys()

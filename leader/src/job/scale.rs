@@ -4,6 +4,9 @@
 //!   stored -> the next stage's tasks know of the new one -> it is started -> the stage before routes to it
 //!   stored -> the stage before routes past one -> it ends, since all have sent their end marks -> it goes
 //! ```
+//! Where the stage keeps state, the change is over only when that has moved (`worker/src/task/handover.rs`): each of its tasks says which
+//! version it has put in force.
+//!
 //! The next stage must know first: else it could take the end of those that it knows for the end of all. The change is over
 //! when no task of the stage before can fall behind it in a restart: then nobody needs who was taken out.
 
@@ -37,7 +40,36 @@ impl Job {
         version == 0
             || (self.released(stage) == version
                 && self.routers(stage).all(|t| t.routed >= version)
-                && self.retiring(stage).is_none())
+                && self.retiring(stage).is_none()
+                && self.has_moved(stage, |_| true))
+    }
+
+    /// The other tasks of the stage, where they hand state over to each other.
+    pub(super) fn peers(&self, id: TaskId) -> Vec<TaskId> {
+        let peers = self.tasks.keys().filter(|t| t.stage == id.stage && **t != id);
+        match self.plan.moves_state(id.stage) {
+            true => peers.copied().collect(),
+            false => vec![],
+        }
+    }
+
+    /// Those of the stage's tasks for which `which` says so have put its newest version in force, or have finished without: where
+    /// no state moves nothing is to be waited for.
+    fn has_moved(&self, stage: u16, which: impl Fn(TaskId) -> bool) -> bool {
+        let version = self.plan.version(stage);
+        let mut tasks = self.tasks.values().filter(|t| t.id.stage == stage && !t.retired);
+        !self.plan.moves_state(stage) || tasks.all(|t| !which(t.id) || t.was_done || t.moved >= version)
+    }
+
+    /// A change of the stage could move its state now: none of its tasks finishes before all upstream tasks that there are. One that
+    /// did would know nothing of a mark that comes later, and would have given its results out.
+    fn can_move(&self, stage: u16) -> bool {
+        let active = self.plan.active(stage);
+        let knows = |id: &TaskId| {
+            let task = self.tasks.get(id).filter(|t| t.conn().is_some());
+            task.is_some_and(|t| t.report.awaits as usize == self.plan.upstream(*id).len())
+        };
+        !self.plan.moves_state(stage) || active.iter().all(knows)
     }
 
     /// Who was taken out and is not gone yet.
@@ -65,7 +97,7 @@ impl Job {
             Load {
                 stage,
                 scales: self.plan.scales(stage),
-                steady,
+                steady: steady && self.can_move(stage),
                 scaling,
                 tasks: tasks
                     .iter()
@@ -108,7 +140,7 @@ impl Job {
     /// For tests and by hand: one task more or fewer, if that can be now.
     pub fn scale(&mut self, stage: u16, up: bool, out: &mut Vec<Effect>) -> bool {
         let settled = self.changes.is_empty() && self.scaled_stages().all(|s| self.is_settled(s));
-        if self.over || !settled || !self.plan.scales(stage) {
+        if self.over || !settled || !self.plan.scales(stage) || !self.can_move(stage) {
             return false;
         }
         let scaled = self.plan.scaled(stage, up);
@@ -136,6 +168,7 @@ impl Job {
             let mut task = Task::new(*id, node);
             (task.epoch, task.base) = (self.base, self.base);
             task.routed = self.plan.born(*id).down;
+            task.moved = self.plan.came_with(*id).saturating_sub(1);
             self.tasks.insert(*id, task);
         }
         let out_of = self.retiring(stage);
@@ -164,6 +197,8 @@ impl Job {
         for stage in self.scaled_stages() {
             let version = self.plan.version(stage);
             if version == 0 || self.is_settled(stage) {
+                // It may be a report that said so.
+                self.say_settled(stage, version, out);
                 continue;
             }
             self.launch_known(now, stage, out);
@@ -180,9 +215,18 @@ impl Job {
             }
             self.retire(now, stage, out);
             if self.is_settled(stage) {
-                out.push(Effect::Event(Event::Scaled { stage, version }));
+                self.say_settled(stage, version, out);
                 self.end_if_done(out);
             }
+        }
+    }
+
+    /// Says once of each version that all is over.
+    fn say_settled(&mut self, stage: u16, version: u32, out: &mut Vec<Effect>) {
+        let said = self.settled.entry(stage).or_default();
+        if *said < version {
+            *said = version;
+            out.push(Effect::Event(Event::Scaled { stage, version }));
         }
     }
 
@@ -219,6 +263,10 @@ impl Job {
         let Some(id) = self.retiring(stage).filter(|_| routed) else {
             return;
         };
+        // Nobody may need what it handed over any more.
+        if !self.has_moved(stage, |t| t != id) {
+            return;
+        }
         let Some(task) = self.tasks.get_mut(&id).filter(|t| t.was_done) else {
             return;
         };
@@ -235,7 +283,10 @@ impl Job {
             let conn = task.conn();
             task.state = State::Done { conn, lost: None };
         }
-        for conn in self.routers(stage).filter_map(Task::conn).collect::<Vec<_>>() {
+        let peers = self.peers(id);
+        let peers = peers.iter().filter_map(|t| self.tasks.get(t));
+        let senders = self.routers(stage).chain(peers);
+        for conn in senders.filter_map(Task::conn).collect::<Vec<_>>() {
             let message = ToWorker::Gone(id);
             out.push(Effect::Send { conn, message });
         }

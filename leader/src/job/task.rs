@@ -182,6 +182,8 @@ pub struct Task {
     pub(super) held: Option<Ticket>,
     /// The newest version of the next stage's routing that it cannot fall behind.
     pub(super) routed: u32,
+    /// The newest version of its own stage's routing that it has put in force, where state moves.
+    pub(super) moved: u32,
     /// How many tasks of the stage before its present process knows of.
     pub(super) knows: usize,
     /// Taken out of its stage, and gone for good.
@@ -215,6 +217,7 @@ impl Task {
             is_careful: false,
             held: None,
             routed: 0,
+            moved: 0,
             knows: 0,
             retired: false,
             was_done: false,
@@ -261,6 +264,7 @@ impl Task {
             self.arrived.clone_from(&report.arrived);
         }
         self.routed = self.routed.max(report.routed);
+        self.moved = self.moved.max(report.moved);
         self.report = report;
         (self.totals.tuples_in, self.totals.tuples_out) != before
     }

@@ -177,6 +177,8 @@ impl Plan {
             scales: self.scaling.is_some(),
             route,
             routes,
+            marks: self.moves_state(task.stage + 1),
+            owned: self.owned(task),
             dest: last.then(|| self.dest.clone()),
             format: self.format,
             rate_milli: if source { self.rate_of(task.index) } else { 0 },

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use common::control::{OpKind, Route};
+use common::control::{OpKind, OpSpec, Route};
 use common::ids::TaskId;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,9 @@ pub struct Scaling {
     pub high: u64,
     /// The most tasks of a stage.
     pub most: u16,
+    /// Stages that keep state are scaled too: it moves between their tasks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stateful: bool,
 }
 
 /// Where in the routing's history a task that came later began.
@@ -100,7 +103,12 @@ impl Plan {
         let Some(stage) = task.stage.checked_sub(1) else {
             return vec![];
         };
-        self.since(stage, self.born(task).up)
+        // Who began when it was out never speaks to it.
+        let versions = |from: TaskId| self.born(from).down..=self.version(task.stage);
+        let meets = |from: &TaskId| versions(*from).any(|v| self.route(task.stage, v).contains(&task));
+        let mut all = self.since(stage, self.born(task).up);
+        all.retain(meets);
+        all
     }
 
     /// All tasks that `task` ever spoke to, or will.
@@ -129,10 +137,28 @@ impl Plan {
         (from, self.route(next, from), later.collect())
     }
 
-    /// A stage can gain and lose tasks: it keeps no state.
+    /// A stage can gain and lose tasks: it keeps no state, or one that moves.
     pub fn scales(&self, stage: u16) -> bool {
         let op = self.stages.get(usize::from(stage)).and_then(|s| s.op.as_ref());
-        op.is_some_and(|op| op.kind != OpKind::Aggregate)
+        op.is_some_and(|op| op.kind != OpKind::Aggregate) || self.moves_state(stage)
+    }
+
+    /// A stage's keys are divided by groups, which move between its tasks with their state.
+    pub fn moves_state(&self, stage: u16) -> bool {
+        let op = self.stages.get(usize::from(stage)).and_then(|s| s.op.as_ref());
+        self.exactly_once
+            && self.scaling.is_some_and(|scaling| scaling.stateful)
+            && op.is_some_and(OpSpec::moves_state)
+    }
+
+    /// A stage's own routing, where its state moves with it, before the first version that the task takes part in putting in
+    /// force.
+    pub(super) fn owned(&self, task: TaskId) -> Option<Route> {
+        let version = self.came_with(task).saturating_sub(1);
+        self.moves_state(task.stage).then(|| Route {
+            version,
+            tasks: self.route(task.stage, version),
+        })
     }
 
     /// The table with one task more, or without the one that came last.
@@ -215,12 +241,21 @@ mod tests {
         assert_eq!(plan.tasks().count(), 2 + 4 + 4 + 2);
         change(&mut plan, 3, false);
         assert!(plan.scaled(3, false).is_none());
+        assert_eq!(plan.upstream(t(2, 1)).len(), 4);
+        for _ in 0..3 {
+            change(&mut plan, 2, false);
+        }
+        change(&mut plan, 1, true);
+        assert_eq!(
+            (plan.upstream(t(2, 0)).len(), plan.upstream(t(2, 1)).len()),
+            (5, 4)
+        );
         // A version that does not follow on is not a change of this plan.
         plan.apply(&Change::Scale {
             stage: 1,
             version: 9,
             tasks: vec![],
         });
-        assert_eq!(plan.version(1), 3);
+        assert_eq!(plan.version(1), 4);
     }
 }

@@ -4,6 +4,7 @@
 use common::control::{OpKind, TaskPlan};
 use common::task_log::{Cut, Keeps};
 
+use super::moves::is_peer;
 use super::shape::Shape;
 use super::state::State;
 
@@ -83,17 +84,18 @@ fn acknowledged(cut: &Cut, shape: Shape, wrong: &mut Vec<String>) {
 
 /// The outputs come to what was counted; end marks count as a unit each.
 fn counted(cut: &Cut, plan: &TaskPlan, shape: Shape, state: &State, wrong: &mut Vec<String>) {
-    let channels = (0..shape.channels.max(state.targets.len())).map(|c| cut.emitted[shape.output(c)]);
-    let channels: Vec<u64> = channels.collect();
     if plan.downstream.is_empty() {
         // Each tuple is a line of at least its newline.
-        if channels[0] < cut.tuples_out {
-            wrong.push(format!("{} tuples in {} bytes", cut.tuples_out, channels[0]));
+        if cut.emitted[0] < cut.tuples_out {
+            wrong.push(format!("{} tuples in {} bytes", cut.tuples_out, cut.emitted[0]));
         }
         return;
     }
-    let ends = (0..channels.len()).filter(|c| state.is_ended(*c)).count() as u128;
-    let units: u128 = channels.iter().map(|e| u128::from(*e)).sum();
+    // What went to tasks of the same stage are keys with their state.
+    let channels = (0..state.targets.len()).filter(|c| !is_peer(state.targets[*c], plan));
+    let ends = channels.clone().filter(|c| state.is_ended(*c)).count() as u128;
+    let units = channels.map(|c| cut.emitted[shape.output(c)].saturating_sub(state.marks[c]));
+    let units: u128 = units.map(u128::from).sum();
     if units != u128::from(cut.tuples_out) + ends {
         wrong.push(format!(
             "{} tuples went out{}, the outputs come to {units} units",
@@ -106,7 +108,7 @@ fn counted(cut: &Cut, plan: &TaskPlan, shape: Shape, state: &State, wrong: &mut 
 /// A source's outputs follow from what it read.
 fn routed(cut: &Cut, state: &State, wrong: &mut Vec<String>) {
     for (i, (says, lines)) in cut.emitted.iter().zip(&state.routed).enumerate() {
-        let units = lines.saturating_add(u64::from(state.is_ended(i)));
+        let units = lines.saturating_add(u64::from(state.is_ended(i)) + state.marks[i]);
         if *says != units {
             wrong.push(format!(
                 "output {i} has come to {says} units, by the lines read it is {units}"

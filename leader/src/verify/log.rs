@@ -259,7 +259,7 @@ impl Check<'_> {
         self.log.pos = pos;
         let wrong = self.log.state.apply(&order, self.plan);
         self.all_wrong(pos, wrong);
-        if let Order::Route { .. } = order {
+        if let Order::Route { .. } | Order::HandOver { .. } = order {
             self.kept.open(self.shape.outputs(self.log.state.targets.len()));
         }
         let wrong = self.kept.order(pos, matches!(order, Order::Input { .. }));

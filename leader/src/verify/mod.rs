@@ -5,7 +5,7 @@
 //!   journal --> JobFacts --+
 //!   logs, streams ---------+--> Checker --> Verdict
 //!   destination -----------+    log.rs    one task: its log against itself, its streams, its snapshot file
-//!                                 state.rs  what replaying order records comes to
+//!                                 state.rs  what replaying order records comes to; moves.rs: where a stage's state moves between its tasks
 //!                                 cut.rs    checkpoints
 //!                                 kept.rs   inputs and productions in the log; shape.rs: whether they must be there
 //!                               job.rs    across tasks: channels, slices, the destination, the end
@@ -17,6 +17,7 @@ mod cut;
 mod job;
 mod kept;
 mod log;
+mod moves;
 mod shape;
 mod state;
 

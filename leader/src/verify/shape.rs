@@ -13,6 +13,8 @@ pub struct Shape {
     pub channels: usize,
     /// Behind them, one for tuples set aside.
     pub aside: bool,
+    /// The first is the destination, which no task is behind.
+    dest: bool,
 }
 
 impl Shape {
@@ -23,16 +25,19 @@ impl Shape {
             stateful,
             channels: plan.downstream.len().max(1),
             aside: plan.op.is_some() && plan.poison.is_some(),
+            dest: plan.downstream.is_empty(),
         }
     }
 
     /// How many outputs there are when so many channels were opened.
     pub fn outputs(self, targets: usize) -> usize {
-        self.channels.max(targets) + usize::from(self.aside)
+        self.channels.max(targets + usize::from(self.dest)) + usize::from(self.aside)
     }
 
-    /// Which output a channel is: those that were opened later come behind the place for tuples set aside.
-    pub fn output(self, channel: usize) -> usize {
+    /// Which output the channel to the so-manyth task is: those that were opened later come behind the place for tuples set
+    /// aside.
+    pub fn output(self, target: usize) -> usize {
+        let channel = target + usize::from(self.dest);
         channel + usize::from(self.aside && channel >= self.channels)
     }
 

@@ -4,8 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::control::{Slice, TaskPlan};
+use common::groups::Owners;
 use common::ids::TaskId;
-use common::task_log::{Cut, Order, Place, SourcePos, SourceRun};
+use common::task_log::{Cut, Order, Owned, Place, SourcePos, SourceRun};
+
+use super::moves::is_peer;
 
 /// How far a source has read one slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +36,12 @@ pub struct State {
     /// Channels, in the order in which they were opened, and which of them the routing in force chooses from.
     pub targets: Vec<TaskId>,
     pub active: Vec<usize>,
+    /// Per channel: marks of new versions in it.
+    pub marks: Vec<u64>,
+    /// Where the next stage's state moves with its routing: whose the key groups are.
+    owners: Option<Owners>,
+    /// Where this stage's does: its own routing.
+    pub owned: Option<Owned>,
 }
 
 impl State {
@@ -41,6 +50,12 @@ impl State {
             routed: vec![0; plan.downstream.len()],
             targets: plan.downstream.clone(),
             active: (0..plan.downstream.len()).collect(),
+            marks: vec![0; plan.downstream.len()],
+            owners: plan.marks.then(|| Owners::new(&plan.downstream)),
+            owned: plan.owned.clone().map(|table| Owned {
+                table,
+                ..Owned::default()
+            }),
             ..Self::default()
         }
     }
@@ -60,6 +75,7 @@ impl State {
         match order {
             Order::Input { from, start, end } => {
                 self.channel(*from, *start, plan, &mut wrong);
+                self.tuples_after_marks(*from, plan, &mut wrong);
                 if end <= start {
                     wrong.push(format!("units {start}..{end} of {from} are none"));
                 }
@@ -83,20 +99,53 @@ impl State {
                 }
                 self.reroute(tasks);
             }
+            Order::Mark {
+                from,
+                at,
+                version,
+                tasks,
+            } => {
+                self.channel(*from, *at, plan, &mut wrong);
+                self.consumed.insert(*from, at.saturating_add(1));
+                self.mark(*from, *version, tasks, plan, &mut wrong);
+            }
+            Order::Adopt { from, start, end } => {
+                self.channel(*from, *start, plan, &mut wrong);
+                self.consumed.insert(*from, *end);
+                self.adopt_keys(*from, plan, &mut wrong);
+            }
+            Order::HandOver { version, to } => self.hand_over(*version, to, plan, &mut wrong),
         }
         wrong
     }
 
     fn reroute(&mut self, tasks: &[TaskId]) {
-        self.active.clear();
+        let mut marked = std::mem::take(&mut self.active);
         for task in tasks {
-            let known = self.targets.iter().position(|t| t == task);
-            self.active.push(known.unwrap_or(self.targets.len()));
-            if known.is_none() {
-                self.targets.push(*task);
-                self.routed.push(0);
+            let channel = self.open(*task);
+            self.active.push(channel);
+        }
+        if self.owners.is_some() {
+            self.owners = Some(Owners::new(tasks));
+            marked.extend(&self.active);
+            marked.sort_unstable();
+            marked.dedup();
+            // Once all has ended, no tuple follows that a mark would speak of.
+            for channel in marked.into_iter().filter(|_| !self.done) {
+                self.marks[channel] += 1;
             }
         }
+    }
+
+    /// The channel to a task, opened if there is none.
+    pub fn open(&mut self, task: TaskId) -> usize {
+        let known = self.targets.iter().position(|t| *t == task);
+        known.unwrap_or_else(|| {
+            self.targets.push(task);
+            self.routed.push(0);
+            self.marks.push(0);
+            self.targets.len() - 1
+        })
     }
 
     /// Whether a channel has had its end mark.
@@ -105,7 +154,7 @@ impl State {
     }
 
     fn channel(&self, from: TaskId, start: u64, plan: &TaskPlan, wrong: &mut Vec<String>) {
-        if !plan.upstream.contains(&from) {
+        if !plan.upstream.contains(&from) && !is_peer(from, plan) {
             wrong.push(format!("{from} is not upstream of {}", plan.task));
         }
         let have = self.consumed(from);
@@ -199,7 +248,12 @@ impl State {
             self.slice = run.slice.saturating_add(u32::from(run.last));
         }
         self.tuples_in = self.tuples_in.saturating_add(run.lines);
-        route(run, &self.active, &mut self.routed);
+        match (&self.owners, slice) {
+            (Some(owners), Some(slice)) => {
+                route_by_key(run, &slice.file, owners, &self.active, &mut self.routed);
+            }
+            _ => route(run, &self.active, &mut self.routed),
+        }
     }
 
     fn finish(&self, plan: &TaskPlan, wrong: &mut Vec<String>) {
@@ -258,6 +312,13 @@ impl State {
                 cut.tuples_in, self.tuples_in
             ));
         }
+        if cut.owned != self.owned {
+            wrong.push(format!(
+                "it says that of its own stage's routing {} is in force, by the order records it is {}",
+                version(cut.owned.as_ref()),
+                version(self.owned.as_ref())
+            ));
+        }
         let is = self.source(plan);
         let says = &cut.source;
         if (says.slice, says.at, says.line) != (is.slice, is.at, is.line) {
@@ -306,6 +367,7 @@ impl State {
     pub fn adopt(&mut self, cut: &Cut) {
         self.consumed.clone_from(&cut.consumed);
         self.ended.clone_from(&cut.ended);
+        self.owned.clone_from(&cut.owned);
         (self.done, self.tuples_in) = (cut.done, cut.tuples_in);
         self.slice = cut.source.slice;
         for (slice, place) in &cut.source.growing {
@@ -348,6 +410,16 @@ fn begins_wrong(slice: &Slice, first: Place) -> Option<String> {
     })
 }
 
+/// Lines go to the outputs by the groups of their keys.
+fn route_by_key(run: &SourceRun, file: &str, owners: &Owners, active: &[usize], routed: &mut [u64]) {
+    for line in (0..run.lines).map(|k| run.first_line.wrapping_add(k)) {
+        let key = format!("{file}:{line}");
+        if let Some(output) = active.get(owners.at_key(key.as_bytes())) {
+            routed[*output] = routed[*output].saturating_add(1);
+        }
+    }
+}
+
 /// Lines go to the outputs by their number.
 fn route(run: &SourceRun, active: &[usize], routed: &mut [u64]) {
     let n = active.len() as u64;
@@ -369,6 +441,15 @@ fn names(tasks: &BTreeSet<TaskId>) -> String {
         0 => "none".into(),
         _ => tasks.iter().map(TaskId::to_string).collect::<Vec<_>>().join(", "),
     }
+}
+
+/// With what is coming.
+fn version(owned: Option<&Owned>) -> String {
+    let Some(owned) = owned else {
+        return "none".into();
+    };
+    let next = owned.next.as_ref().map(|n| format!(", {} coming", n.version));
+    format!("version {}{}", owned.table.version, next.unwrap_or_default())
 }
 
 fn place(pos: &SourcePos) -> String {

@@ -146,6 +146,23 @@ impl<A: Accumulator> Operator for Aggregate<A> {
             .map_err(|e| Error::fatal(format!("the snapshot cannot be restored: {e}")))
     }
 
+    fn hand_over(&mut self, leaves: &dyn Fn(&[u8]) -> bool, out: &mut dyn Emit) {
+        for (key, accumulator) in self.table.take_out(leaves) {
+            self.value.clear();
+            let Ok(()) = table::save_one(&accumulator, &mut self.value);
+            out.emit(&key, &self.value);
+        }
+    }
+
+    fn adopt(&mut self, state: &Batch) -> Result<(), Error> {
+        self.table.next_batch();
+        state.try_for_each(|key, saved| {
+            *self.table.touch(key).state = table::load_one(saved)
+                .map_err(|e| Error::fatal(format!("a key's state cannot be taken in: {e}")))?;
+            Ok(())
+        })
+    }
+
     fn state_bytes(&self) -> usize {
         self.table.bytes()
     }

@@ -34,6 +34,30 @@ pub fn take<const N: usize>(input: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
+/// One key's state on its way to another task: `version (u8)  tag (u8)  state`.
+pub fn save_one<S: State>(state: &S, out: &mut Vec<u8>) -> Result<(), S::Unsaveable> {
+    out.extend_from_slice(&[VERSION, S::TAG]);
+    state.save(out)
+}
+
+pub fn load_one<S: State>(mut input: &[u8]) -> Result<S, Error> {
+    check_head::<S>(&mut input)?;
+    S::load(&mut input)
+        .filter(|_| input.is_empty())
+        .ok_or(Error::Damaged)
+}
+
+fn check_head<S: State>(input: &mut &[u8]) -> Result<(), Error> {
+    let [version, tag] = take(input).ok_or(Error::Damaged)?;
+    if version != VERSION {
+        return Err(Error::Version(version));
+    }
+    match tag == S::TAG {
+        true => Ok(()),
+        false => Err(Error::Operator(tag, S::TAG)),
+    }
+}
+
 /// A snapshot that this operator cannot take in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -152,6 +176,31 @@ impl<S: State> Table<S> {
         (&entry.key, &entry.state)
     }
 
+    /// Removes the keys for which `leaves` says so, and gives them with their state, in the order of the keys' bytes. The
+    /// round of snapshots begins anew.
+    pub fn take_out(&mut self, leaves: &dyn Fn(&[u8]) -> bool) -> Vec<(Box<[u8]>, S)> {
+        let (gone, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries)
+            .into_iter()
+            .partition(|entry| leaves(&entry.key));
+        self.index.clear();
+        self.dirty.clear();
+        for (at, entry) in left.iter().enumerate() {
+            let at = at as u32;
+            let hash = self.hasher.hash_one(&*entry.key);
+            self.index
+                .insert_unique(hash, at, |at| self.hasher.hash_one(&*left[*at as usize].key));
+            if entry.dirty {
+                self.dirty.push(at);
+            }
+        }
+        self.entries = left;
+        self.key_bytes -= gone.iter().map(|entry| entry.key.len()).sum::<usize>();
+        self.new_round();
+        let mut gone: Vec<_> = gone.into_iter().map(|entry| (entry.key, entry.state)).collect();
+        gone.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        gone
+    }
+
     /// All of it, in the order of the keys' bytes.
     pub fn sorted(&self) -> impl Iterator<Item = (&[u8], &S)> {
         let mut order: Vec<u32> = (0..self.entries.len() as u32).collect();
@@ -210,13 +259,7 @@ impl<S: State> Table<S> {
 
     pub fn restore(&mut self, mut input: &[u8]) -> Result<(), Error> {
         while !input.is_empty() {
-            let [version, tag] = take(&mut input).ok_or(Error::Damaged)?;
-            if version != VERSION {
-                return Err(Error::Version(version));
-            }
-            if tag != S::TAG {
-                return Err(Error::Operator(tag, S::TAG));
-            }
+            check_head::<S>(&mut input)?;
             let count = u32::from_le_bytes(take(&mut input).ok_or(Error::Damaged)?);
             for _ in 0..count {
                 let length = u32::from_le_bytes(take(&mut input).ok_or(Error::Damaged)?) as usize;

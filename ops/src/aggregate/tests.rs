@@ -198,6 +198,47 @@ proptest! {
         }
     }
 
+    /// Keys go to another operator with their state and come back with more of it; what snapshots held of them is passed over.
+    #[test]
+    fn keys_that_move_are_as_good_as_keys_that_stay(batches in batches(), which in 0usize..5, at in 0usize..8, leaves in "[a-e]", rewrite in 0usize..150) {
+        let line = command(NAMES[which], "update");
+        let mine = |key: &str| !key.contains(&leaves);
+        let (mut kept, mut here, mut there) = (op(&line), op(&line), op(&line));
+        let (mut want, mut got): (Tuples, Tuples) = (vec![], vec![]);
+        let mut file = SnapshotFile::default();
+        let move_keys = |from: &mut dyn Operator, to: &mut dyn Operator| {
+            let mut moved = Collect::default();
+            from.hand_over(&|key| !mine(std::str::from_utf8(key).unwrap()), &mut moved);
+            let mut state = Builder::new();
+            moved.0.iter().for_each(|(k, v)| state.push(k, v));
+            to.adopt(&state.take()).unwrap();
+        };
+        for (i, b) in batches.iter().enumerate() {
+            want.extend(feed(&mut *kept, std::slice::from_ref(b)));
+            if i == at {
+                move_keys(&mut *here, &mut *there);
+            }
+            let (stay, go): (Input, Input) = b.iter().cloned().partition(|(k, _)| i < at || i > at + 1 || mine(k));
+            if i == at + 2 {
+                move_keys(&mut *there, &mut *here);
+            }
+            got.extend(feed(&mut *here, &[stay]));
+            file.append(&mut *here, rewrite);
+            got.extend(feed(&mut *there, &[go]));
+        }
+        want.sort();
+        got.sort();
+        prop_assert_eq!(got, want);
+        if batches.len() > at + 2 {
+            let mut again = op(&line);
+            again.restore(&file.live.concat()).unwrap();
+            let (mut whole, mut all) = (Collect::default(), Collect::default());
+            again.hand_over(&|_| true, &mut whole);
+            kept.hand_over(&|_| true, &mut all);
+            prop_assert_eq!(whole.0, all.0);
+        }
+    }
+
     #[test]
     fn damaged_snapshots_are_refused_not_a_panic(bytes: Vec<u8>, tag in 0usize..5, cut in any::<prop::sample::Index>()) {
         let line = command(NAMES[tag], "final");

@@ -424,6 +424,8 @@ impl Engine {
             backlog_bytes: self.task.backlog_bytes() as u64,
             backlog_tuples: self.task.backlog_tuples(),
             routed: self.task.routed(),
+            moved: self.task.moved(),
+            awaits: self.task.awaits(),
             exhausted: self.plan.op.is_none() && cut.done,
             first_read_us: self.first_read_us,
             last_durable_us: self.last_durable_us,

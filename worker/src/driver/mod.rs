@@ -237,6 +237,8 @@ async fn prepare(
             downstream: plan.downstream.clone(),
             version: plan.route,
             routes: plan.routes.clone(),
+            marks: plan.marks,
+            owned: plan.owned.clone().map(|table| (plan.task, table)),
         };
         let mut task = Task::recover(config, &neighbours, &log)?;
         for dest in &storage.dests {
@@ -248,6 +250,9 @@ async fn prepare(
             if let Some(runner) = &mut runner {
                 for part in Storage::read_snapshot(&plan, task.now(), &client).await? {
                     runner.restore(&part).await?;
+                }
+                if plan.owned.is_some() {
+                    runner.forget(&|key| task.is_foreign(key));
                 }
             }
             let extents = task.now().snapshot.clone();

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::engine::Engine;
 use super::links::{self, Events};
+use super::operator::Runner;
 use crate::task::Done;
 
 /// A receiver: where it is, and the connection to it.
@@ -24,6 +25,16 @@ pub struct OutLink {
     pub oldest: watch::Sender<u64>,
     pub frames: Option<mpsc::UnboundedSender<Bytes>>,
     _dialer: spawn::Guard,
+}
+
+/// Counts what goes through.
+struct Counted<'a, E>(&'a mut E, &'a mut u64);
+
+impl<E: ops::Emit> ops::Emit for Counted<'_, E> {
+    fn emit(&mut self, key: &[u8], value: &[u8]) {
+        *self.1 += 1;
+        self.0.emit(key, value);
+    }
 }
 
 /// What it takes to connect, and what is known of receivers.
@@ -110,6 +121,23 @@ impl Engine {
     pub(super) fn part(&mut self, with: TaskId) {
         self.dialer.gone.insert(with);
         self.links.retain(|l| l.to != with);
+    }
+
+    /// The keys that are others' by this version of the stage's own routing go to them, with their state.
+    pub(super) fn hand_over(&mut self, version: u32, to: Vec<TaskId>) {
+        let mut keys = 0u64;
+        if let Some(Runner::Builtin(op)) = &mut self.runner {
+            let leaving = self.task.leaving();
+            op.hand_over(&leaving, &mut Counted(&mut self.task.handover(), &mut keys));
+        }
+        let p = &self.plan;
+        let names: Vec<String> = to.iter().map(TaskId::to_string).collect();
+        tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, pid = self.pid, version, to = names.join(","), keys, "HAND_OVER");
+        self.task.complete(Done {
+            order: Order::HandOver { version, to },
+            bytes_in: 0,
+        });
+        self.link_up();
     }
 
     /// Outputs go by this version from here on.

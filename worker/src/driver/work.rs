@@ -33,6 +33,32 @@ impl Engine {
                 });
             }
             Work::Route(route) => self.rerouted(route),
+            Work::Mark { from, at, route } => {
+                self.task.complete(Done {
+                    order: Order::Mark {
+                        from,
+                        at,
+                        version: route.version,
+                        tasks: route.tasks,
+                    },
+                    bytes_in: 0,
+                });
+            }
+            Work::Adopt {
+                from,
+                start,
+                end,
+                state,
+            } => {
+                if let Some(Runner::Builtin(op)) = &mut self.runner {
+                    op.adopt(&state)?;
+                }
+                self.task.complete(Done {
+                    order: Order::Adopt { from, start, end },
+                    bytes_in: 0,
+                });
+            }
+            Work::HandOver { version, to } => self.hand_over(version, to),
             Work::Finish => {
                 let born_us = clock::unix_micros();
                 match self.runner.take() {

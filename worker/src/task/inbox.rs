@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 
 use common::batch::{Batch, Builder};
+use common::control::Route;
 
 /// What a frame on a channel holds.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     Tuples(Batch),
+    /// What follows goes by this version of the receiver's stage's routing. Takes one number of the channel.
+    Mark(Route),
     /// The upstream task's end mark; it takes one number of the channel.
     End,
 }
@@ -26,14 +29,14 @@ impl Item {
         self.start
             + match &self.content {
                 Content::Tuples(batch) => batch.len() as u64,
-                Content::End => 1,
+                Content::Mark(_) | Content::End => 1,
             }
     }
 
     fn bytes(&self) -> usize {
         match &self.content {
             Content::Tuples(batch) => batch.bytes(),
-            Content::End => 0,
+            Content::Mark(_) | Content::End => 0,
         }
     }
 }

@@ -13,8 +13,11 @@
 //! [`Task::take_records`] gives to the log and reports the append's end with [`Task::logged`]. The protocol is described in
 //! `docs/exactly-once.md`.
 
+mod handover;
 pub mod inbox;
 mod log;
+#[cfg(test)]
+mod mutant;
 pub mod output;
 mod recover;
 mod route;
@@ -32,7 +35,10 @@ use common::control::{Format, Route, Unit};
 use common::ids::{Epoch, TaskId};
 
 use common::task_log::{self, CUT_VERSION, Cut, Keeps, Order, Record, SourcePos, SourceRun};
+use handover::Groups;
 use inbox::{Content, Inbox, Item, Received};
+#[cfg(test)]
+pub use mutant::Mutant;
 use output::{Chunk, Output};
 pub use route::Neighbours;
 use route::Targets;
@@ -68,31 +74,6 @@ pub struct Config {
     pub mutant: Mutant,
 }
 
-/// Protocol steps that a test leaves out, to see that its oracle sees.
-#[cfg(test)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mutant {
-    None,
-    /// Received repeats are not dropped.
-    Dedup,
-    /// Outputs leave before the log has what they depend on.
-    EarlySend,
-    /// Inputs are acknowledged before a checkpoint covers them.
-    EarlyAck,
-    /// Older epochs are not refused.
-    Fence,
-    /// The snapshot holds the state of now, the cut the numbers of an earlier moment.
-    Snapshot,
-    /// What was put out by chance is not in the log.
-    Weak,
-    /// What a state that grows by chance led to leaves before the state is stored.
-    Ungated,
-    /// A source whose order is left to chance does not wait for its log.
-    Fixed,
-    /// A routing change is not in the log.
-    Route,
-}
-
 /// What to do next.
 #[derive(Debug, PartialEq)]
 pub enum Work {
@@ -111,6 +92,18 @@ pub enum Work {
     Source(Option<SourceRun>),
     /// Route by this version from now on.
     Route(Route),
+    /// Note the mark of a version of this stage's own routing.
+    Mark { from: TaskId, at: u64, route: Route },
+    /// Take in keys with their state.
+    Adopt {
+        from: TaskId,
+        start: u64,
+        end: u64,
+        state: Batch,
+    },
+    /// Hand over the keys that are others' by this version of this stage's own routing ([`Task::leaving`],
+    /// [`Task::handover`]).
+    HandOver { version: u32, to: Vec<TaskId> },
     /// Let the operator finish; end marks follow.
     Finish,
 }
@@ -184,6 +177,8 @@ pub struct Task {
     bytes_since_snapshot: usize,
     /// All upstream tasks: whose end marks are awaited.
     ends: BTreeSet<TaskId>,
+    /// Whose the stage's key groups are, where its state moves with its routing.
+    groups: Option<Box<Groups>>,
 }
 
 impl Task {
@@ -245,6 +240,9 @@ impl Task {
     pub fn connect(&mut self, from: TaskId, oldest: u64, new_epoch: bool) -> Result<Standing, Error> {
         let done = self.now.done;
         let consumed = self.now.consumed.get(&from).copied().unwrap_or(0);
+        if self.is_peer(from) {
+            self.inboxes.entry(from).or_insert_with(|| Inbox::new(consumed));
+        }
         let inbox = self.inboxes.get_mut(&from).ok_or(Error::Foreign {
             what: format!("upstream task {from}"),
         })?;
@@ -349,7 +347,24 @@ impl Task {
                     version: *version,
                     tasks: tasks.clone(),
                 })),
+                Order::Mark { from, at, .. } => {
+                    let (from, at) = (*from, *at);
+                    let item = self.inboxes.get_mut(&from)?.pop_exact(at, at + 1)?;
+                    Some(self.consumed(from, item))
+                }
+                Order::Adopt { from, start, end } => {
+                    let (from, start, end) = (*from, *start, *end);
+                    let item = self.inboxes.get_mut(&from)?.pop_exact(start, end)?;
+                    Some(self.consumed(from, item))
+                }
+                Order::HandOver { version, to } => {
+                    let (version, to) = (*version, to.clone());
+                    Some(self.hand_over(version, to))
+                }
             };
+        }
+        if let Some((version, to)) = self.due_handover() {
+            return Some(self.hand_over(version, to));
         }
         if self.now.done {
             // Tasks that were added upstream when all had ended have only their end to tell.
@@ -360,30 +375,45 @@ impl Task {
         if self.inboxes.is_empty() {
             return Some(Work::Source(None));
         }
-        if self.ends.is_subset(&self.now.ended) {
+        if self.ends.is_subset(&self.now.ended) && !self.is_moving() {
             return Some(Work::Finish);
         }
         let after = |t: &&TaskId| Some(**t) > self.turn;
         let ready: Vec<TaskId> = self
             .inboxes
             .iter()
-            .filter(|(_, i)| i.is_ready())
+            .filter(|(from, i)| i.is_ready() && !self.is_held(**from))
             .map(|(t, _)| *t)
             .collect();
         let from = *ready.iter().find(after).or(ready.first())?;
         self.turn = Some(from);
         let item = self.inboxes.get_mut(&from)?.pop()?;
-        Some(match item.content {
-            Content::End => Work::InputEnd { from, at: item.start },
-            Content::Tuples(_) => {
-                if self.config.keeps == Keeps::Inputs
-                    && let Content::Tuples(batch) = &item.content
-                {
-                    self.taken = Some(wire::encode_data(item.start, item.born_us, false, batch));
+        Some(self.consumed(from, item))
+    }
+
+    /// What a piece of a channel is to the task.
+    fn consumed(&mut self, from: TaskId, item: Item) -> Work {
+        let (start, end) = (item.start, item.end());
+        match item.content {
+            Content::End => Work::InputEnd { from, at: start },
+            Content::Mark(route) => Work::Mark {
+                from,
+                at: start,
+                route,
+            },
+            Content::Tuples(state) if self.is_peer(from) => Work::Adopt {
+                from,
+                start,
+                end,
+                state,
+            },
+            Content::Tuples(ref batch) => {
+                if self.config.keeps == Keeps::Inputs {
+                    self.taken = Some(wire::encode_data(start, item.born_us, false, batch));
                 }
                 self.input(from, item)
             }
-        })
+        }
     }
 
     /// Tuples for the operator, but for those that are to be set aside.
@@ -392,7 +422,7 @@ impl Task {
         let unit = |number| Unit { from, number };
         let mut batch = match item.content {
             Content::Tuples(batch) => batch,
-            Content::End => Batch::empty(),
+            Content::Mark(_) | Content::End => Batch::empty(),
         };
         let skip: Vec<u64> = self
             .config
@@ -444,6 +474,7 @@ impl Task {
         Router::new(
             &mut self.outputs,
             self.targets.active(),
+            self.targets.owners(),
             &mut self.now.tuples_out,
             self.now.pos + 1,
             born_us,
@@ -466,11 +497,19 @@ impl Task {
                     self.outputs[*index].end(pos);
                 }
             }
-            Order::Route { tasks, .. } => self.reroute(tasks, pos),
+            Order::Route { version, tasks } => {
+                let (version, tasks) = (*version, tasks.clone());
+                self.reroute(&Route { version, tasks }, pos);
+            }
+            Order::Mark { .. } => self.regroup(),
+            Order::HandOver { to, .. } => self.handed_over(to, pos),
             _ => {}
         }
         #[cfg(test)]
-        if self.config.mutant == Mutant::Route && matches!(done.order, Order::Route { .. }) {
+        if matches!(
+            (self.config.mutant, &done.order),
+            (Mutant::Route, Order::Route { .. }) | (Mutant::HandOver, Order::HandOver { .. })
+        ) {
             self.now.pos -= 1;
             return self.note_emitted();
         }

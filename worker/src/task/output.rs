@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use common::batch::{Batch, Builder, decimal};
-use common::control::Format;
+use common::control::{Format, Route};
 
 use crate::wire::{self, Standing};
 
@@ -47,6 +47,8 @@ pub struct Output {
     confirmed: u64,
     kept_bytes: usize,
     resent: u64,
+    /// The end mark is the last chunk.
+    ended: bool,
 }
 
 impl Output {
@@ -96,6 +98,7 @@ impl Output {
             confirmed: emitted,
             kept_bytes: 0,
             resent: 0,
+            ended: false,
         }
     }
 
@@ -166,9 +169,7 @@ impl Output {
         if spelled || !builder.push_line(file, number, value) {
             let mut key = Vec::new();
             if spelled {
-                key.extend_from_slice(file);
-                key.push(b':');
-                decimal(number, &mut key);
+                line_key(file, number, &mut key);
             }
             if !spelled || !builder.push_spelled(&key, value) {
                 self.close(pos);
@@ -214,6 +215,17 @@ impl Output {
         if let Open::Channel(_) = self.open {
             self.emitted += 1;
             let payload = wire::encode_data(self.closed, u64::MAX, true, &Batch::empty());
+            self.keep(payload, 1, pos, u64::MAX, 0);
+            self.ended = true;
+        }
+    }
+
+    /// A new version of the receiver's stage's routing: what follows goes by it.
+    pub fn mark(&mut self, route: &Route, pos: u64) {
+        self.close(pos);
+        if let Open::Channel(_) = self.open {
+            self.emitted += 1;
+            let payload = wire::encode_mark(self.closed, route);
             self.keep(payload, 1, pos, u64::MAX, 0);
         }
     }
@@ -267,7 +279,7 @@ impl Output {
         while let Some(chunk) = self
             .chunks
             .front()
-            .filter(|c| c.end <= self.confirmed && c.tuples > 0)
+            .filter(|c| c.end <= self.confirmed && (self.chunks.len() > 1 || !self.ended))
         {
             gone(chunk);
             self.kept_bytes -= chunk.payload.len();
@@ -275,6 +287,13 @@ impl Output {
             self.sent = self.sent.saturating_sub(1);
         }
     }
+}
+
+/// The key of a line, spelled out.
+pub fn line_key(file: &[u8], number: u64, key: &mut Vec<u8>) {
+    key.extend_from_slice(file);
+    key.push(b':');
+    decimal(number, key);
 }
 
 /// One tuple as the destination file has it, with its newline.

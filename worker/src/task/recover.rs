@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use common::task_log::decode_all;
+use common::task_log::{Owned, decode_all};
 
 use super::*;
 
@@ -79,8 +79,17 @@ impl Task {
         let upstream = &neighbours.upstream;
         let history = History::read(log)?;
         for (_, order) in &history.orders {
-            if let Order::Input { from, .. } | Order::InputEnd { from, .. } = order
-                && !upstream.contains(from)
+            let of_stage = |t: &TaskId| {
+                neighbours
+                    .owned
+                    .as_ref()
+                    .is_some_and(|(me, _)| me.stage == t.stage)
+            };
+            if let Order::Input { from, .. }
+            | Order::InputEnd { from, .. }
+            | Order::Mark { from, .. }
+            | Order::Adopt { from, .. } = order
+                && !(upstream.contains(from) || of_stage(from))
             {
                 let what = format!("upstream task {from}");
                 return Err(Error::Foreign { what });
@@ -115,14 +124,14 @@ impl Task {
         Ok(task)
     }
 
-    /// Makes the outputs that the routing changes after order record `from` up to `to` brought.
-    fn routed_until(&mut self, history: &History, from: u64, to: u64) {
-        for (pos, order) in &history.orders {
-            if let Order::Route { tasks, .. } = order
-                && *pos > from
-                && *pos <= to
-            {
-                self.rerouted(tasks);
+    /// Makes the outputs that the routing changes after order record `from` up to `until` brought.
+    fn routed_until(&mut self, history: &History, from: u64, until: u64) {
+        let orders = history.orders.iter();
+        for (_, order) in orders.filter(|(pos, _)| *pos > from && *pos <= until) {
+            match order {
+                Order::Route { tasks, .. } => self.rerouted(tasks),
+                Order::HandOver { to, .. } => self.open(to),
+                _ => {}
             }
         }
     }
@@ -134,9 +143,15 @@ impl Task {
             version: CUT_VERSION,
             route: neighbours.version,
             emitted: outputs.iter().map(Output::emitted).collect(),
+            owned: neighbours.owned.as_ref().map(|(_, table)| Owned {
+                table: table.clone(),
+                ..Owned::default()
+            }),
             ..Cut::default()
         };
+        let groups = neighbours.owned.as_ref();
         Self {
+            groups: groups.map(|(me, table)| Box::new(Groups::new(*me, table))),
             inboxes: upstream.iter().map(|u| (*u, Inbox::new(0))).collect(),
             turn: None,
             outputs,
@@ -171,11 +186,17 @@ impl Task {
         for (from, inbox) in &mut self.inboxes {
             *inbox = Inbox::new(cut.consumed.get(from).copied().unwrap_or(0));
         }
+        for (from, consumed) in &cut.consumed {
+            if self.is_peer(*from) {
+                self.inboxes.insert(*from, Inbox::new(*consumed));
+            }
+        }
         self.cuts = VecDeque::from([cut.clone()]);
         self.checkpoint_pos = cut.pos;
         self.snapshot_pos = cut.pos;
         self.checkpoint = cut.clone();
         self.now = cut.clone();
+        self.regroup();
     }
 
     /// From the checkpoint on, what upstream sends again is consumed in the logged order.

@@ -1,10 +1,14 @@
 //! Who the outputs go to, and how that changes while the task runs.
 //!
+//! Where the next stage keeps state that moves with its routing, each change puts a mark into every channel, those to tasks
+//! that are new or out among them: what stands behind it goes by the new table (`handover.rs` is the receivers' side).
+//!
 //! A channel is an output for as long as the task lives: those of the routing that the task began with come first, then
 //! the place for tuples set aside, then a channel for each task that was added, in the order of the versions. So an
 //! output's index means the same in all its processes and cuts.
 
 use common::control::Route;
+use common::groups::Owners;
 
 use super::*;
 
@@ -19,6 +23,10 @@ pub struct Neighbours {
     pub version: u32,
     /// ... and what is known of later ones.
     pub routes: Vec<Route>,
+    /// The next stage's state moves with its routing.
+    pub marks: bool,
+    /// This task's state does: who it is, and its own stage's routing as its first process had it.
+    pub owned: Option<(TaskId, Route)>,
 }
 
 /// The outputs, and which of them are in use.
@@ -28,6 +36,8 @@ pub(super) struct Targets {
     of: Vec<Option<TaskId>>,
     /// Indexes of the outputs that are chosen from, in routing order.
     active: Vec<usize>,
+    /// Where changes are marked: who of them owns which key groups.
+    owners: Option<Owners>,
     /// The output for tuples set aside.
     aside: Option<usize>,
     /// Versions that are not in force yet.
@@ -47,6 +57,7 @@ impl Targets {
             false => neighbours.downstream.iter().copied().map(Some).collect(),
         };
         let active = (0..of.len()).collect();
+        let owners = (neighbours.marks && !neighbours.is_last).then(|| Owners::new(&neighbours.downstream));
         let mut aside = None;
         if sets_aside {
             aside = Some(of.len());
@@ -56,6 +67,7 @@ impl Targets {
         let targets = Self {
             of,
             active,
+            owners,
             aside,
             coming: neighbours.routes.iter().cloned().collect(),
             acked: vec![],
@@ -65,6 +77,10 @@ impl Targets {
 
     pub fn active(&self) -> &[usize] {
         &self.active
+    }
+
+    pub fn owners(&self) -> Option<&Owners> {
+        self.owners.as_ref()
     }
 
     pub fn aside(&self) -> Option<usize> {
@@ -83,24 +99,36 @@ impl Targets {
     /// Makes outputs for those who are new, and says which outputs are no more and which are new.
     fn change(&mut self, tasks: &[TaskId], outputs: &mut Vec<Output>) -> (Vec<usize>, Vec<usize>) {
         let before = std::mem::take(&mut self.active);
-        let mut added = vec![];
+        let known = outputs.len();
         for task in tasks {
-            let known = self.of.iter().position(|of| of == &Some(*task));
-            let index = known.unwrap_or_else(|| {
-                let mut output = Output::channel(0);
-                if let Some(acked) = self.acked.get(outputs.len()) {
-                    output.acknowledge(*acked, |_| {});
-                }
-                outputs.push(output);
-                self.of.push(Some(*task));
-                added.push(outputs.len() - 1);
-                outputs.len() - 1
-            });
+            let index = self.open(*task, outputs);
             self.active.push(index);
+        }
+        let added = (known..outputs.len()).collect();
+        if self.owners.is_some() {
+            self.owners = Some(Owners::new(tasks));
         }
         let mut removed = before;
         removed.retain(|index| !self.active.contains(index));
         (removed, added)
+    }
+
+    /// The output that leads to the task.
+    pub fn find(&self, task: TaskId) -> Option<usize> {
+        self.of.iter().position(|of| of == &Some(task))
+    }
+
+    /// The same, made if there is none.
+    pub fn open(&mut self, task: TaskId, outputs: &mut Vec<Output>) -> usize {
+        self.find(task).unwrap_or_else(|| {
+            let mut output = Output::channel(0);
+            if let Some(acked) = self.acked.get(outputs.len()) {
+                output.acknowledge(*acked, |_| {});
+            }
+            outputs.push(output);
+            self.of.push(Some(task));
+            outputs.len() - 1
+        })
     }
 }
 
@@ -145,10 +173,15 @@ impl Task {
     }
 
     /// Puts a version in force, with what is at hand at order record `pos`: who is out gets an end mark. When all has ended, who
-    /// is out has had it, and may be gone; then who comes in gets one.
-    pub(super) fn reroute(&mut self, tasks: &[TaskId], pos: u64) {
-        let (removed, added) = self.targets.change(tasks, &mut self.outputs);
+    /// is out has had it, and may be gone; then who comes in gets one, and no state need move: no tuple follows.
+    pub(super) fn reroute(&mut self, route: &Route, pos: u64) {
+        let (removed, added) = self.targets.change(&route.tasks, &mut self.outputs);
         self.now.emitted.resize(self.outputs.len(), 0);
+        if self.targets.owners().is_some() && !self.now.done {
+            for index in self.targets.active.iter().chain(&removed) {
+                self.outputs[*index].mark(route, pos);
+            }
+        }
         let ending = if self.now.done { added } else { removed };
         for index in ending {
             self.outputs[index].end(pos);

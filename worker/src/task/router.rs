@@ -3,25 +3,30 @@
 use bytes::Bytes;
 use common::batch::key_hash;
 use common::control::Format;
+use common::groups::Owners;
 
 use super::Config;
-use super::output::Output;
+use super::output::{self, Output};
 
 pub struct Router<'a> {
     outputs: &'a mut [Output],
     /// Which of the outputs the routing in force chooses from, in its order.
     active: &'a [usize],
+    /// Who owns which key groups, where the next stage's state moves with its routing.
+    owners: Option<&'a Owners>,
     tuples_out: &'a mut u64,
     pos: u64,
     born_us: u64,
     format: Format,
     batch_bytes: usize,
+    scratch: Vec<u8>,
 }
 
 impl<'a> Router<'a> {
     pub(super) fn new(
         outputs: &'a mut [Output],
         active: &'a [usize],
+        owners: Option<&'a Owners>,
         tuples_out: &'a mut u64,
         pos: u64,
         born_us: u64,
@@ -30,18 +35,27 @@ impl<'a> Router<'a> {
         Self {
             outputs,
             active,
+            owners,
             tuples_out,
             pos,
             born_us,
             format: config.format,
             batch_bytes: config.batch_bytes,
+            scratch: Vec::new(),
         }
     }
 
-    /// A line from the source: partitioned by its number.
+    /// A line from the source: partitioned by its number, or by its key's group.
     pub fn emit_line(&mut self, file: &Bytes, number: u64, value: &[u8], spelled: bool) {
-        let n = self.active.len() as u64;
-        let output = &mut self.outputs[self.active[(number % n) as usize]];
+        let at = match self.owners {
+            Some(owners) => {
+                self.scratch.clear();
+                output::line_key(file, number, &mut self.scratch);
+                owners.at_key(&self.scratch)
+            }
+            None => (number % self.active.len() as u64) as usize,
+        };
+        let output = &mut self.outputs[self.active[at]];
         output.emit_line(file, number, value, spelled, self.pos, self.born_us);
         *self.tuples_out += 1;
         if output.open_bytes() >= self.batch_bytes {
@@ -53,9 +67,10 @@ impl<'a> Router<'a> {
 impl ops::Emit for Router<'_> {
     fn emit(&mut self, key: &[u8], value: &[u8]) {
         // Spares a single output the hash.
-        let index = match self.active {
-            [only] => *only,
-            many => many[(key_hash(key) % many.len() as u64) as usize],
+        let index = match (self.active, self.owners) {
+            ([only], _) => *only,
+            (many, Some(owners)) => many[owners.at_key(key)],
+            (many, None) => many[(key_hash(key) % many.len() as u64) as usize],
         };
         let output = &mut self.outputs[index];
         output.emit(key, value, self.format, self.born_us);

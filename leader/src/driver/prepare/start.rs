@@ -37,6 +37,9 @@ pub(super) async fn prepare(request: Request, start: Start, started_us: u64) -> 
         resolve_all(located, &start),
         members(&base.follower, &base.node.name),
     )?;
+    if start.scaling.is_some_and(|scaling| scaling.stateful) {
+        operators::all_move_state(&resolved).map_err(Error::Usage)?;
+    }
     resolved
         .iter()
         .flat_map(|r| &r.notes)

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use common::control::{Failure, Slice, ToLeader, Unit};
+use common::control::{Failure, OpKind, Slice, ToLeader, Unit};
 
 use super::*;
 use crate::journal::{Entry, Record};
+use crate::plan::Scaling;
 use crate::plan::tests::sample;
 use worker::Worker;
 
@@ -86,6 +87,14 @@ struct World {
     /// Durable: the routing version that each task has logged, and the one that it cannot fall behind.
     logged: BTreeMap<TaskId, u32>,
     routed: BTreeMap<TaskId, u32>,
+    /// Durable, where state moves: the version of its own stage's routing that each task has put in force.
+    moved: BTreeMap<TaskId, u32>,
+    /// The same before what it hands over has arrived.
+    given: BTreeMap<TaskId, u32>,
+    /// By stage: the newest version that an upstream task has marked.
+    marked: BTreeMap<u16, u32>,
+    /// How often a task took part in moving state.
+    moves: u32,
     /// Tasks that came later and that something was routed to.
     fed: BTreeSet<TaskId>,
     /// With exactly-once: the newest epoch that has opened the task's log. Older ones can note nothing any more.
@@ -126,6 +135,20 @@ impl World {
         let mut plan = sample(stages as u16, tasks as u16, sources as u16, &nodes);
         plan.follow = rng.chance(30);
         plan.exactly_once = rng.chance(80);
+        if plan.exactly_once && rng.chance(70) {
+            // Rates are none here, so that only the simulation scales.
+            plan.scaling = Some(Scaling {
+                low: 0,
+                high: u64::MAX,
+                most: 8,
+                stateful: true,
+            });
+            for stage in &mut plan.stages {
+                if let Some(op) = stage.op.as_mut().filter(|_| rng.chance(50)) {
+                    op.kind = OpKind::Aggregate;
+                }
+            }
+        }
         let mut poison: BTreeMap<TaskId, Vec<Unit>> = BTreeMap::new();
         if plan.exactly_once && rng.chance(30) {
             plan.poison = Some("out.poison".into());
@@ -161,6 +184,10 @@ impl World {
             ended: BTreeSet::new(),
             logged: BTreeMap::new(),
             routed: BTreeMap::new(),
+            moved: BTreeMap::new(),
+            given: BTreeMap::new(),
+            marked: BTreeMap::new(),
+            moves: 0,
             fed: BTreeSet::new(),
             fence: BTreeMap::new(),
             scaled: 0,
@@ -211,6 +238,7 @@ impl World {
                         crashes: self.crashes,
                         poisoned: self.poison.len(),
                         scaled: self.scaled,
+                        moves: self.moves,
                     };
                 }
                 Some(Err(why)) => panic!("seed {}: the job failed: {why}\n{}", self.seed, self.trace),
@@ -527,6 +555,7 @@ struct Ran {
     crashes: u32,
     poisoned: usize,
     scaled: u32,
+    moves: u32,
 }
 
 fn seeds(from: u64, n: u64) {
@@ -537,14 +566,16 @@ fn seeds(from: u64, n: u64) {
         println!("{}", World::new(seed).run().trace);
         return;
     }
-    let (mut launches, mut crashes, mut poisoned, mut scaled) = (0, 0, 0, 0);
+    let (mut launches, mut crashes, mut poisoned, mut scaled, mut moves) = (0, 0, 0, 0, 0);
     for seed in from..from + n {
         let ran = World::new(seed).run();
         launches += u64::from(ran.launches);
         crashes += u64::from(ran.crashes);
         poisoned += ran.poisoned as u64;
         scaled += u64::from(ran.scaled);
+        moves += u64::from(ran.moves);
     }
+    assert!(moves > n / 4, "only {moves} tasks moved state");
     assert!(scaled > n / 4, "only {scaled} changes of stages");
     // A simulation in which little is replaced proves little.
     assert!(launches > 20 * n, "only {launches} launches");

@@ -189,6 +189,7 @@ impl World {
             if !self.ended.contains(&w.task) {
                 // From now on they may have got something.
                 self.fed.extend(w.targets.iter().copied());
+                self.mark(w);
             }
         }
         // No restart falls behind what was routed before: who was out by then is not needed.
@@ -203,6 +204,93 @@ impl World {
         if told && *self.logged.entry(w.task).or_default() == w.route {
             self.routed.insert(w.task, w.route);
         }
+    }
+
+    /// With all changes, those that a dead leader's journal holds.
+    fn plan_so_far(&self) -> Plan {
+        match &self.job {
+            Some(job) => job.plan().clone(),
+            None => resume(&self.durable, Epoch(2)).expect("a job that runs").plan,
+        }
+    }
+
+    /// Where the next stage's state moves: everybody there, and who comes, meets a mark.
+    fn mark(&mut self, w: &Worker) {
+        let stage = w.task.stage + 1;
+        if !self.plan.moves_state(stage) {
+            return;
+        }
+        let plan = self.plan_so_far();
+        // One that came later begins by its version, and marks those that follow.
+        if w.route <= plan.born(w.task).down {
+            return;
+        }
+        let both = plan
+            .route(stage, w.route - 1)
+            .into_iter()
+            .chain(w.targets.clone());
+        for task in both {
+            assert!(
+                !self.ended.contains(&task),
+                "seed {}: {} marks version {} for {task}, which has finished\n{}",
+                self.seed,
+                w.task,
+                w.route,
+                self.trace
+            );
+        }
+        let marked = self.marked.entry(stage).or_default();
+        *marked = (*marked).max(w.route);
+    }
+
+    /// Where its own stage's state moves: puts a version in force when all upstream tasks route by it or have ended, and all that
+    /// is handed over to it has come; no restart falls behind it once what it hands over has arrived. True: nothing is to be done.
+    fn moving(&mut self, w: &Worker) -> bool {
+        let stage = w.task.stage;
+        if !self.plan.moves_state(stage) || self.ended.contains(&w.task) {
+            return true;
+        }
+        let plan = self.plan_so_far();
+        let came = plan.came_with(w.task).saturating_sub(1);
+        let moved = self.moved.get(&w.task).copied().unwrap_or(came);
+        let version = self.marked.get(&stage).copied().unwrap_or(0);
+        if moved >= version {
+            return true;
+        }
+        assert_eq!(
+            moved + 1,
+            version,
+            "seed {}: {} fell behind\n{}",
+            self.seed,
+            w.task,
+            self.trace
+        );
+        let by = |t: &TaskId| self.logged.get(t).copied().unwrap_or(0);
+        let aligned = w
+            .upstream
+            .iter()
+            .all(|t| self.ended.contains(t) || by(t) >= version);
+        let (before, after) = (plan.route(stage, moved), plan.route(stage, version));
+        let is_new = !before.contains(&w.task);
+        let mut givers = before
+            .iter()
+            .filter(|t| **t != w.task && (is_new || !after.contains(t)));
+        let come = givers.all(|t| self.given.get(t).copied().unwrap_or(0) >= version);
+        if !aligned || !come {
+            return false;
+        }
+        self.given.insert(w.task, version);
+        // Who takes must be there, where this process was told.
+        let stays = after.contains(&w.task);
+        let mut takers = after
+            .iter()
+            .filter(|t| **t != w.task && (!stays || !before.contains(t)));
+        if takers.all(|t| self.is_there(w, *t)) {
+            self.moved.insert(w.task, version);
+            self.moves += 1;
+            return true;
+        }
+        false
     }
 
     /// An upstream task has sent its end mark to `task`: all has ended for it, or it routes past it.
@@ -272,9 +360,12 @@ impl World {
             return self.die(conn, Exit::Code(1), false);
         }
         self.at(200, Ev::Step(conn));
-        if w.started {
+        let still = if w.started {
             self.routing(&w);
-        }
+            self.moving(&w)
+        } else {
+            false
+        };
         let message = if !w.started {
             ToLeader::Started { replayed: 0 }
         } else if w.done {
@@ -282,8 +373,7 @@ impl World {
         } else if w.work > 0 {
             ToLeader::Beat(Report {
                 tuples_in: self.now.0,
-                routed: self.routed.get(&w.task).copied().unwrap_or(0),
-                ..Report::default()
+                ..self.report(&w)
             })
         } else {
             let plan = self
@@ -292,7 +382,7 @@ impl World {
                 .map_or(self.plan.clone(), |job| job.plan().clone());
             let fed = match w.follow {
                 true => w.drain,
-                false => w.upstream.iter().all(|up| self.has_told(&plan, up, w.task)),
+                false => still && w.upstream.iter().all(|up| self.has_told(&plan, up, w.task)),
             };
             if fed && self.ended.insert(w.task) {
                 for up in plan.upstream(w.task).iter().filter(|up| self.fed.contains(up)) {
@@ -335,10 +425,20 @@ impl World {
     }
 
     fn beat(&self, w: &Worker) -> ToLeader {
-        ToLeader::Beat(Report {
+        ToLeader::Beat(self.report(w))
+    }
+
+    fn report(&self, w: &Worker) -> Report {
+        let upstream: BTreeSet<TaskId> = w.upstream.iter().copied().collect();
+        Report {
             routed: self.routed.get(&w.task).copied().unwrap_or(0),
+            moved: self.moved.get(&w.task).copied().unwrap_or(0),
+            awaits: match self.ended.contains(&w.task) {
+                true => 0,
+                false => upstream.len() as u32,
+            },
             ..Report::default()
-        })
+        }
     }
 
     fn is_there(&self, w: &Worker, down: TaskId) -> bool {

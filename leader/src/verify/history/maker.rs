@@ -366,6 +366,8 @@ impl Maker {
         match order {
             // These jobs keep the tasks that they began with.
             Order::Route { version, .. } => now.route = *version,
+            // Nor does their state move.
+            Order::Mark { .. } | Order::Adopt { .. } | Order::HandOver { .. } => {}
             Order::Source(run) => {
                 now.tuples_in += run.lines;
                 now.bytes_in += run.to - run.from;

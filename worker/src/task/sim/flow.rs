@@ -30,6 +30,11 @@ impl Flow {
     pub(super) fn is_stateful(self, stage: u16) -> bool {
         stage == 2 && matches!(self, Flow::Count | Flow::Poison | Flow::Chance)
     }
+
+    /// The counting stage's state moves between its tasks.
+    pub(super) fn moves_state(self) -> bool {
+        matches!(self, Flow::Count | Flow::Poison)
+    }
 }
 
 impl World {
@@ -144,6 +149,45 @@ impl World {
                 order: Order::Route { version, tasks },
                 bytes_in: 0,
             },
+            Work::Mark { from, at, route } => Done {
+                order: Order::Mark {
+                    from,
+                    at,
+                    version: route.version,
+                    tasks: route.tasks,
+                },
+                bytes_in: 0,
+            },
+            Work::Adopt {
+                from,
+                start,
+                end,
+                state,
+            } => {
+                state.for_each(|key, count| {
+                    let count = u64::from_le_bytes(count.try_into().expect("a count"));
+                    process.counts.insert(key[0], count);
+                    process.dirty.insert(key[0], count);
+                });
+                Done {
+                    order: Order::Adopt { from, start, end },
+                    bytes_in: 0,
+                }
+            }
+            Work::HandOver { version, to } => {
+                let leaves = process.task.leaving();
+                let gone: Vec<(u8, u64)> = process.counts.extract_if(.., |key, _| leaves(&[*key])).collect();
+                let mut handover = process.task.handover();
+                for (key, count) in &gone {
+                    process.dirty.remove(key);
+                    handover.emit(&[*key], &count.to_le_bytes());
+                }
+                self.moved += gone.len() as u64;
+                Done {
+                    order: Order::HandOver { version, to },
+                    bytes_in: 0,
+                }
+            }
             Work::Finish => Done {
                 order: Order::Finish,
                 bytes_in: 0,

@@ -76,6 +76,8 @@ struct World {
     /// Changes of the routing that are yet to come, and tasks that went because of one.
     changes: u32,
     retired: u64,
+    /// Keys that were handed over with their state, repeats after a restart among them.
+    moved: u64,
     lines: BTreeMap<TaskId, Vec<(u8, u64)>>,
     files: BTreeMap<(TaskId, &'static str), Stream>,
     /// What has reached the destination, in the order of arrival.
@@ -99,9 +101,14 @@ impl World {
     fn new(seed: u64, mutant: Mutant) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let shape = [2, rng.random_range(1..4), rng.random_range(1..3)];
+        let moves = matches!(
+            mutant,
+            Mutant::HandOver | Mutant::Unaligned | Mutant::Unheld | Mutant::Stale
+        );
         let flow = match mutant {
             Mutant::Weak => Flow::Random,
             Mutant::Ungated => Flow::Chance,
+            _ if moves => Flow::Count,
             _ => [
                 Flow::Count,
                 Flow::Inputs,
@@ -114,7 +121,7 @@ impl World {
             mutant,
             flow,
             growing: mutant == Mutant::Fixed || rng.random_bool(0.3),
-            scales: mutant == Mutant::Route || rng.random_bool(0.7),
+            scales: mutant == Mutant::Route || moves || rng.random_bool(0.7),
             aside: Vec::new(),
             skip: BTreeMap::new(),
             shape,
@@ -123,6 +130,7 @@ impl World {
             gone: BTreeSet::new(),
             changes: 0,
             retired: 0,
+            moved: 0,
             lines: BTreeMap::new(),
             files: BTreeMap::new(),
             dest: Vec::new(),
@@ -134,15 +142,21 @@ impl World {
             rng,
         };
         for id in world.tasks(0) {
-            let n = world.rng.random_range(5..60);
+            // Where state moves it takes more keys, and time to move them again and again.
+            let (lines, keys) = match world.scales && flow.moves_state() {
+                true => (100..400, b'a'..b'q'),
+                false => (5..60, 0..5),
+            };
+            let n = world.rng.random_range(lines);
             let lines = (0..n)
-                .map(|_| (world.rng.random_range(0..5), world.rng.random_range(0..9)))
+                .map(|_| (world.rng.random_range(keys.clone()), world.rng.random_range(0..9)))
                 .collect();
             world.lines.insert(id, lines);
         }
         world.routing = (0..3).map(|stage| Routing::new(world.tasks(stage))).collect();
         world.changes = match mutant {
             Mutant::Route => 4,
+            _ if world.scales && flow.moves_state() => world.rng.random_range(2..12),
             _ if world.scales => world.rng.random_range(1..6),
             _ => 0,
         };
@@ -191,9 +205,10 @@ impl World {
                 counts.insert(entry[0], u64::from_le_bytes(entry[1..].try_into().unwrap()));
             }
         }
+        counts.retain(|key, _| !task.is_foreign(&[*key]));
         let snapshots = task.now().snapshot.clone();
         let snapshot_end = snap.len() as u64;
-        for (output, file) in streams(&task) {
+        for (output, file) in streams(id, &task) {
             let have = self.files[&(id, file)].bytes.len() as u64;
             task.output(output).resume(wire::Standing::at(have));
             task.output(output).acknowledge(have, |_| {});
@@ -248,7 +263,7 @@ impl World {
                 bytes: bytes.into(),
             });
         }
-        for (output, file) in streams(&process.task) {
+        for (output, file) in streams(process.id, &process.task) {
             let durable = process.task.durable();
             if let Some(chunk) = process.task.output(output).next_chunk(durable) {
                 process.appends.push_back(Append {
@@ -330,11 +345,11 @@ impl World {
     }
 
     fn transfer(&mut self, p: usize) {
-        if self.processes[p].id.stage == 2 {
-            return;
-        }
         let (from, epoch) = (self.processes[p].id, self.processes[p].epoch);
         let targets: Vec<(usize, TaskId)> = self.processes[p].task.targets().collect();
+        if targets.is_empty() {
+            return;
+        }
         let (output, to) = targets[self.rng.random_range(0..targets.len())];
         let Some(q) = self.newest(to) else { return };
         let connected = self.processes[p]
@@ -462,10 +477,10 @@ impl World {
 }
 
 /// The task's outputs that are streams into files.
-fn streams(task: &Task) -> Vec<(usize, &'static str)> {
+fn streams(id: TaskId, task: &Task) -> Vec<(usize, &'static str)> {
     match task.aside() {
         Some(aside) => vec![(aside, "aside")],
-        None if task.targets().next().is_none() => vec![(0, "dest")],
+        None if id.stage == 2 => vec![(0, "dest")],
         None => vec![],
     }
 }
@@ -481,15 +496,17 @@ fn number(name: &str, default: u64) -> u64 {
 fn output_is_exact_whatever_crashes() {
     let first = number("EXACTLY_ONCE_FIRST", 0);
     let seeds = number("EXACTLY_ONCE_SEEDS", 2000);
-    let (mut crashes, mut retired) = (0, 0);
+    let (mut crashes, mut retired, mut moved) = (0, 0, 0);
     for seed in first..first + seeds {
         let result = std::panic::catch_unwind(|| {
             let mut world = World::new(seed, Mutant::None);
             let result = world.run();
-            (result, (world.crashes_with_work, world.retired))
+            (result, (world.crashes_with_work, world.retired, world.moved))
         });
         match result {
-            Ok((Ok(()), (n, gone))) => (crashes, retired) = (crashes + n, retired + gone),
+            Ok((Ok(()), (n, gone, keys))) => {
+                (crashes, retired, moved) = (crashes + n, retired + gone, moved + keys);
+            }
             Ok((Err(wrong), _)) => panic!("seed {seed}: {wrong}"),
             Err(_) => {
                 panic!("seed {seed} panicked; again with EXACTLY_ONCE_FIRST={seed} EXACTLY_ONCE_SEEDS=1")
@@ -503,6 +520,10 @@ fn output_is_exact_whatever_crashes() {
     assert!(
         retired >= seeds / 2,
         "only {retired} tasks were taken out in {seeds} seeds"
+    );
+    assert!(
+        moved >= 2 * seeds,
+        "only {moved} keys were handed over in {seeds} seeds"
     );
 }
 
@@ -534,6 +555,10 @@ fn mutants_are_caught() {
         Mutant::Ungated,
         Mutant::Fixed,
         Mutant::Route,
+        Mutant::HandOver,
+        Mutant::Unaligned,
+        Mutant::Unheld,
+        Mutant::Stale,
     ] {
         let caught = (0..3000).find(|seed| {
             let run = std::panic::catch_unwind(|| World::new(*seed, mutant).run());

@@ -50,10 +50,18 @@ impl World {
             0 => vec![],
             s => self.routing[s - 1].since(up),
         };
+        let versions = &self.routing[stage].versions;
+        let came_with = versions.iter().position(|tasks| tasks.contains(&id));
+        let version = came_with.unwrap_or(0).saturating_sub(1);
+        let owned = (stage == 2 && self.flow.moves_state()).then(|| {
+            let (version, tasks) = (version as u32, versions[version].clone());
+            (id, Route { version, tasks })
+        });
         let Some(next) = self.routing.get(stage + 1) else {
             return Neighbours {
                 upstream,
                 is_last: true,
+                owned,
                 ..Neighbours::default()
             };
         };
@@ -67,6 +75,8 @@ impl World {
             downstream: next.versions[down as usize].clone(),
             version: down,
             routes: later.collect(),
+            marks: stage == 1 && self.flow.moves_state(),
+            owned,
         }
     }
 
@@ -80,6 +90,20 @@ impl World {
                         .is_some_and(|p| self.processes[p].task.routed() >= newest)
                 })
                 && self.out(s as u16).iter().all(|t| self.gone.contains(t))
+                && self.has_moved(s as u16, |_| true)
+        })
+    }
+
+    /// All tasks of the stage for which `which` says so have put its newest version in force, or have ended.
+    fn has_moved(&self, stage: u16, which: impl Fn(&TaskId) -> bool) -> bool {
+        if stage != 2 || !self.flow.moves_state() {
+            return true;
+        }
+        let newest = self.routing[2].newest();
+        let tasks = self.tasks(2).into_iter().filter(which);
+        tasks.filter(|t| !self.gone.contains(t)).all(|t| {
+            let task = self.newest(t).map(|p| &self.processes[p].task);
+            task.is_some_and(|task| task.moved() >= newest || task.is_finished())
         })
     }
 
@@ -107,11 +131,20 @@ impl World {
             return;
         }
         self.changes -= 1;
-        // A stage that keeps state is not scaled.
+        // A stage whose state cannot be moved is not scaled; where it can, all its tasks must know of all upstream tasks
+        // before they finish.
         let stage = match self.flow {
+            Flow::Inputs | Flow::Chance => 1,
             Flow::Random => self.rng.random_range(1..3u16),
-            _ => 1,
+            Flow::Count | Flow::Poison => 1 + u16::from(self.rng.random_bool(0.7)),
         };
+        let knows = |id: &TaskId| {
+            let task = self.newest(*id).map(|p| &self.processes[p].task);
+            task.is_some_and(|task| task.awaits() as usize == self.neighbours(*id).upstream.len())
+        };
+        if stage == 2 && self.flow.moves_state() && !self.routing[2].active().iter().all(knows) {
+            return;
+        }
         let s = usize::from(stage);
         let mut tasks = self.routing[s].active().to_vec();
         if tasks.len() > 1 && self.rng.random_bool(0.5) {
@@ -163,6 +196,9 @@ impl World {
             return;
         }
         for id in self.out(stage) {
+            if !self.has_moved(stage, |t| *t != id) {
+                continue;
+            }
             if let Some(p) = self.newest(id)
                 && self.processes[p].task.is_finished()
             {

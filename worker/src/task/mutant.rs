@@ -1,0 +1,33 @@
+//! What the simulation leaves out to see that it would notice.
+
+/// Protocol steps that a test leaves out, to see that its oracle sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    None,
+    /// Received repeats are not dropped.
+    Dedup,
+    /// Outputs leave before the log has what they depend on.
+    EarlySend,
+    /// Inputs are acknowledged before a checkpoint covers them.
+    EarlyAck,
+    /// Older epochs are not refused.
+    Fence,
+    /// The snapshot holds the state of now, the cut the numbers of an earlier moment.
+    Snapshot,
+    /// What was put out by chance is not in the log.
+    Weak,
+    /// What a state that grows by chance led to leaves before the state is stored.
+    Ungated,
+    /// A source whose order is left to chance does not wait for its log.
+    Fixed,
+    /// A routing change is not in the log.
+    Route,
+    /// That state was handed over is not in the log.
+    HandOver,
+    /// State is handed over as soon as one upstream task routes by the new version.
+    Unaligned,
+    /// What goes by a new version is consumed before the state that it needs has come.
+    Unheld,
+    /// What a snapshot holds of keys that were handed over stays.
+    Stale,
+}
