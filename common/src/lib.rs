@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod control;
 pub mod groups;
 pub mod heap;
+pub mod hold;
 pub mod ids;
 pub mod net;
 pub mod secret;

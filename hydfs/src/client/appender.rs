@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::clock::{self, Time};
+use common::hold::Hold;
 use common::ids::Epoch;
 use common::spawn;
 use tokio::sync::{Notify, mpsc, watch};
@@ -100,6 +101,12 @@ impl Appender {
     /// held in memory until acknowledged: the caller bounds how much it queues, by [`Appender::wait_acked`].
     pub fn append(&mut self, bytes: impl Into<Bytes>) {
         self.shared.session().push(bytes.into());
+        self.shared.queued.notify_one();
+    }
+
+    /// How long small appends are gathered before they go; not at all, unless this is said.
+    pub fn hold(&mut self, hold: Hold) {
+        self.shared.session().hold(hold);
         self.shared.queued.notify_one();
     }
 
@@ -257,7 +264,10 @@ impl Driver {
             if !self.send_ready(conn, session) {
                 return End::Lost;
             }
-            let under_way = self.shared.session().under_way();
+            let (under_way, held) = {
+                let session = self.shared.session();
+                (session.under_way(), session.deadline())
+            };
             tokio::select! {
                 biased;
                 news = heard.recv() => {
@@ -273,6 +283,7 @@ impl Driver {
                         progressed = clock::now();
                     }
                 }
+                () = clock::sleep_until(held.unwrap_or(Time::ZERO)), if held.is_some() => {}
                 moved = self.stalled(node, progressed), if under_way => match moved {
                     Some(other) => return End::Moved(other),
                     None if clock::now().since(progressed) >= self.patience => return End::Lost,
@@ -284,7 +295,8 @@ impl Driver {
 
     fn send_ready(&self, conn: &Conn, session: u32) -> bool {
         let mut state = self.shared.session();
-        while let Some((offset, bytes)) = state.next_to_send() {
+        let now = clock::now();
+        while let Some((offset, bytes)) = state.next_to_send(now) {
             if !conn.append(session, offset, bytes) {
                 return false;
             }
@@ -301,7 +313,7 @@ impl Driver {
             }
         }
         let mut state = self.shared.session();
-        if state.acknowledge(length) {
+        if state.acknowledge(clock::now(), length) {
             let acked = state.acked();
             drop(state);
             self.tell.send_modify(|p| p.acked = acked);

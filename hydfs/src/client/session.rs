@@ -9,6 +9,8 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
+use common::clock::Time;
+use common::hold::Hold;
 
 use super::MAX_APPEND;
 
@@ -29,6 +31,10 @@ pub struct Session {
     group: BytesMut,
     queued: u64,
     acked: u64,
+    hold: Hold,
+    /// When the first of what is under way was sent.
+    sent_at: Time,
+    held_until: Time,
 }
 
 impl Session {
@@ -42,7 +48,23 @@ impl Session {
             group: BytesMut::new(),
             queued: length,
             acked: length,
+            hold: Hold::NONE,
+            sent_at: Time::ZERO,
+            held_until: Time::ZERO,
         }
+    }
+
+    pub fn hold(&mut self, hold: Hold) {
+        self.hold = hold;
+        if hold == Hold::NONE {
+            self.held_until = Time::ZERO;
+        }
+    }
+
+    /// When to look at [`Session::next_to_send`] again although nothing happens.
+    pub fn deadline(&self) -> Option<Time> {
+        let held = !self.group.is_empty() && self.sent == self.entries.len() && !self.under_way();
+        held.then_some(self.held_until)
     }
 
     pub fn queued(&self) -> u64 {
@@ -82,14 +104,17 @@ impl Session {
         }
     }
 
-    /// The next append to send, with its offset. A group that still has room goes only when nothing is under way.
-    pub fn next_to_send(&mut self) -> Option<(u64, Bytes)> {
-        if self.sent == self.entries.len() && !self.under_way() {
+    /// The next append to send, with its offset. A group that still has room goes only when nothing is under way, and not while it is held.
+    pub fn next_to_send(&mut self, now: Time) -> Option<(u64, Bytes)> {
+        if self.sent == self.entries.len() && !self.under_way() && now >= self.held_until {
             self.close_group();
         }
         let next = self.entries.get(self.sent)?;
         if self.under_way() && self.sent_to - self.acked + next.len() as u64 > WINDOW {
             return None;
+        }
+        if !self.under_way() {
+            self.sent_at = now;
         }
         let offset = self.sent_to;
         self.sent += 1;
@@ -98,7 +123,7 @@ impl Session {
     }
 
     /// The stream is stored up to `length`. True when that is more than before.
-    pub fn acknowledge(&mut self, length: u64) -> bool {
+    pub fn acknowledge(&mut self, now: Time, length: u64) -> bool {
         // A length beyond what was ever queued is nothing that this process wrote.
         let length = length.min(self.queued);
         if length <= self.acked {
@@ -115,6 +140,9 @@ impl Session {
             self.sent = self.sent.saturating_sub(1);
         }
         self.sent_to = self.sent_to.max(self.first);
+        if !self.under_way() {
+            self.held_until = now + self.hold.after(now.since(self.sent_at));
+        }
         true
     }
 
@@ -127,6 +155,8 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -156,6 +186,8 @@ mod tests {
         #[test]
         fn all_that_is_pushed_is_stored_once_and_in_order(ops in prop::collection::vec(op(), 1..80), start in 0u64..100) {
             let mut session = Session::new(start);
+            session.hold(Hold { times: 4, most: Duration::from_millis(25) });
+            let mut now = Time::ZERO;
             let mut pushed = vec![0; start as usize];
             let mut stored = pushed.clone();
             let (mut inbox, mut answers) = (VecDeque::new(), VecDeque::new());
@@ -165,13 +197,14 @@ mod tests {
             };
             let mut next = 0u8;
             for op in ops.into_iter().chain([Op::Lose]) {
+                now = now + Duration::from_millis(1);
                 match op {
                     Op::Push(n) => {
                         next = next.wrapping_add(1);
                         pushed.extend(std::iter::repeat_n(next, n));
                         session.push(vec![next; n].into());
                     }
-                    Op::Send => inbox.extend(session.next_to_send()),
+                    Op::Send => inbox.extend(session.next_to_send(now)),
                     Op::Store(share) => {
                         for _ in 0..inbox.len() * share as usize / 255 {
                             store(&mut stored, inbox.pop_front().unwrap());
@@ -180,7 +213,7 @@ mod tests {
                     }
                     Op::Answer => {
                         if let Some(length) = answers.pop_front() {
-                            session.acknowledge(length);
+                            session.acknowledge(now, length);
                         }
                     }
                     Op::Lose => {
@@ -192,16 +225,17 @@ mod tests {
                 prop_assert!(session.acked() <= stored.len() as u64 && session.queued() == pushed.len() as u64);
             }
             while session.acked() < session.queued() {
-                let sent = session.next_to_send();
+                now = session.deadline().unwrap_or(now).max(now);
+                let sent = session.next_to_send(now);
                 prop_assert!(sent.is_some() || session.under_way());
-                while let Some(append) = session.next_to_send() {
+                while let Some(append) = session.next_to_send(now) {
                     inbox.push_back(append);
                 }
                 if let Some(append) = sent {
                     inbox.push_front(append);
                 }
                 inbox.drain(..).for_each(|append| store(&mut stored, append));
-                session.acknowledge(stored.len() as u64);
+                session.acknowledge(now, stored.len() as u64);
             }
             prop_assert_eq!(stored, pushed);
         }
@@ -209,23 +243,51 @@ mod tests {
 
     #[test]
     fn small_appends_are_gathered_only_while_one_is_under_way() {
+        let now = Time::ZERO;
         let mut s = Session::new(0);
         s.push(Bytes::from_static(b"a"));
-        assert_eq!(s.next_to_send(), Some((0, Bytes::from_static(b"a"))));
+        assert_eq!(s.next_to_send(now), Some((0, Bytes::from_static(b"a"))));
         s.push(Bytes::from_static(b"bc"));
         s.push(Bytes::from_static(b"d"));
-        assert_eq!(s.next_to_send(), None);
-        s.acknowledge(1);
-        assert_eq!(s.next_to_send(), Some((1, Bytes::from_static(b"bcd"))));
+        assert_eq!(s.next_to_send(now), None);
+        s.acknowledge(now, 1);
+        assert_eq!(s.next_to_send(now), Some((1, Bytes::from_static(b"bcd"))));
+    }
+
+    #[test]
+    fn small_appends_are_held_for_a_few_times_what_the_last_one_took() {
+        let mut s = Session::new(0);
+        s.hold(Hold {
+            times: 4,
+            most: Duration::from_millis(25),
+        });
+        let at = Time::from_millis;
+        for (sent, took, held) in [(0, 3, 12), (100, 20, 25)] {
+            s.push(Bytes::from_static(b"a"));
+            assert!(s.next_to_send(at(sent)).is_some());
+            let acked = sent + took;
+            s.acknowledge(at(acked), s.queued());
+            s.push(Bytes::from_static(b"b"));
+            assert_eq!(s.next_to_send(at(acked + held - 1)), None);
+            assert_eq!(s.deadline(), Some(at(acked + held)));
+            assert!(s.next_to_send(at(acked + held)).is_some());
+            s.acknowledge(at(acked + held), s.queued());
+        }
+        // What is large, or to be hurried, is not held.
+        s.push(Bytes::from_static(b"c"));
+        s.push(vec![0; GROUP].into());
+        s.hold(Hold::NONE);
+        assert_eq!(std::iter::from_fn(|| s.next_to_send(at(125))).count(), 2);
     }
 
     #[test]
     fn more_than_the_window_waits() {
+        let now = Time::ZERO;
         let mut s = Session::new(0);
         for _ in 0..20 {
             s.push(vec![0; 1 << 20].into());
         }
-        let sent = std::iter::from_fn(|| s.next_to_send()).count();
+        let sent = std::iter::from_fn(|| s.next_to_send(now)).count();
         assert_eq!(sent as u64, WINDOW >> 20);
     }
 }

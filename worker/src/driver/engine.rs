@@ -344,6 +344,9 @@ impl Engine {
                 dest.appender.append(chunk.payload.slice(known as usize..));
                 left = Some(chunk.tuples);
             }
+            if self.task.now().done {
+                dest.hurry();
+            }
         }
         for link in &self.links {
             let Some(frames) = &link.frames else { continue };

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::control::TaskPlan;
+use common::hold::Hold;
 use common::ids::Epoch;
 use common::task_log::Cut;
 use hydfs::client::{Appender, Client, Error};
+
+use crate::task::HOLD;
 
 pub struct Storage {
     pub log: Option<Appender>,
@@ -18,6 +21,16 @@ pub struct Storage {
 pub struct Dest {
     pub output: usize,
     pub appender: Appender,
+    hurried: bool,
+}
+
+impl Dest {
+    /// Nothing more will come: what is there is not held back.
+    pub fn hurry(&mut self) {
+        if !std::mem::replace(&mut self.hurried, true) {
+            self.appender.hold(Hold::NONE);
+        }
+    }
 }
 
 /// The least that a snapshot rewrites of the state that has not changed, once rewriting is worth it.
@@ -170,8 +183,13 @@ impl Storage {
         let aside = plan.poison.as_ref().filter(|_| plan.op.is_some());
         for (output, name, create) in [(0, plan.dest.as_ref(), false), (last, aside, true)] {
             if let Some(name) = name {
-                let appender = client.open_append(name, writer, epoch, create).await?;
-                dests.push(Dest { output, appender });
+                let mut appender = client.open_append(name, writer, epoch, create).await?;
+                appender.hold(HOLD);
+                dests.push(Dest {
+                    output,
+                    appender,
+                    hurried: false,
+                });
             }
         }
         Ok(dests)

@@ -5,10 +5,6 @@ use super::*;
 
 /// With this much to append, it is not held back.
 const GROUP_BYTES: usize = 64 * 1024;
-/// An append is held back after the last one for this many times what that took, but no longer than that: where appends are
-/// slow because there are many, there are fewer of them.
-const HOLD_TIMES: u32 = 4;
-const HOLD_MOST: Duration = CHECKPOINT_EVERY;
 
 /// An append to the log under way.
 #[derive(Debug)]
@@ -39,8 +35,8 @@ impl Task {
     pub fn snapshotted(&mut self, now: Time, cut: Cut, extents: Vec<(u64, u64)>) {
         self.snapshot_pos = cut.pos;
         // What a stateful task has consumed is acknowledged when its snapshot is stored: its senders' windows wait for that.
-        let hold = now.since(self.snapshot_began) * HOLD_TIMES;
-        self.snapshot_due = now + hold.clamp(CHECKPOINT_EVERY, SNAPSHOT_EVERY);
+        let hold = now.since(self.snapshot_began) * HOLD.times;
+        self.snapshot_due = now + hold.clamp(SNAPSHOT_EVERY / 2, SNAPSHOT_EVERY);
         self.bytes_since_snapshot = 0;
         self.now.snapshot = extents.clone();
         self.cuts.push_back(Cut {
@@ -141,7 +137,7 @@ impl Task {
             };
             let hold = match self.config.fixed {
                 true => CHECKPOINT_EVERY,
-                false => (now.since(append.since) * HOLD_TIMES).min(HOLD_MOST),
+                false => HOLD.after(now.since(append.since)),
             };
             self.append_at = now + hold;
             self.durable = self.durable.max(append.pos);

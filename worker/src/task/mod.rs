@@ -32,6 +32,7 @@ use bytes::Bytes;
 use common::batch::{Batch, Builder};
 use common::clock::Time;
 use common::control::{Format, Route, Unit};
+use common::hold::Hold;
 use common::ids::{Epoch, TaskId};
 
 use common::task_log::{self, CUT_VERSION, Cut, Keeps, Order, Record, SourcePos, SourceRun};
@@ -48,7 +49,12 @@ use crate::wire::{self, Standing};
 
 /// A checkpoint is written at least this often while there is something new to cover.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(25);
-/// Where snapshots take long, an operator's state is put into one this often.
+/// How long records for the log, and small results for the destination, are gathered.
+pub const HOLD: Hold = Hold {
+    times: 4,
+    most: CHECKPOINT_EVERY,
+};
+/// Where snapshots take long, an operator's state is put into one this often; otherwise twice as often.
 const SNAPSHOT_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone)]
