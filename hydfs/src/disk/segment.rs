@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
-use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 
@@ -170,13 +169,12 @@ impl Place {
         last: usize,
     ) -> io::Result<Result<Bytes, u64>> {
         let (from, to) = (self.starts[first], self.starts[last] + u64::from(index[last].len));
-        let mut bytes = vec![0; (to - from) as usize];
-        match file.read_exact_at(&mut bytes, from) {
-            Ok(()) => {}
+        let mut bytes = match read_exact_at(file, from, (to - from) as usize) {
+            Ok(bytes) => bytes,
             // Shorter than it was: as good as damaged.
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(Err(begin_of(index, first))),
             Err(other) => return Err(other),
-        }
+        };
         let mut at = 0;
         for i in first..=last {
             let start = (self.starts[i] - from) as usize;
@@ -195,10 +193,24 @@ impl Place {
 
     /// A part of one entry's payload, not verified.
     pub fn read_part(&self, file: &File, entry: usize, offset: u64, len: usize) -> io::Result<Bytes> {
-        let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, self.starts[entry] + offset)?;
-        Ok(bytes.into())
+        Ok(read_exact_at(file, self.starts[entry] + offset, len)?.into())
     }
+}
+
+/// `len` bytes from `from` on. They are not zeroed first, which would cost a tenth of all that the daemon does for large reads.
+fn read_exact_at(file: &File, from: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = from + bytes.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // There may have been room for more than was asked for.
+    bytes.truncate(len);
+    Ok(bytes)
 }
 
 /// Where an entry's payload begins in its segment.

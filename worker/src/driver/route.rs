@@ -132,7 +132,7 @@ impl Engine {
         }
         let p = &self.plan;
         let names: Vec<String> = to.iter().map(TaskId::to_string).collect();
-        tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, pid = self.pid, version, to = names.join(","), keys, "HAND_OVER");
+        tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, version, to = names.join(","), keys, "HAND_OVER");
         self.task.complete(Done {
             order: Order::HandOver { version, to },
             bytes_in: 0,
@@ -145,7 +145,7 @@ impl Engine {
         let Route { version, tasks } = route;
         let p = &self.plan;
         let to: Vec<String> = tasks.iter().map(TaskId::to_string).collect();
-        tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, pid = self.pid, version, to = to.join(","), "ROUTE");
+        tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, version, to = to.join(","), "ROUTE");
         self.task.complete(Done {
             order: Order::Route { version, tasks },
             bytes_in: 0,
