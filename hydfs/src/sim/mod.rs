@@ -139,7 +139,7 @@ fn every_mutant_is_caught() {
         (Mutant::NoFence, 50),        // 0
         (Mutant::UnionReturning, 50), // 2
         (Mutant::NewDisksCount, 100), // 3
-        (Mutant::BelieveLosers, 100), // ?
+        (Mutant::BelieveLosers, 100), // 2
     ] {
         if only.as_ref().is_some_and(|only| *only != format!("{mutant:?}")) {
             continue;
