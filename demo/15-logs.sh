@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# A kill, as the logs tell it: demo/logs.sh
+# A scale-up and a kill, as the logs tell them: demo/logs.sh
 set -euo pipefail
 exec "$(dirname "${BASH_SOURCE[0]}")/logs.sh" "$@"

@@ -93,6 +93,7 @@ typed() {
 start_leader() {
     OUT=$WORK/$JOB.out ERR=$WORK/$JOB.err SUMMARY=$WORK/$JOB.json
     rm -f "$SUMMARY"
+    : >"$OUT" # it is looked at before the leader has opened it
     say "${DIM}\$ leader $(typed "$@")$PLAIN"
     # Not through `rs`: $! must be the leader itself.
     "$BIN/leader" --summary "$SUMMARY" "$@" >"$OUT" 2> >(tee "$ERR" | sed -u 's/^/    | /' >&2) &
