@@ -43,21 +43,12 @@ impl Job<'_> {
 
     /// A running process of the task, of epoch `at_least` or newer.
     pub fn wait_for_task(&self, task: &str, at_least: u64) -> Result<TaskInfo> {
-        self.wait_for_state(task, at_least, &["running"])
-    }
-
-    /// A process that came after epoch `after`, at work or done: on a slow network it may do its work between two looks.
-    pub fn wait_for_successor(&self, task: &str, after: u64) -> Result<TaskInfo> {
-        self.wait_for_state(task, after + 1, &["running", "done"])
-    }
-
-    fn wait_for_state(&self, task: &str, at_least: u64, states: &[&str]) -> Result<TaskInfo> {
         let mut last = None;
         wait_for(&format!("{task} to run"), Duration::from_secs(20), || {
             let tasks = self.cluster.tasks(&self.name)?;
             let seen = tasks.into_iter().find(|t| t.task == task);
             last = seen.or(last.take());
-            Ok(last.take_if(|t| t.epoch >= at_least && states.contains(&t.state.as_str())))
+            Ok(last.take_if(|t| t.epoch >= at_least && t.state == "running"))
         })
         .with_context(|| format!("last seen of it: {last:?}; the leader: {}", self.said()))
     }

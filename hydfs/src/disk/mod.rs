@@ -37,8 +37,7 @@ use crate::view::View;
 
 use handles::Handles;
 use meta::MetaLog;
-use record::{Meta, SegmentHead};
-use recover::Opened;
+use record::{Meta, Opened, SegmentHead};
 use segment::Place;
 
 /// Segment files open at a time.
@@ -160,10 +159,7 @@ impl DiskStore {
     fn rewrite(&mut self) -> io::Result<()> {
         let node = self.node.iter().cloned().map(Meta::Node);
         let lost = self.lost_newest.then_some(Meta::LostNewest);
-        let opened = Meta::Opened {
-            boot: self.opened.boot.clone(),
-            fsync: self.opened.fsync,
-        };
+        let opened = Meta::Opened(self.opened.clone());
         let ranges = self.ranges.iter().map(|(range, facts)| Meta::Range {
             range: *range,
             facts: facts.clone(),

@@ -51,13 +51,18 @@ pub enum Meta {
     DropRange {
         range: RangeIx,
     },
-    /// The store was opened: in which boot of the machine (empty: unknown), and whether what is acknowledged from now on is durable.
-    Opened {
-        boot: String,
-        fsync: bool,
-    },
+    Opened(Opened),
     /// What was written last, before this, may be gone. The node takes that into its [`NodeFacts`], which end it.
     LostNewest,
+}
+
+/// How the store was opened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Opened {
+    /// In which boot of the machine; empty: unknown.
+    pub boot: String,
+    /// What is acknowledged from then on is durable.
+    pub fsync: bool,
 }
 
 /// The first record of a segment file: whose bytes these are. The meta log says the same; this is for people and for repair by hand.
@@ -145,10 +150,10 @@ mod tests {
                 segment,
             },
             Meta::DropRange { range },
-            Meta::Opened {
+            Meta::Opened(Opened {
                 boot: "a".into(),
                 fsync: true,
-            },
+            }),
             Meta::LostNewest,
         ];
         for meta in all {

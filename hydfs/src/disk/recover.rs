@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::handles::Handles;
 use super::meta::{self, MetaLog};
-use super::record::Meta;
+use super::record::{Meta, Opened};
 use super::segment::{Place, ScanEnd, Scanned};
 use super::{Held, OpenError};
 use crate::content::{File, FileName, Segment, SegmentId};
@@ -40,13 +40,6 @@ struct Log {
     files: BTreeMap<RangeIx, BTreeMap<FileName, Said>>,
     opened: Option<Opened>,
     lost_newest: bool,
-}
-
-/// See [`Meta::Opened`].
-#[derive(PartialEq, Eq)]
-pub struct Opened {
-    pub boot: String,
-    pub fsync: bool,
 }
 
 impl Log {
@@ -112,7 +105,7 @@ impl Log {
             Meta::DropRange { range } => {
                 self.files.remove(&range);
             }
-            Meta::Opened { boot, fsync } => self.opened = Some(Opened { boot, fsync }),
+            Meta::Opened(opened) => self.opened = Some(opened),
             Meta::LostNewest => self.lost_newest = true,
         }
     }
@@ -159,10 +152,7 @@ pub fn recover(folder: &Path, mut handles: Handles, now: &Opened) -> Result<Reco
         tracing::warn!(folder = %folder.display(), "LOST_NEWEST");
         lost.push(Meta::LostNewest);
     }
-    lost.push(Meta::Opened {
-        boot: now.boot.clone(),
-        fsync: now.fsync,
-    });
+    lost.push(Meta::Opened(now.clone()));
     // Known before the evidence is gone.
     let written = meta.write(&lost).and_then(|()| meta.sync());
     written.map_err(|source| OpenError::Io { path, source })?;

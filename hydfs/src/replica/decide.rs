@@ -84,8 +84,8 @@ pub(crate) fn decide(
             |s: &Said| s.installed == Some(newest) || (mutant == Mutant::ShareOfAll && s.installed.is_some());
         let nodes: Vec<NodeIx> = said.iter().filter(|(_, s)| source(s)).map(|(n, _)| *n).collect();
         // Where none is whole, a member that is away may hold more than all of them.
-        let away: Vec<NodeIx> = ring.replicas(range, newest);
-        let away: Vec<NodeIx> = away.into_iter().filter(|n| !said.contains_key(n)).collect();
+        let mut away = ring.replicas(range, newest);
+        away.retain(|n| !said.contains_key(n));
         let whole = |n: &NodeIx| said[n].memory.is_whole(*n, newest) || mutant == Mutant::BelieveLosers;
         if !away.is_empty() && !nodes.iter().any(whole) {
             return Verdict::Unavailable {

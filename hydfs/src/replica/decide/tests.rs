@@ -203,27 +203,39 @@ fn of_three_nodes_two_that_lost_their_disks_and_one_that_did_not_go_on() {
 fn where_all_may_have_lost_the_newest_the_one_that_is_away_is_waited_for() {
     let all = view(&[(1, 0); 5]);
     let places = places(5);
-    let decide_with = |lost: &[usize], away: &[usize]| {
+    let decide_with = |lost: &[usize], new: &[usize], away: &[usize]| {
         let mut now = without(5, away);
-        for place in lost {
+        for place in lost.iter().chain(new) {
             now.join(places[*place], Incarnation(2));
         }
         let said = |place: usize| Said {
             memory: Memory {
-                born: Incarnation(1),
-                whole: Incarnation(if lost.contains(&place) { 2 } else { 1 }),
+                born: Incarnation(if new.contains(&place) { 2 } else { 1 }),
+                whole: Incarnation(if lost.contains(&place) || new.contains(&place) {
+                    2
+                } else {
+                    1
+                }),
             },
-            installed: (place < 3).then_some(&all),
+            installed: (place < 3 && !new.contains(&place)).then_some(&all),
             asked: &[],
         };
         let here = (0..5).filter(|place| !away.contains(place));
         let said = here.map(|place| (places[place], said(place))).collect();
         decide(&ring(5), RANGE, &now, &said, Mutant::None)
     };
-    assert!(matches!(decide_with(&[0, 1], &[]), Verdict::Sources { .. }));
-    assert!(matches!(decide_with(&[0], &[2]), Verdict::Sources { .. }));
-    assert!(matches!(decide_with(&[0, 1, 2], &[]), Verdict::Sources { .. }));
-    assert!(matches!(decide_with(&[0, 1], &[2]), Verdict::Unavailable { .. }));
+    assert!(matches!(decide_with(&[0, 1], &[], &[]), Verdict::Sources { .. }));
+    assert!(matches!(decide_with(&[0], &[], &[2]), Verdict::Sources { .. }));
+    assert!(matches!(
+        decide_with(&[0, 1, 2], &[], &[]),
+        Verdict::Sources { .. }
+    ));
+    assert!(matches!(
+        decide_with(&[0, 1], &[], &[2]),
+        Verdict::Unavailable { .. }
+    ));
+    // The way out: it comes with an empty disk, and nobody has more than the others.
+    assert!(matches!(decide_with(&[0, 1], &[2], &[]), Verdict::Sources { .. }));
 }
 
 // --- what is sealed -----------------------------------------------------------------------------------------------
