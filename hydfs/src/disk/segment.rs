@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 
+use crate::WRITE;
 use bytes::Bytes;
 
 use super::frame::{self, Found, MAGIC_LEN, Scan};
@@ -50,30 +51,21 @@ impl Place {
     }
 
     /// All or nothing.
-    fn write(&mut self, mut file: &File, head: &[u8], payload: &[u8]) -> io::Result<()> {
-        let mut parts = [IoSlice::new(head), IoSlice::new(payload)];
-        let mut parts = &mut parts[..];
-        let mut written = 0;
+    fn write(&mut self, file: &File, head: &[u8], payload: &[u8]) -> io::Result<()> {
         #[cfg(test)]
         if let Err(error) = super::room::take(file, head.len() + payload.len()) {
             file.set_len(self.size)?;
             return Err(error);
         }
-        while written < head.len() + payload.len() {
-            match file.write_vectored(parts) {
-                Ok(0) => break,
-                Ok(n) => {
-                    written += n;
-                    IoSlice::advance_slices(&mut parts, n);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    file.set_len(self.size)?;
-                    return Err(error);
-                }
-            }
+        let (first, rest) = payload.split_at(payload.len().min(WRITE));
+        let first = write_both(file, head, first);
+        if let Err(error) =
+            first.and_then(|()| rest.chunks(WRITE).try_for_each(|part| (&*file).write_all(part)))
+        {
+            file.set_len(self.size)?;
+            return Err(error);
         }
-        self.size += written as u64;
+        self.size += (head.len() + payload.len()) as u64;
         Ok(())
     }
 
@@ -198,6 +190,22 @@ impl Place {
 }
 
 /// `len` bytes from `from` on. They are not zeroed first, which would cost a tenth of all that the daemon does for large reads.
+/// Both at one go, as long as the kernel takes them so.
+fn write_both(mut file: &File, head: &[u8], payload: &[u8]) -> io::Result<()> {
+    let mut written = loop {
+        match file.write_vectored(&[IoSlice::new(head), IoSlice::new(payload)]) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
+    for part in [head, payload] {
+        let done = written.min(part.len());
+        written -= done;
+        file.write_all(&part[done..])?;
+    }
+    Ok(())
+}
+
 fn read_exact_at(file: &File, from: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::WRITE;
 use common::ids::NodeName;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -143,7 +144,7 @@ impl Target {
             None => tokio::fs::OpenOptions::new().write(true).open(&path).await,
         };
         let mut file = file.map_err(|e| local(&path, "write", e))?;
-        file.set_max_buf_size(2 * 1024 * 1024);
+        file.set_max_buf_size(WRITE);
         Ok(Self { path, part, file })
     }
 
