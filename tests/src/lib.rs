@@ -23,7 +23,9 @@ pub mod jobs;
 pub mod network;
 pub mod procs;
 pub mod proxy;
+pub mod records;
 pub mod storage;
+pub mod tap;
 
 /// A local cluster under a folder of its own, on addresses of its own. Taken down when dropped.
 pub struct Cluster {

@@ -19,6 +19,9 @@ pub struct Storage {
     namespaces: Option<Namespaces>,
 }
 
+/// The subnet of nodes in network namespaces.
+const SPACE: &str = "10.62.0";
+
 impl Storage {
     /// Addresses are `subnet.11`, `.12`, ...; `settings` goes to the head of the cluster file. Nothing is started yet.
     pub fn new(subnet: &str, count: usize, settings: &str) -> Result<Self> {
@@ -59,7 +62,7 @@ impl Storage {
 
     /// Each node in a network namespace, all on one switch. `None`: this machine does not let us; says why on standard error.
     pub fn in_namespaces(count: usize, settings: &str) -> Result<Option<Self>> {
-        let mut storage = Self::new("10.62.0", count, settings)?;
+        let mut storage = Self::new(SPACE, count, settings)?;
         match Namespaces::make(count) {
             Ok(namespaces) => storage.namespaces = Some(namespaces),
             Err(error) => {
@@ -200,6 +203,25 @@ impl Storage {
         }
         Ok(())
     }
+
+    /// From now on what `from` sends to `to` gets lost on the way, without a word; the other direction is as before.
+    pub fn lose(&self, from: usize, to: usize) -> Result<()> {
+        // The address of a network card that nobody has.
+        self.neighbour(from, &["replace", &address(to), "lladdr", NOBODY, "dev", "eth0"])
+    }
+
+    /// It arrives again.
+    pub fn lose_no_more(&self, from: usize, to: usize) -> Result<()> {
+        self.neighbour(from, &["del", &address(to), "dev", "eth0"])
+    }
+
+    fn neighbour(&self, node: usize, args: &[&str]) -> Result<()> {
+        let spaces = self
+            .namespaces
+            .as_ref()
+            .context("these nodes have no namespaces")?;
+        run(&[&["ip", "-n", &spaces.name(node), "neigh"], args].concat())
+    }
 }
 
 fn wait_end(child: &mut Child) -> Result<std::process::ExitStatus> {
@@ -228,6 +250,13 @@ impl Drop for Storage {
     }
 }
 
+const NOBODY: &str = "02:00:00:00:00:01";
+
+/// A node's in its network namespace.
+fn address(node: usize) -> String {
+    format!("{SPACE}.{}", 10 + node)
+}
+
 /// One network namespace per node and one with the switches between them.
 struct Namespaces {
     prefix: String,
@@ -249,7 +278,7 @@ impl Namespaces {
         for node in 1..=count {
             let name = spaces.name(node);
             spaces.add(&name)?;
-            let (cable, addr) = (format!("v{node}"), format!("10.62.0.{}/24", 10 + node));
+            let (cable, addr) = (format!("v{node}"), format!("{}/24", address(node)));
             spaces.hub(&[
                 "ip", "link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &name,
             ])?;

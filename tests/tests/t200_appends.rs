@@ -1,23 +1,14 @@
 //! Two storage nodes of five killed at once while ten clients append: nothing acknowledged is lost, nothing is reordered.
 
-use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+use system_tests::records::{SIZE, Said, described, judge};
 use system_tests::{Cluster, wait_for};
 
 const CLIENTS: usize = 10;
-const SIZE: usize = 1024;
 const NODES: usize = 5;
-
-/// What `hydfs-load append` says of its one client.
-#[derive(Debug, Deserialize)]
-struct Said {
-    acked: Vec<usize>,
-    errors: Vec<String>,
-}
 
 fn setting(name: &str, otherwise: u64) -> Result<u64> {
     match std::env::var(name) {
@@ -168,7 +159,7 @@ fn identical(cluster: &Cluster, file: &str) -> Result<Vec<String>> {
     Ok(replicas)
 }
 
-/// The file holds each client's records from the first on, whole, in order, none twice, and at least those acknowledged.
+/// See [`judge`].
 fn check(cluster: &Cluster, file: &str, acked: &[usize]) -> Result<()> {
     cluster.hydfs(&["get", file, "got"])?;
     let bytes = std::fs::read(cluster.path("got"))?;
@@ -177,40 +168,6 @@ fn check(cluster: &Cluster, file: &str, acked: &[usize]) -> Result<()> {
         "get and getfromreplica differ"
     );
     judge(&bytes, acked)
-}
-
-fn judge(bytes: &[u8], acked: &[usize]) -> Result<()> {
-    let mut next: BTreeMap<String, usize> = BTreeMap::new();
-    for line in bytes.split_inclusive(|b| *b == b'\n') {
-        let text = std::str::from_utf8(line)?;
-        let mut words = text.split(' ');
-        let (client, number) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-        let expected = next.entry(client.to_owned()).or_default();
-        ensure!(
-            described(client, *expected).as_bytes() == line,
-            "after {expected} records of {client} comes {client} {number}: {text:.80}"
-        );
-        *expected += 1;
-    }
-    for (c, acked) in acked.iter().enumerate() {
-        let there = next.get(&format!("c{c}")).copied().unwrap_or(0);
-        ensure!(
-            there >= *acked && *acked > 0,
-            "client c{c}: {acked} acknowledged, {there} there"
-        );
-    }
-    ensure!(next.len() == acked.len(), "records of {} clients", next.len());
-    Ok(())
-}
-
-/// A record, made from its description.
-fn described(client: &str, number: usize) -> String {
-    let mut line = format!("{client} {number:012} ");
-    while line.len() < SIZE - 1 {
-        line.push(char::from(b'a' + ((number + line.len()) % 26) as u8));
-    }
-    line.push('\n');
-    line
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Storage nodes in network namespaces, cut in two: the smaller side acknowledges nothing new, who was replaced stays so, nothing forks, and
-//! healing needs no hand. (faults.md: partition between nodes)
+//! Storage nodes in network namespaces, cut in two, or in one direction: the smaller side acknowledges nothing new, who was replaced stays
+//! so, nothing forks, and healing needs no hand. (faults.md: partition between nodes; one-way loss)
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use system_tests::records::{SIZE, Said, judge};
 use system_tests::storage::Storage;
-use system_tests::wait_for;
+use system_tests::{now, wait_for};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -180,4 +181,123 @@ fn t221_a_minority_acknowledges_nothing_and_what_was_replaced_stays_so() -> Resu
         );
     }
     Ok(())
+}
+
+/// A `hydfs-load`, which ends with the test.
+struct Load(Option<Child>);
+
+impl Load {
+    fn finish(mut self) -> Result<Said> {
+        let out = self.0.take().context("it ends once")?.wait_with_output()?;
+        Ok(serde_json::from_slice(&out.stdout)?)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What is sent from one to the other of each pair is lost, one set of pairs after the other, while a client on each node
+/// appends: it goes on each time, and in the end all that was acknowledged is there.
+#[test]
+fn t222_one_way_loss_between_storage_nodes() -> Result<()> {
+    let Some(mut storage) = Storage::in_namespaces(5, "")? else {
+        return Ok(());
+    };
+    storage.start_all(true)?;
+    let file = file_of(&storage, 1)?;
+    let place = storage.hydfs_ok(1, &["ls", &file])?;
+    let replicas: Vec<usize> = place
+        .lines()
+        .skip(1)
+        .filter_map(|l| l.strip_prefix('n')?.split('\t').next()?.parse().ok())
+        .collect();
+    let &[first, second, third] = replicas.as_slice() else {
+        anyhow::bail!("not three replicas: {place}");
+    };
+    let outside = (1..=5).find(|n| !replicas.contains(n)).context("five nodes")?;
+    let others = || (1..=5).filter(|n| *n != first);
+    let losses: [Vec<(usize, usize)>; 5] = [
+        vec![(second, first)],
+        vec![(first, second)],
+        vec![(second, first), (first, third)],
+        others().map(|n| (first, n)).collect(),
+        others().map(|n| (n, first)).collect(),
+    ];
+    let clients: Vec<Load> = (0..5)
+        .map(|c| {
+            let mut command = storage.on(c + 1, Path::new("hydfs-load"));
+            let (name, size) = (format!("c{c}"), SIZE.to_string());
+            command.args([
+                "append",
+                &file,
+                "--name",
+                &name,
+                "--size",
+                &size,
+                "--seconds",
+                "45",
+                "--window",
+                "8",
+            ]);
+            Ok(Load(Some(command.stdout(Stdio::piped()).spawn()?)))
+        })
+        .collect::<Result<_>>()?;
+    let length = || -> Result<u64> {
+        let stat = storage.hydfs(outside, &["--patience", "2", "stat", &file, "--json"])?;
+        let stat: serde_json::Value = serde_json::from_slice(&stat.stdout).unwrap_or_default();
+        Ok(stat["len"].as_u64().unwrap_or(0))
+    };
+    wait_for("the first appends", LONG, || Ok((length()? > 0).then_some(())))?;
+    for pairs in &losses {
+        for (from, to) in pairs {
+            storage.lose(*from, *to)?;
+        }
+        let begun = now();
+        wait_for("what was on its way to get there", Duration::from_secs(3), || {
+            Ok((now() - begun > Duration::from_secs(1)).then_some(()))
+        })?;
+        let (mut reached, mut steps) = (length()?, 0);
+        wait_for(
+            &format!("appends to go on without {pairs:?}"),
+            Duration::from_secs(12),
+            || {
+                let here = length()?;
+                if here > reached + 100 * SIZE as u64 {
+                    (reached, steps) = (here, steps + 1);
+                }
+                Ok((steps == 3).then_some(()))
+            },
+        )
+        .with_context(|| format!("n{first} says: {}", storage.log(first)))?;
+        eprintln!("{pairs:?} lost: went on within {:?}", now() - begun);
+        for (from, to) in pairs {
+            storage.lose_no_more(*from, *to)?;
+        }
+        for node in 1..=5 {
+            storage.wait_alive(node, 5)?;
+        }
+    }
+    let mut acked = Vec::new();
+    for client in clients {
+        let said = client.finish()?;
+        ensure!(said.errors.is_empty(), "{:?}", said.errors);
+        acked.push(said.acked[0]);
+    }
+    for node in 1..=5 {
+        storage.wait_alive(node, 5)?;
+    }
+    wait_for("three whole copies, the same", LONG, || {
+        let said = storage.hydfs(outside, &["merge", &file])?;
+        Ok(String::from_utf8_lossy(&said.stdout)
+            .contains("3 replicas identical")
+            .then_some(()))
+    })?;
+    storage.hydfs_ok(outside, &["get", &file, "got"])?;
+    judge(&std::fs::read(storage.path("got"))?, &acked)
 }

@@ -6,7 +6,9 @@ use crate::view::{Incarnation, NodeIx, View};
 
 impl<S: Store> Replica<S> {
     pub(super) fn suspect(&mut self, node: NodeIx, out: &mut Vec<Effect>) -> Result<(), store::Error> {
-        if node == self.me || !self.view.is_alive(node) {
+        // Whoever is called failed has no say: it may be the one that does not hear.
+        let away = self.view.failed_since(self.me, self.incarnation);
+        if node == self.me || away || !self.view.is_alive(node) {
             return Ok(());
         }
         let mut view = self.view.clone();
@@ -21,9 +23,19 @@ impl<S: Store> Replica<S> {
         self.learn(&view, out)
     }
 
-    /// Takes all facts of `other`. A fact against this node itself makes it come back under a higher incarnation.
+    /// Is called failed, and may come back: at once when there are connections with all that are alive. Otherwise one of them may have called
+    /// this node failed because it does not hear it, and would again, and each time sets would have to be found anew; then this node stays
+    /// away, unless there is no majority without it.
+    fn may_return(&self, view: &View) -> bool {
+        let connected = |n: NodeIx| n == self.me || self.up.contains(&n);
+        !view.has_majority() || view.alive().all(connected)
+    }
+
+    /// Takes all facts of `other`. A fact against this node itself makes it come back under a higher incarnation, when it may.
     pub(super) fn learn(&mut self, other: &View, out: &mut Vec<Effect>) -> Result<(), store::Error> {
-        if !self.heard.merge(other) && self.heard == self.view {
+        let news = self.heard.merge(other) || self.heard != self.view;
+        let away = self.heard.failed_since(self.me, self.incarnation);
+        if !news && !(away && self.may_return(&self.heard)) {
             return Ok(());
         }
         let mut view = self.heard.clone();
@@ -37,7 +49,7 @@ impl<S: Store> Replica<S> {
                 born: incarnation,
                 whole: incarnation,
             };
-        } else if failed >= incarnation {
+        } else if away && self.may_return(&view) {
             incarnation = Incarnation(failed.0 + 1);
         }
         view.join(self.me, incarnation);

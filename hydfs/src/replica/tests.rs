@@ -511,3 +511,30 @@ fn a_coordinator_seals_only_what_it_knows_to_be_committed() {
     assert_eq!(file.segment(open).unwrap().bytes, 5);
     assert_eq!(g.ask(append(1, 5, "again\n")), appended(11));
 }
+
+/// What a member says does not get to its coordinator: the set goes on without it, and it comes back when it is connected again.
+#[test]
+fn a_node_that_another_does_not_hear_stays_away_until_it_is_heard() {
+    let mut g = Group::new(5);
+    assert_eq!(g.ask(fence(1, 1)), fenced(0));
+    let coordinator = g.coordinator("f");
+    let member = g
+        .up()
+        .next()
+        .unwrap()
+        .replicas_of(g.up().next().unwrap().range_of(&name("f")))[1];
+    let (from, to) = (member.0 as usize, NodeIx(coordinator as u16));
+    g.input(from, Input::PeerDown { node: to });
+    g.input(coordinator, Input::Suspect { node: member });
+    g.run();
+    assert!(g.up().all(|replica| !replica.view().is_alive(member)));
+    assert_eq!(g.ask(append(1, 0, "x")), appended(1));
+    // It has no say meanwhile.
+    g.input(from, Input::Suspect { node: to });
+    g.run();
+    assert!(g.up().all(|replica| replica.view().is_alive(to)));
+    g.input(from, Input::PeerUp { node: to });
+    g.run();
+    assert!(g.up().all(|replica| replica.view().is_alive(member)));
+    assert_eq!(g.ask(append(1, 1, "x")), appended(2));
+}
