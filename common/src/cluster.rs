@@ -156,7 +156,7 @@ pub struct Membership {
 impl Default for Membership {
     fn default() -> Self {
         Self {
-            period_ms: 250,
+            period_ms: 600,
             ping_timeout_ms: 100,
             indirect: 3,
             suspicion_ms: 1000,

@@ -7,7 +7,7 @@ use common::cluster::Protocol;
 use rand::RngExt;
 
 use super::world::{Network, World};
-use super::{GOSSIP, PINGACK, Setup, quantiles};
+use super::{GOSSIP, PINGACK, Setup, number, quantiles};
 use crate::state::State;
 
 const MS: Duration = Duration::from_millis(1);
@@ -91,6 +91,24 @@ fn a_hundred_nodes_at_5_percent_loss_fail_nobody_and_datagrams_stay_short() {
         assert_eq!((f.false_failures, f.unseen), (0, 0));
         assert!(f.longest <= crate::wire::MAX_DATAGRAM);
         assert!(f.failed.iter().all(|ms| *ms <= 4_000), "{:?}", f.failed);
+    }
+}
+
+/// `SIM_HALF_HOURS=100 SIM_SEED=0`: so many runs of half an hour, from that seed on. Otherwise one of a minute.
+#[test]
+fn a_hundred_nodes_at_5_percent_loss_fail_nobody_for_half_an_hour() {
+    let (runs, quiet) = match number("SIM_HALF_HOURS") {
+        Some(runs) => (runs, 1_800_000 * MS),
+        None => (1, 60_000 * MS),
+    };
+    let first = number("SIM_SEED").unwrap_or(0);
+    for seed in first..first + runs {
+        let f = measure(PINGACK, 100, 0.05, quiet, 0, seed);
+        assert_eq!(f.false_failures, 0, "SIM_SEED={seed}");
+        println!(
+            "seed {seed}: {:.2} false suspicions a node and minute",
+            f.false_suspicions
+        );
     }
 }
 

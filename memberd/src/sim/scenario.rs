@@ -172,7 +172,8 @@ fn split(world: &mut World, outcome: &mut Outcome) {
         Err(problem) => world.violations.push(format!("after the healing: {problem}")),
     }
     let lost = world.counts.false_failures;
-    if time > 5_000 && lost > 0 {
+    // Long enough that each side had called all of the other failed by then.
+    if time * MS > 20 * world.settings.period() && lost > 0 {
         world.violations.push(format!(
             "{lost} nodes that were in reach were called failed by hearsay"
         ));
@@ -185,7 +186,9 @@ fn stall(world: &mut World) {
     world.run_for(5_000 * MS);
     world.counts = Default::default();
     let victim = world.rng.random_range(0..world.names.len());
-    let time = world.rng.random_range(400..6_000);
+    // Not so short that no timer falls into it.
+    let shortest = 2 * world.settings.period().as_millis() as u32;
+    let time = world.rng.random_range(400..6_000).max(shortest);
     world.freeze(victim, time * MS);
     world.run_for(time * MS + 3_000 * MS);
     if world.counts.false_suspicions + world.counts.false_failures > 0 {

@@ -1,6 +1,6 @@
 //! What is believed of the group, and how news of it travels: the part that every failure detector shares.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::backoff::Backoff;
@@ -62,9 +62,17 @@ pub struct Group {
     configuration_is_news: bool,
     /// The sender of this input's datagram, and its facts: no need to tell it the same.
     heard: Option<(NodeName, Vec<Fact>)>,
+    /// What each other one said last of itself and of us, in its datagrams.
+    said: BTreeMap<NodeName, Said>,
     damping: Damping,
     pub(super) health: Health,
     pub(super) counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    of_itself: Option<Fact>,
+    of_us: Option<Fact>,
 }
 
 impl Group {
@@ -85,7 +93,7 @@ impl Group {
             settings: config.settings.clone(),
         };
         Self {
-            search: Backoff::new(config.settings.period() / 5, 4 * config.settings.period()),
+            search: Backoff::new(config.settings.period() / 10, 2 * config.settings.period()),
             next_search: now,
             next_exchange: now + EXCHANGE,
             next_contact: now,
@@ -105,6 +113,7 @@ impl Group {
             spread_left: 0,
             configuration_is_news: false,
             heard: None,
+            said: BTreeMap::new(),
             damping: Damping::default(),
             health: Health::default(),
             counts: Counts::default(),

@@ -53,8 +53,15 @@ impl Group {
             _ => &[],
         };
         let known = |name: &NodeName| self.table.get(name).is_some_and(|f| told.contains(f));
+        // A receiver that has just spoken of itself or us does not know that we agree.
+        let asks = told.iter().any(|f| f.name == *to || f.name == self.config.me);
+        let agreed = !asks && self.agrees_with(to);
         for name in [self.config.me.clone(), to.clone()].into_iter().chain(these) {
-            if !known(&name) && fits(&name, &names) {
+            let skip = match name == *to || name == self.config.me {
+                true => agreed,
+                false => known(&name),
+            };
+            if !skip && fits(&name, &names) {
                 names.push(name);
             }
         }
@@ -86,11 +93,28 @@ impl Group {
         });
     }
 
+    /// Has this receiver said, whenever it was, what we believe of it and of ourselves? Then there is nothing to say about either: should it
+    /// have changed its mind since, its own datagrams say so, by the same rule.
+    fn agrees_with(&self, to: &NodeName) -> bool {
+        let ours = |name: &NodeName| self.table.get(name);
+        let Some(said) = self.said.get(to) else {
+            return false;
+        };
+        said.of_itself.as_ref() == ours(to) && said.of_us.as_ref() == ours(&self.config.me)
+    }
+
     /// Passes on what this input has changed, without waiting for the next probe.
     pub(in crate::state) fn tell_news(&mut self) {
         let fresh = std::mem::take(&mut self.configuration_is_news);
-        if std::mem::take(&mut self.news).is_empty() && !fresh {
+        let news = std::mem::take(&mut self.news);
+        if news.is_empty() && !fresh {
             return;
+        }
+        // Who is suspected must hear of it in time, not only when somebody's round comes to it.
+        for name in news {
+            if name != self.config.me && self.table.state(&name) == Some(State::Suspect) {
+                self.send(&name, Body::Tell);
+            }
         }
         for name in self.some_trusted(FANOUT, None) {
             self.send(&name, Body::Tell);
@@ -100,6 +124,14 @@ impl Group {
     /// For the length of one input: what its sender believes.
     pub(in crate::state) fn heard_from(&mut self, from: &NodeName, facts: &[Fact]) {
         self.heard = Some((from.clone(), facts.to_vec()));
+        let said = self.said.entry(from.clone()).or_default();
+        for fact in facts {
+            if fact.name == *from {
+                said.of_itself = Some(fact.clone());
+            } else if fact.name == self.config.me {
+                said.of_us = Some(fact.clone());
+            }
+        }
     }
 
     pub(in crate::state) fn heard_out(&mut self) {

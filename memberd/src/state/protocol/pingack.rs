@@ -8,7 +8,7 @@
 //!     |                | <--- Ping --- |
 //!     |                | ---- Ack ---> |
 //!     | <-------------------- Ack ---- |      or a Nack: no answer, but I am there
-//!     |                                       at the period's end: accuse the target
+//!     |                                       after three times ping_timeout in all: accuse the target
 //! ```
 //!
 //! Targets come from a shuffled round over all members, as in the paper. Every other period goes to the next trusted
@@ -163,13 +163,13 @@ impl PingAck {
             return;
         };
         let stretch = |time| group.health.stretch(time);
-        let (period, ping_timeout) = (group.settings().period(), group.settings().ping_timeout());
+        let ping_timeout = group.settings().ping_timeout();
         let probe = Probe {
             target: target.clone(),
             incarnation,
             ask_at: Some(now + stretch(ping_timeout)),
-            // At least as long for the others as for the direct ping.
-            verdict_at: now + stretch(period.max(2 * ping_timeout)),
+            // Twice as long for the others as for the direct ping: it is twice as far.
+            verdict_at: now + stretch(3 * ping_timeout),
             waiting_for: 0,
         };
         let seq = group.fresh_seq();

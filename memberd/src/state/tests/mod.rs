@@ -157,8 +157,12 @@ fn silence_leads_to_indirect_probes_then_suspicion_then_failure() {
     let asked = |e: &Effect| matches!(e, Effect::Send { message, .. } if matches!(message.body, Body::PingReq { .. }));
     let becomes = |s: State| move |e: &Effect| matches!(e, Effect::Changed { fact, .. } if fact.state == s);
     assert_eq!(first(&asked), Some(100), "ping_timeout_ms");
-    assert_eq!(first(&becomes(State::Suspect)), Some(250), "period_ms");
-    assert_eq!(first(&becomes(State::Failed)), Some(1250), "and suspicion_ms");
+    assert_eq!(
+        first(&becomes(State::Suspect)),
+        Some(300),
+        "three times ping_timeout_ms"
+    );
+    assert_eq!(first(&becomes(State::Failed)), Some(1300), "and suspicion_ms");
 }
 
 #[test]
