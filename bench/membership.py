@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 
-memberd, work, nodes, trials, protocol, subnet, with_serf, quiet = sys.argv[1:]
-nodes, trials, quiet = int(nodes), int(trials), float(quiet)
+memberd, work, nodes, trials, protocol, subnet, with_serf, quiet, steady, loss = sys.argv[1:]
+nodes, trials, quiet, steady = int(nodes), int(trials), float(quiet), float(steady)
 names = [f"n{i + 1}" for i in range(nodes)]
 addr = {name: f"{subnet}.{11 + i}" for i, name in enumerate(names)}
 BOUND = 30.0
@@ -63,7 +63,7 @@ class Memberd:
             f.write(secrets.token_hex(32))
         self.cluster = os.path.join(self.folder, "cluster.toml")
         with open(self.cluster, "w") as f:
-            f.write('secret_file = "secret"\n[membership]\nprotocol = "%s"\n' % protocol)
+            f.write('secret_file = "secret"\n[membership]\nprotocol = "%s"\ndrop_rate = %s\n' % (protocol, loss))
             for name in names:
                 f.write(f'[[node]]\nname = "{name}"\naddr = "{addr[name]}"\n')
 
@@ -151,23 +151,54 @@ class Watch:
         return seen, first
 
 
+def start_all(program, watch, running):
+    for name in names:
+        running[name] = program.start(name)
+        time.sleep(0.1)
+    known = {name: set() for name in names}
+    end = time.monotonic() + 60
+    while time.monotonic() < end and any(len(k) < nodes - 1 for k in known.values()):
+        for name in names:
+            for line in watch.lines(name):
+                known[name] |= {other for other in names if other != name and program.joins(line, other)}
+        time.sleep(0.05)
+    if any(len(k) < nodes - 1 for k in known.values()):
+        raise SystemExit(f"{program.title}: the {nodes} nodes did not find each other within 60 s")
+    time.sleep(5)
+
+
+def end_all(running):
+    for process in running.values():
+        process.kill()
+    for process in running.values():
+        process.wait()
+
+
+def keep_still(program):
+    """Nobody is killed: how often is somebody suspected, or called failed?"""
+    running, watch = {}, Watch(program)
+    try:
+        start_all(program, watch, running)
+        for name in names:
+            watch.lines(name)
+        suspected, failed, end = 0, 0, time.monotonic() + 60 * steady
+        while time.monotonic() < end:
+            time.sleep(0.2)
+            for name in names:
+                for line in watch.lines(name):
+                    suspected += any(program.suspects(line, other) for other in names)
+                    failed += any(program.fails(line, other) for other in names)
+        print(f"{nodes} nodes for {steady:g} minutes, {float(loss):.0%} of all datagrams lost: {suspected} views of a suspicion, "
+              f"{failed} of a failure; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    finally:
+        end_all(running)
+
+
 def measure(program):
     running, watch = {}, Watch(program)
     sniffer = None
     try:
-        for name in names:
-            running[name] = program.start(name)
-            time.sleep(0.1)
-        known = {name: set() for name in names}
-        end = time.monotonic() + 60
-        while time.monotonic() < end and any(len(k) < nodes - 1 for k in known.values()):
-            for name in names:
-                for line in watch.lines(name):
-                    known[name] |= {other for other in names if other != name and program.joins(line, other)}
-            time.sleep(0.05)
-        if any(len(k) < nodes - 1 for k in known.values()):
-            raise SystemExit(f"{program.title}: the {nodes} nodes did not find each other within 60 s")
-        time.sleep(5)
+        start_all(program, watch, running)
         traffic = None
         if os.geteuid() == 0:
             sniffer = Sniffer()
@@ -198,10 +229,7 @@ def measure(program):
             time.sleep(1.0 + (trial * 0.137) % 1.0)  # not in step with anybody's periods
         return suspected, failed, missed, traffic
     finally:
-        for process in running.values():
-            process.kill()
-        for process in running.values():
-            process.wait()
+        end_all(running)
 
 
 def row(title, result):
@@ -212,6 +240,9 @@ def row(title, result):
 
 
 try:
+    if steady:
+        keep_still(Memberd())
+        sys.exit()
     load = os.getloadavg()[0]
     print(f"{nodes} nodes, {trials} kills each, load {load:.1f} on {os.cpu_count()} cores")
     print("| | first suspected, s (median / worst) | failed at all, s (median / worst) | missed | bytes/s and node on the wire |")

@@ -108,7 +108,9 @@ fn run(cluster: &Cluster, seed: u64, seconds: u64) -> Result<()> {
         after > before,
         "no append came through after {a} and {b} were killed: {before}, {after}"
     );
-    let replicas = identical(cluster, &file)?;
+    // What there is to repair grows with the time, and appends go on beside it.
+    let patience = (30 + 2 * seconds).to_string();
+    let replicas = identical(cluster, &file, &patience)?;
     ensure!(
         replicas.iter().all(|r| *r != a && *r != b),
         "{replicas:?} without {a} and {b}"
@@ -117,7 +119,7 @@ fn run(cluster: &Cluster, seed: u64, seconds: u64) -> Result<()> {
     for node in [&a, &b] {
         cluster.script(&["start-node", node])?;
     }
-    identical(cluster, &file)?;
+    identical(cluster, &file, &patience)?;
     check(cluster, &file, &acked)?;
     wait_for("fsck to find all well", bound, || {
         Ok(cluster
@@ -136,7 +138,7 @@ fn run(cluster: &Cluster, seed: u64, seconds: u64) -> Result<()> {
 }
 
 /// Waits for three replicas; merges; compares the copies byte by byte, as files. The first is left as `copy`.
-fn identical(cluster: &Cluster, file: &str) -> Result<Vec<String>> {
+fn identical(cluster: &Cluster, file: &str, patience: &str) -> Result<Vec<String>> {
     let replicas = wait_for("three replicas", Duration::from_secs(30), || {
         let list = cluster.hydfs(&["ls", file])?;
         let nodes: Vec<String> = list
@@ -146,7 +148,7 @@ fn identical(cluster: &Cluster, file: &str) -> Result<Vec<String>> {
             .collect();
         Ok((nodes.len() == 3).then_some(nodes))
     })?;
-    let merged = cluster.hydfs(&["merge", file])?;
+    let merged = cluster.hydfs(&["--patience", patience, "merge", file])?;
     ensure!(merged.contains("3 replicas identical"), "{merged}");
     let mut copies = Vec::new();
     for node in &replicas {
