@@ -304,7 +304,8 @@ impl World {
             return self.put_off(i, event);
         }
         match event {
-            Event::Timer { process } if process == node.process => {
+            // One that was overtaken by an earlier one is over.
+            Event::Timer { process } if process == node.process && at == node.timer => {
                 node.timer = Time(u64::MAX);
                 if node.members.next_deadline() <= at {
                     self.handle(i, Input::Tick);
@@ -362,11 +363,15 @@ impl World {
     /// A process that stands still finds its timer over when it wakes up, before anything else, and of what was sent to
     /// it what its socket's buffer could hold.
     fn put_off(&mut self, i: usize, event: Event) {
-        let Some(later) = self.nodes[i].as_ref().map(|n| n.frozen_until) else {
-            return;
-        };
+        let Some(node) = &mut self.nodes[i] else { return };
+        let later = node.frozen_until;
         match event {
-            Event::Timer { .. } => drop(self.events.insert((later, i as u64), (i, event))),
+            Event::Timer { process } => {
+                if process == node.process {
+                    node.timer = later;
+                }
+                self.events.insert((later, i as u64), (i, event));
+            }
             _ if self.rng.random_bool(0.5) => {}
             _ => self.push(later, i, event),
         }
