@@ -106,15 +106,8 @@ impl Group {
     /// Passes on what this input has changed, without waiting for the next probe.
     pub(in crate::state) fn tell_news(&mut self) {
         let fresh = std::mem::take(&mut self.configuration_is_news);
-        let news = std::mem::take(&mut self.news);
-        if news.is_empty() && !fresh {
+        if std::mem::take(&mut self.news).is_empty() && !fresh {
             return;
-        }
-        // Who is suspected must hear of it in time, not only when somebody's round comes to it.
-        for name in news {
-            if name != self.config.me && self.table.state(&name) == Some(State::Suspect) {
-                self.send(&name, Body::Tell);
-            }
         }
         for name in self.some_trusted(FANOUT, None) {
             self.send(&name, Body::Tell);
