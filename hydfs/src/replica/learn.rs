@@ -35,7 +35,8 @@ impl<S: Store> Replica<S> {
     pub(super) fn learn(&mut self, other: &View, out: &mut Vec<Effect>) -> Result<(), store::Error> {
         let news = self.heard.merge(other) || self.heard != self.view;
         let away = self.heard.failed_since(self.me, self.incarnation);
-        if !news && !(away && self.may_return(&self.heard)) {
+        let returns = away && self.may_return(&self.heard);
+        if !news && !returns {
             return Ok(());
         }
         let mut view = self.heard.clone();
@@ -49,7 +50,7 @@ impl<S: Store> Replica<S> {
                 born: incarnation,
                 whole: incarnation,
             };
-        } else if away && self.may_return(&view) {
+        } else if returns {
             incarnation = Incarnation(failed.0 + 1);
         }
         view.join(self.me, incarnation);
