@@ -150,7 +150,7 @@ fn t152_replayed_datagrams_are_refused() -> Result<()> {
         )
     };
     all_see(["alive"; 3], &[1, 2, 3])?;
-    let Some(mut heard) = datagrams(5000, Duration::from_secs(2))? else {
+    let Some(mut heard) = datagrams(5000, Duration::from_secs(4))? else {
         return Ok(());
     };
     heard.retain(|d| (1..=3).any(|n| d.from.ip().to_string() == addr(n)));

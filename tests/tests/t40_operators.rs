@@ -87,11 +87,11 @@ fn t41_a_slow_operator_slows_the_source_and_nothing_piles_up() -> Result<()> {
     let (mut peak, mut read) = (BTreeMap::new(), 0.0);
     while job.is_running()? {
         watch(&cluster, &job, &mut peak)?;
-        if now() - began < Duration::from_secs(6) {
-            // Of what the source read so far.
+        if read == 0.0 {
+            // The leader's first such line is written 5 s after the start, while the operator is slow still: what the source read so far.
             let rates = cluster.log_lines("RATE job=slow stage=0 ")?;
             let total = rates
-                .last()
+                .first()
                 .and_then(|l| l.split("tuples_in=").nth(1)?.split(' ').next()?.parse().ok());
             read = total.unwrap_or(read);
         }
