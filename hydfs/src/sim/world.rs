@@ -514,6 +514,11 @@ impl World {
                 if member && !replica.is_current(range) {
                     return Some(format!("node {i} does not know that range {} is active", range.0));
                 }
+                // A node whose disk is full may not have got to tell the others.
+                let misses = |(_, file): (_, &crate::content::File)| file.segments.iter().any(|s| s.missing);
+                if member && replica.store().files(range).any(misses) {
+                    return Some(format!("node {i} misses something of range {}", range.0));
+                }
                 if !member && replica.store().files(range).next().is_some() {
                     return Some(format!("node {i} keeps a surplus copy of range {}", range.0));
                 }
