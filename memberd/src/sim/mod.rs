@@ -121,7 +121,7 @@ fn crashed_nodes_are_known_to_all_in_time() {
         let outcomes = hold(setup, Scenario::Crash, 10_000..10_250);
         // Its fixed prober comes to it in every other period; a verdict takes three times the ping timeout, and the suspicion a second. Of two
         // that crash at once, one may have been the other's fixed prober: then a random round has to come to it.
-        for (victims, most_suspected, most_failed) in [(1, 1500, 2700), (2, 2700, 3900)] {
+        for (victims, most_suspected, most_failed) in [(1, 1000, 2500), (2, 2700, 3900)] {
             let these = || outcomes.iter().filter(|o| o.victims == victims);
             if these().count() == 0 {
                 continue; // a single seed
