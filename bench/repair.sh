@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What rebuilding lost copies costs the appends that go on meanwhile: appends in 6 s before, while a node of five rebuilds its empty disk, and after.
-# usage: bench/repair.sh [MB]     (cargo build --release -p memberd -p hydfs --bins --example pause)
+# usage: bench/repair.sh [MB [FILES]]     (cargo build --release -p memberd -p hydfs --bins --example pause)
 # Environment: as for demo/cluster.sh; PAUSE: the measuring program (default target/release/examples/pause).
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -8,13 +8,13 @@ export RAINSTORM_RUN=${RAINSTORM_RUN:-$ROOT/run-repair} RAINSTORM_SUBNET=${RAINS
 export RAINSTORM_CLUSTER=$RAINSTORM_RUN/cluster.toml
 PAUSE=${PAUSE:-$ROOT/target/release/examples/pause}
 HYDFS=${RAINSTORM_BIN:-$ROOT/target/release}/hydfs
-MB=${1:-800}
+MB=${1:-800} FILES=${2:-8}
 trap '"$ROOT/demo/cluster.sh" down >/dev/null' EXIT
 
 appends() { printf '%s: ' "$1" && "$PAUSE" --seconds 6 --bytes 4096 --window 16 | tail -1; }
 
 "$ROOT/demo/cluster.sh" up 5 --fresh >/dev/null
-for i in 1 2 3 4 5 6 7 8; do head -c $((MB * 125000)) /dev/urandom | "$HYDFS" create - "big/$i"; done
+for ((i = 1; i <= FILES; i++)); do head -c $((MB * 1000000 / FILES)) /dev/urandom | "$HYDFS" create - "big/$i"; done
 appends before
 kill -9 "$(cat "$RAINSTORM_RUN/n3/hydfsd.pid")"
 # Others take its place; then it comes back with nothing.

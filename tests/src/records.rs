@@ -1,6 +1,7 @@
 //! The records that `hydfs-load append` writes, and what must be true of a file of them.
 
 use std::collections::BTreeMap;
+use std::io::BufRead;
 
 use anyhow::{Result, ensure};
 use serde::Deserialize;
@@ -17,10 +18,11 @@ pub struct Said {
 
 /// The file holds the records of clients `c0`, `c1`, ..., each client's from the first on, whole, in order, none twice, and at least those
 /// acknowledged.
-pub fn judge(bytes: &[u8], acked: &[usize]) -> Result<()> {
+pub fn judge(mut file: impl BufRead, acked: &[usize]) -> Result<()> {
     let mut next: BTreeMap<String, usize> = BTreeMap::new();
-    for line in bytes.split_inclusive(|b| *b == b'\n') {
-        let text = std::str::from_utf8(line)?;
+    let mut line = Vec::new();
+    while file.read_until(b'\n', &mut line)? > 0 {
+        let text = std::str::from_utf8(&line)?;
         let mut words = text.split(' ');
         let (client, number) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         let expected = next.entry(client.to_owned()).or_default();
@@ -29,6 +31,7 @@ pub fn judge(bytes: &[u8], acked: &[usize]) -> Result<()> {
             "after {expected} records of {client} comes {client} {number}: {text:.80}"
         );
         *expected += 1;
+        line.clear();
     }
     for (c, acked) in acked.iter().enumerate() {
         let there = next.get(&format!("c{c}")).copied().unwrap_or(0);

@@ -13,6 +13,7 @@ mod t200_appends;
 mod t20_input;
 mod t210_disk;
 mod t220_partition;
+mod t230_absence;
 mod t30_processes;
 mod t40_operators;
 mod t50_strangers;

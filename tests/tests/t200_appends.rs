@@ -1,11 +1,13 @@
 //! Two storage nodes of five killed at once while ten clients append: nothing acknowledged is lost, nothing is reordered.
 
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use system_tests::records::{SIZE, Said, described, judge};
 use system_tests::{Cluster, wait_for};
+use xxhash_rust::xxh3::Xxh3;
 
 const CLIENTS: usize = 10;
 const NODES: usize = 5;
@@ -110,17 +112,17 @@ fn run(cluster: &Cluster, seed: u64, seconds: u64) -> Result<()> {
     );
     // What there is to repair grows with the time, and appends go on beside it.
     let patience = (30 + 2 * seconds).to_string();
-    let replicas = identical(cluster, &file, &patience)?;
+    let (replicas, copy) = identical(cluster, &file, &patience)?;
     ensure!(
         replicas.iter().all(|r| *r != a && *r != b),
         "{replicas:?} without {a} and {b}"
     );
-    check(cluster, &file, &acked)?;
+    check(cluster, &file, &acked, copy)?;
     for node in [&a, &b] {
         cluster.script(&["start-node", node])?;
     }
-    identical(cluster, &file, &patience)?;
-    check(cluster, &file, &acked)?;
+    let (_, copy) = identical(cluster, &file, &patience)?;
+    check(cluster, &file, &acked, copy)?;
     wait_for("fsck to find all well", bound, || {
         Ok(cluster
             .command("hydfs")
@@ -137,8 +139,8 @@ fn run(cluster: &Cluster, seed: u64, seconds: u64) -> Result<()> {
     Ok(())
 }
 
-/// Waits for three replicas; merges; compares the copies byte by byte, as files. The first is left as `copy`.
-fn identical(cluster: &Cluster, file: &str, patience: &str) -> Result<Vec<String>> {
+/// Waits for three replicas; merges; compares the copies' bytes. Where they are, and their digest.
+fn identical(cluster: &Cluster, file: &str, patience: &str) -> Result<(Vec<String>, u128)> {
     let replicas = wait_for("three replicas", Duration::from_secs(30), || {
         let list = cluster.hydfs(&["ls", file])?;
         let nodes: Vec<String> = list
@@ -152,24 +154,60 @@ fn identical(cluster: &Cluster, file: &str, patience: &str) -> Result<Vec<String
     ensure!(merged.contains("3 replicas identical"), "{merged}");
     let mut copies = Vec::new();
     for node in &replicas {
-        cluster.hydfs(&["getfromreplica", node, file, "copy"])?;
-        copies.push(std::fs::read(cluster.path("copy"))?);
+        let args = ["getfromreplica", node, file, "-"];
+        let ((), digest) = reading(cluster, &args, |mut copy| {
+            std::io::copy(&mut copy, &mut std::io::sink())?;
+            Ok(())
+        })?;
+        copies.push(digest);
     }
     for (node, copy) in replicas.iter().zip(&copies) {
         ensure!(*copy == copies[0], "{node}'s copy is not that of {}", replicas[0]);
     }
-    Ok(replicas)
+    Ok((replicas, copies[0]))
 }
 
-/// See [`judge`].
-fn check(cluster: &Cluster, file: &str, acked: &[usize]) -> Result<()> {
-    cluster.hydfs(&["get", file, "got"])?;
-    let bytes = std::fs::read(cluster.path("got"))?;
-    ensure!(
-        bytes == std::fs::read(cluster.path("copy"))?,
-        "get and getfromreplica differ"
+/// See [`judge`]. `copy`: the digest of what the replicas hold.
+fn check(cluster: &Cluster, file: &str, acked: &[usize], copy: u128) -> Result<()> {
+    let ((), digest) = reading(cluster, &["cat", file], |bytes| judge(bytes, acked))?;
+    ensure!(digest == copy, "cat and getfromreplica differ");
+    Ok(())
+}
+
+/// Runs `hydfs` and gives its standard output to `take`, which reads it to the end. With the output's digest.
+fn reading<T>(
+    cluster: &Cluster,
+    args: &[&str],
+    take: impl FnOnce(&mut dyn BufRead) -> Result<T>,
+) -> Result<(T, u128)> {
+    let mut command = cluster.command("hydfs");
+    let mut child = command.args(args).stdout(Stdio::piped()).spawn()?;
+    let mut digest = Xxh3::new();
+    let mut out = BufReader::with_capacity(
+        1 << 16,
+        Digesting {
+            from: child.stdout.take().context("its output")?,
+            digest: &mut digest,
+        },
     );
-    judge(&bytes, acked)
+    let taken = take(&mut out);
+    drop(out);
+    let status = child.wait()?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok((taken?, digest.digest128()))
+}
+
+struct Digesting<'a, R> {
+    from: R,
+    digest: &'a mut Xxh3,
+}
+
+impl<R: Read> Read for Digesting<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.from.read(buffer)?;
+        self.digest.update(&buffer[..n]);
+        Ok(n)
+    }
 }
 
 #[test]

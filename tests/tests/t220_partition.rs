@@ -299,5 +299,5 @@ fn t222_one_way_loss_between_storage_nodes() -> Result<()> {
             .then_some(()))
     })?;
     storage.hydfs_ok(outside, &["get", &file, "got"])?;
-    judge(&std::fs::read(storage.path("got"))?, &acked)
+    judge(&std::fs::read(storage.path("got"))?[..], &acked)
 }

@@ -15,7 +15,6 @@ use super::nodes::GRACE;
 use crate::view::NodeIx;
 use crate::wire::client::{FileStat, MAX_READ, Refusal, Reply, Request};
 
-const ANSWER: Duration = Duration::from_secs(3);
 const AHEAD: usize = 4;
 
 /// Gives `sink` the bytes of `node`'s own copy: all that was acknowledged before the call, if that can be known (when nobody
@@ -50,7 +49,8 @@ pub(super) async fn read(
             node: name.clone(),
             why: why.into(),
         };
-        match tokio::time::timeout(ANSWER, answer).await {
+        // There is nobody else to ask: a node that is slow is waited for.
+        match tokio::time::timeout(client.patience, answer).await {
             Ok(Ok(Answer::Data { offset, bytes })) if offset == at && !bytes.is_empty() => {
                 at += bytes.len() as u64;
                 let short = !(bytes.len() as u64).is_multiple_of(MAX_READ as u64) && at < len;
@@ -87,7 +87,7 @@ async fn here(client: &Client, node: NodeIx, file: &str) -> Result<Option<FileSt
         file: file.into(),
         any: true,
     };
-    match client.nodes.call(node, request, ANSWER).await? {
+    match client.nodes.call(node, request, client.patience).await? {
         Answer::Reply(Reply::Stat(stat)) => Ok(Some(stat)),
         Answer::Reply(Reply::Refused(Refusal::NotHere | Refusal::NoSuchFile)) => Ok(None),
         Answer::Reply(Reply::Refused(refusal)) => Err(client.nodes.refusal(file, refusal, Duration::ZERO)),

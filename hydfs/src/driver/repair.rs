@@ -1,7 +1,7 @@
 //! Fetches segments that this node should have and has not, from others that do, one piece after the other and not too fast.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,10 +52,31 @@ pub enum News {
     },
 }
 
+/// Holds all repairs of a node together to a rate, however many there are: one large segment may have all of it.
+struct Pace {
+    /// Bytes per second; 0: as fast as it goes.
+    rate: u64,
+    /// When what was taken so far has had its time.
+    free: Mutex<Time>,
+}
+
+impl Pace {
+    /// So many bytes were taken: when to take more.
+    fn after(&self, bytes: u64) -> Time {
+        let now = clock::now();
+        let Some(us) = (bytes * 1_000_000).checked_div(self.rate) else {
+            return now;
+        };
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        *free = (*free).max(now) + Duration::from_micros(us);
+        *free
+    }
+}
+
 pub struct Repairs {
     nodes: Arc<Nodes>,
     events: Events,
-    rate: u64,
+    pace: Arc<Pace>,
     queue: VecDeque<Arc<Job>>,
     known: BTreeSet<Key>,
     running: usize,
@@ -69,7 +90,10 @@ pub struct Repairs {
 impl Repairs {
     pub fn new(cluster: Arc<Cluster>, me: Identity, events: Events) -> Self {
         Self {
-            rate: cluster.hydfs.repair_bytes_per_s,
+            pace: Arc::new(Pace {
+                rate: cluster.hydfs.repair_bytes_per_s,
+                free: Mutex::new(Time::ZERO),
+            }),
             nodes: Arc::new(Nodes::new(cluster, me)),
             events,
             queue: VecDeque::new(),
@@ -100,13 +124,11 @@ impl Repairs {
         while self.running < AT_ONCE {
             let Some(job) = self.queue.pop_front() else { return };
             self.running += 1;
-            // All repairs together keep to the limit.
-            let rate = self.rate / AT_ONCE as u64;
-            let (nodes, events) = (self.nodes.clone(), self.events.clone());
+            let (nodes, events, pace) = (self.nodes.clone(), self.events.clone(), self.pace.clone());
             spawn::task("hydfs-repair", async move {
                 let closed = events.clone();
                 tokio::select! {
-                    done = fetch(&nodes, &events, &job, rate) => {
+                    done = fetch(&nodes, &events, &job, &pace) => {
                         events.send(Event::Repair(News::Ended { job: job.clone(), done }));
                     }
                     () = closed.closed() => {}
@@ -142,19 +164,18 @@ impl Repairs {
 }
 
 /// True when the segment is here (or wanted no more).
-async fn fetch(nodes: &Nodes, events: &Events, job: &Arc<Job>, rate: u64) -> bool {
+async fn fetch(nodes: &Nodes, events: &Events, job: &Arc<Job>, pace: &Pace) -> bool {
     for node in &job.from {
-        if fetch_from(nodes, events, job, *node, rate).await {
+        if fetch_from(nodes, events, job, *node, pace).await {
             return true;
         }
     }
     false
 }
 
-async fn fetch_from(nodes: &Nodes, events: &Events, job: &Arc<Job>, node: NodeIx, rate: u64) -> bool {
+async fn fetch_from(nodes: &Nodes, events: &Events, job: &Arc<Job>, node: NodeIx, pace: &Pace) -> bool {
     let mut at = 0;
     loop {
-        let begun = clock::now();
         let (file, segment) = (job.file.as_str().to_owned(), job.segment.head());
         let request = Request::Fetch {
             file,
@@ -179,9 +200,7 @@ async fn fetch_from(nodes: &Nodes, events: &Events, job: &Arc<Job>, node: NodeIx
             Ok(Some(Put::More)) if count > 0 => at += count,
             _ => return false,
         }
-        if let Some(us) = (len * 1_000_000).checked_div(rate) {
-            clock::sleep_until(begun + Duration::from_micros(us)).await;
-        }
+        clock::sleep_until(pace.after(len)).await;
     }
 }
 

@@ -23,4 +23,6 @@ pub(crate) enum Mutant {
     NewDisksCount,
     /// A disk that may have lost the newest is believed about how much there was.
     BelieveLosers,
+    /// A surplus copy is dropped as soon as the new set is active, whether or not that has fetched everything.
+    DropEarly,
 }

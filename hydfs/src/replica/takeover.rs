@@ -517,6 +517,7 @@ impl<S: Store> Replica<S> {
                 news.push(range);
                 // Files without an installed set are what an interrupted installation left.
                 let files = self.store.files(range).count();
+                let settled = settled || self.mutant == Mutant::DropEarly;
                 if settled && (files > 0 || self.store.range(range).installed.is_some()) {
                     self.store.drop_range(range)?;
                     self.floors.remove(&range);

@@ -6,6 +6,7 @@
 mod clients;
 mod copy;
 mod faults;
+mod naive;
 mod oracle;
 mod world;
 
@@ -133,13 +134,14 @@ fn every_mutant_is_caught() {
     for (mutant, within) in [
         (Mutant::TwoAcks, 50),        // 0
         (Mutant::NoMajority, 50),     // 0
-        (Mutant::ForgetAsked, 100),   // 1
-        (Mutant::SealAll, 1000),      // 120
+        (Mutant::ForgetAsked, 200),   // 33
+        (Mutant::SealAll, 1000),      // 47
         (Mutant::ShareOfAll, 50),     // 0
-        (Mutant::NoFence, 50),        // 0
-        (Mutant::UnionReturning, 50), // 2
-        (Mutant::NewDisksCount, 100), // 3
-        (Mutant::BelieveLosers, 100), // 2
+        (Mutant::NoFence, 50),        // 1
+        (Mutant::UnionReturning, 50), // 4
+        (Mutant::NewDisksCount, 100), // 4
+        (Mutant::BelieveLosers, 100), // 5
+        (Mutant::DropEarly, 50),      // 0
     ] {
         if only.as_ref().is_some_and(|only| *only != format!("{mutant:?}")) {
             continue;

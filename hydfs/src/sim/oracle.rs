@@ -308,20 +308,20 @@ pub fn scrub(w: &mut World) -> usize {
 fn check_file(w: &World, name: &FileName) -> Option<String> {
     let (_, first) = w.up().next()?;
     let range = first.range_of(name);
-    let set = first.replicas_of(range).to_vec();
+    let set = super::naive::members(w, range, first.view());
     let mut copies = Vec::new();
     for n in &set {
-        let replica = w.nodes[n.0 as usize].replica.as_ref()?;
+        let replica = w.nodes[*n].replica.as_ref()?;
         let Some(file) = replica.store().file(range, name) else {
             continue;
         };
         let bytes = match content(replica, name, file.length()) {
             Some(Ok(bytes)) => bytes,
-            other => return Some(format!("node {}: {name} can't be read: {other:?}", n.0)),
+            other => return Some(format!("node {n}: {name} can't be read: {other:?}")),
         };
         let newlines = bytes.iter().filter(|b| **b == b'\n').count() as u64;
         if newlines != file.segments.iter().map(|s| s.newlines).sum::<u64>() {
-            return Some(format!("node {}: {name} does not count {newlines} newlines", n.0));
+            return Some(format!("node {n}: {name} does not count {newlines} newlines"));
         }
         copies.push((bytes, file.head().streams, file.nonce));
     }

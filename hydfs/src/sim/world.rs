@@ -9,8 +9,9 @@ use rand::{RngExt, SeedableRng};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::clients::Clients;
+use super::naive;
 use super::oracle::Oracle;
-use crate::content::{FileName, Segment};
+use crate::content::{FileName, Segment, SegmentId};
 use crate::replica::{Effect, Input, Mutant, RangeState, Replica};
 use crate::ring::{RangeIx, Ring};
 use crate::store::Store;
@@ -97,6 +98,8 @@ pub struct World {
     pub stranded: Option<usize>,
     /// Copies lost with disks or by flipped bits.
     pub lost: u64,
+    /// Copies that were found damaged: one may be found when others are just being dropped.
+    pub damaged: BTreeSet<(usize, FileName, SegmentId)>,
     mutant: Mutant,
     pub oracle: Oracle,
     pub clients: Clients,
@@ -138,6 +141,7 @@ impl World {
             pause_until: Time::ZERO,
             stranded: None,
             lost: 0,
+            damaged: BTreeSet::new(),
             mutant,
             oracle: Oracle::default(),
             clients: Clients::default(),
@@ -275,6 +279,9 @@ impl World {
             return;
         };
         self.handled += 1;
+        if let Input::Damaged { file, segment, .. } = &input {
+            self.damaged.insert((node, file.clone(), *segment));
+        }
         if let Some(trace) = &mut self.trace {
             trace.update(format!("{} {node} {input:?}", self.now.0).as_bytes());
         }
@@ -303,6 +310,9 @@ impl World {
                     segment,
                     from,
                 } => {
+                    if let Some(wrong) = naive::fetches(self, node, range, &file, &segment, &from) {
+                        self.wrong(wrong);
+                    }
                     let life = self.nodes[node].life;
                     self.after(
                         1,
@@ -324,6 +334,13 @@ impl World {
                 }
                 Effect::RangeChanged { range, state } => {
                     self.log(|| format!("node {node}: range {} is {state:?}", range.0));
+                }
+                Effect::Dropped {
+                    range, surplus: true, ..
+                } => {
+                    if let Some(wrong) = naive::drops(self, node, range) {
+                        self.wrong(wrong);
+                    }
                 }
                 Effect::ViewChanged | Effect::Committed { .. } | Effect::Dropped { .. } => {}
             }
