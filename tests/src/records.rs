@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
+use std::process::{Child, Command, Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 /// Bytes of a record.
@@ -11,9 +12,56 @@ pub const SIZE: usize = 1024;
 
 /// What `hydfs-load append` says of its one client.
 #[derive(Debug, Deserialize)]
-pub struct Said {
-    pub acked: Vec<usize>,
-    pub errors: Vec<String>,
+struct Said {
+    acked: Vec<usize>,
+    errors: Vec<String>,
+}
+
+/// A client that appends records to a file, eight under way; it ends with the test.
+pub struct Load(Option<Child>);
+
+impl Load {
+    /// `hydfs_load` is that program, told about its cluster; the client's name is `c` and its number.
+    pub fn start(mut hydfs_load: Command, file: &str, client: usize, seconds: u64) -> Result<Self> {
+        let (name, size, seconds) = (format!("c{client}"), SIZE.to_string(), seconds.to_string());
+        hydfs_load
+            .args(["append", file, "--window", "8", "--name", &name])
+            .args(["--size", &size, "--seconds", &seconds]);
+        let child = hydfs_load.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(Self(Some(child.spawn()?)))
+    }
+
+    pub fn has_ended(&mut self) -> Result<bool> {
+        match &mut self.0 {
+            Some(child) => Ok(child.try_wait()?.is_some()),
+            None => Ok(true),
+        }
+    }
+
+    /// Waits for its end, which must be a good one: how many of its records were acknowledged.
+    pub fn finish(mut self) -> Result<usize> {
+        let out = self.0.take().context("it ends once")?.wait_with_output()?;
+        let complaint = String::from_utf8_lossy(&out.stderr).into_owned();
+        let said: Said = serde_json::from_slice(&out.stdout).with_context(|| complaint.clone())?;
+        ensure!(
+            said.errors.is_empty() && out.status.success(),
+            "{:?} {complaint}",
+            said.errors
+        );
+        said.acked
+            .first()
+            .copied()
+            .context("it says nothing of its client")
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 /// The file holds the records of clients `c0`, `c1`, ..., each client's from the first on, whole, in order, none twice, and at least those

@@ -1,11 +1,11 @@
 //! Two storage nodes of five killed at once while ten clients append: nothing acknowledged is lost, nothing is reordered.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use system_tests::records::{SIZE, Said, described, judge};
+use system_tests::records::{Load, described, judge};
 use system_tests::{Cluster, wait_for};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -49,24 +49,8 @@ fn t201_two_nodes_killed_at_once_while_ten_clients_append() -> Result<()> {
 fn run(cluster: &Cluster, seed: u64, seconds: u64) -> Result<()> {
     let file = format!("log-{seed}");
     cluster.hydfs(&["create", "empty", &file])?;
-    let mut clients: Vec<Child> = (0..CLIENTS)
-        .map(|c| {
-            let mut command = cluster.command("hydfs-load");
-            let (name, size, seconds) = (format!("c{c}"), SIZE.to_string(), seconds.to_string());
-            command.args([
-                "append",
-                &file,
-                "--name",
-                &name,
-                "--size",
-                &size,
-                "--seconds",
-                &seconds,
-                "--window",
-                "8",
-            ]);
-            Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
-        })
+    let mut clients: Vec<Load> = (0..CLIENTS)
+        .map(|c| Load::start(cluster.command("hydfs-load"), &file, c, seconds))
         .collect::<Result<_>>()?;
     let length = || -> Result<u64> {
         let text = cluster.hydfs(&["stat", &file, "--json"])?;
@@ -88,23 +72,11 @@ fn run(cluster: &Cluster, seed: u64, seconds: u64) -> Result<()> {
     );
     for client in &mut clients {
         ensure!(
-            client.try_wait()?.is_none(),
+            !client.has_ended()?,
             "a client had ended when {a} and {b} were killed: the fault hit nothing"
         );
     }
-    let mut acked = Vec::new();
-    for (c, client) in clients.into_iter().enumerate() {
-        let out = client.wait_with_output()?;
-        let complaint = String::from_utf8_lossy(&out.stderr).into_owned();
-        let said: Said =
-            serde_json::from_slice(&out.stdout).with_context(|| format!("client {c}: {complaint}"))?;
-        ensure!(
-            said.errors.is_empty() && out.status.success(),
-            "client {c}: {:?} {complaint}",
-            said.errors
-        );
-        acked.push(said.acked[0]);
-    }
+    let acked: Vec<usize> = clients.into_iter().map(Load::finish).collect::<Result<_>>()?;
     let after = length()?;
     ensure!(
         after > before,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use system_tests::records::{SIZE, Said, judge};
+use system_tests::records::{Load, SIZE, judge};
 use system_tests::storage::Storage;
 use system_tests::{now, wait_for};
 
@@ -183,25 +183,6 @@ fn t221_a_minority_acknowledges_nothing_and_what_was_replaced_stays_so() -> Resu
     Ok(())
 }
 
-/// A `hydfs-load`, which ends with the test.
-struct Load(Option<Child>);
-
-impl Load {
-    fn finish(mut self) -> Result<Said> {
-        let out = self.0.take().context("it ends once")?.wait_with_output()?;
-        Ok(serde_json::from_slice(&out.stdout)?)
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 /// What is sent from one to the other of each pair is lost, one set of pairs after the other, while a client on each node
 /// appends: it goes on each time, and in the end all that was acknowledged is there.
 #[test]
@@ -230,23 +211,7 @@ fn t222_one_way_loss_between_storage_nodes() -> Result<()> {
         others().map(|n| (n, first)).collect(),
     ];
     let clients: Vec<Load> = (0..5)
-        .map(|c| {
-            let mut command = storage.on(c + 1, Path::new("hydfs-load"));
-            let (name, size) = (format!("c{c}"), SIZE.to_string());
-            command.args([
-                "append",
-                &file,
-                "--name",
-                &name,
-                "--size",
-                &size,
-                "--seconds",
-                "45",
-                "--window",
-                "8",
-            ]);
-            Ok(Load(Some(command.stdout(Stdio::piped()).spawn()?)))
-        })
+        .map(|c| Load::start(storage.on(c + 1, Path::new("hydfs-load")), &file, c, 45))
         .collect::<Result<_>>()?;
     let length = || -> Result<u64> {
         let stat = storage.hydfs(outside, &["--patience", "2", "stat", &file, "--json"])?;
@@ -283,12 +248,7 @@ fn t222_one_way_loss_between_storage_nodes() -> Result<()> {
             storage.wait_alive(node, 5)?;
         }
     }
-    let mut acked = Vec::new();
-    for client in clients {
-        let said = client.finish()?;
-        ensure!(said.errors.is_empty(), "{:?}", said.errors);
-        acked.push(said.acked[0]);
-    }
+    let acked: Vec<usize> = clients.into_iter().map(Load::finish).collect::<Result<_>>()?;
     for node in 1..=5 {
         storage.wait_alive(node, 5)?;
     }

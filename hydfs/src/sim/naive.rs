@@ -3,8 +3,8 @@
 use super::world::{Node, World};
 use crate::content::{FileName, Segment};
 use crate::ring::{RangeIx, token};
-use crate::store::Store;
 use crate::store::mem::MemStore;
+use crate::store::{NodeFacts, Store};
 use crate::view::{NodeIx, View};
 
 /// The three nodes alive in `view` that come first from the range's end on, clockwise.
@@ -51,7 +51,10 @@ pub fn drops(w: &World, node: usize, range: RangeIx) -> Option<String> {
         return Some(format!("node {node} drops range {} and is a member", range.0));
     }
     for member in &members {
+        // A disk that was lost since is one loss, which is promised to be survived.
+        let is_new = |facts: &NodeFacts| facts.born > view.incarnation(NodeIx(*member as u16));
         let lacks = match disk(w, *member) {
+            store if store.node().is_none_or(is_new) => None,
             store if store.range(range).installed.is_none() => Some("the range".to_owned()),
             store => store.files(range).find_map(|(name, file)| {
                 let missing = file
