@@ -388,7 +388,7 @@ impl Engine {
         let mut deadline = now + REPORT_EVERY;
         let due = [
             self.open_since.map(|since| since + self.linger),
-            self.task.log_deadline().filter(|d| *d > now),
+            self.task.log_deadline(now),
             self.task.snapshot_deadline().filter(|d| *d > now),
             self.source.as_ref().and_then(|_| self.pace.next(now)),
             self.source

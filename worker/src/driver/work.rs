@@ -92,6 +92,8 @@ impl Engine {
                 born_us,
                 batch,
             } => {
+                let age = clock::unix_micros().saturating_sub(born_us);
+                self.task.note_age(Duration::from_micros(age));
                 match self.runner.take() {
                     Some(Runner::Builtin(mut op)) => {
                         let done = op.process(&batch, &mut self.task.router(born_us));

@@ -6,6 +6,12 @@ use super::*;
 /// With this much to append, it is not held back.
 const GROUP_BYTES: usize = 64 * 1024;
 
+/// The log of a task whose outputs wait for nothing is appended to this often: what comes of it is how much is read again after a restart.
+const FIXED_EVERY: Duration = Duration::from_millis(50);
+/// Where tuples are old when they come, as under full load, records may be gathered for this part of their age: appends cost the storage nodes
+/// more than the tuples cost this task.
+const OLDER: u32 = 2;
+
 /// An append to the log under way.
 #[derive(Debug)]
 pub(super) struct Append {
@@ -29,6 +35,11 @@ impl Task {
             self.snapshot_began = now;
         }
         wants
+    }
+
+    /// So long ago the tuples at hand were read by their source.
+    pub fn note_age(&mut self, age: Duration) {
+        self.age = age;
     }
 
     /// The operator's state as it was at `cut` is in these extents of the snapshot file, and they are durable.
@@ -116,12 +127,12 @@ impl Task {
     }
 
     /// When to look at [`Task::take_records`] again although nothing happens: records were held back until then, or a
-    /// checkpoint is due.
-    pub fn log_deadline(&self) -> Option<Time> {
+    /// checkpoint is due. What is due already waits for something to happen.
+    pub fn log_deadline(&self, now: Time) -> Option<Time> {
         let waiting = self.cuts.back().is_some_and(|c| c.pos > self.checkpoint_pos);
         let checkpoint = waiting.then_some(self.checkpoint_at + CHECKPOINT_EVERY);
         let records = (!self.pending.is_empty() && self.appends.is_empty()).then_some(self.append_at);
-        checkpoint.into_iter().chain(records).min()
+        checkpoint.into_iter().chain(records).filter(|d| *d > now).min()
     }
 
     pub fn snapshot_deadline(&self) -> Option<Time> {
@@ -136,8 +147,10 @@ impl Task {
                 break;
             };
             let hold = match self.config.fixed {
-                true => CHECKPOINT_EVERY,
-                false => HOLD.after(now.since(append.since)),
+                true => FIXED_EVERY,
+                false => HOLD
+                    .after(now.since(append.since))
+                    .max((self.age / OLDER).min(HOLD.most)),
             };
             self.append_at = now + hold;
             self.durable = self.durable.max(append.pos);

@@ -165,6 +165,7 @@ pub struct Task {
     appends: VecDeque<log::Append>,
     /// No append begins before, unless there is much to append.
     append_at: Time,
+    age: Duration,
     log_end: u64,
     /// Order records up to here are in the log.
     durable: u64,

@@ -163,6 +163,7 @@ impl Task {
             pending_checkpoint: None,
             appends: VecDeque::new(),
             append_at: Time::ZERO,
+            age: Duration::ZERO,
             log_end: 0,
             durable: 0,
             cuts: VecDeque::from([cut.clone()]),
