@@ -134,7 +134,7 @@ fn every_mutant_is_caught() {
     for (mutant, within) in [
         (Mutant::TwoAcks, 50),        // 0
         (Mutant::NoMajority, 50),     // 0
-        (Mutant::ForgetAsked, 200),   // 33
+        (Mutant::ForgetAsked, 100),   // 33
         (Mutant::SealAll, 1000),      // 47
         (Mutant::ShareOfAll, 50),     // 0
         (Mutant::NoFence, 50),        // 1
