@@ -65,19 +65,33 @@ impl Column {
         if self.ends.len() != 4 * len {
             return Err(Malformed("the number of ends is not the number of tuples"));
         }
-        let mut last = self.start;
-        for end in self.ends.chunks_exact(4) {
-            let end = u32::from_le_bytes([end[0], end[1], end[2], end[3]]);
-            if end < last {
-                return Err(Malformed("the ends go backwards"));
-            }
-            last = end;
+        if !ends_rise(&self.ends, self.start) {
+            return Err(Malformed("the ends go backwards"));
         }
-        if last as usize > self.data.len() {
+        let last = match len {
+            0 => self.start as usize,
+            n => self.end(n - 1),
+        };
+        if last > self.data.len() {
             return Err(Malformed("an end lies behind the data"));
         }
         Ok(())
     }
+}
+
+/// Whether offsets (4 bytes little-endian each) never go backwards, nor begin before `from`. Without a way out before
+/// the end, so that it is done several at a time.
+pub fn ends_rise(ends: &[u8], from: u32) -> bool {
+    let ends = ends.as_chunks().0;
+    let value = |end: &[u8; 4]| u32::from_le_bytes(*end);
+    let (Some(first), Some(later)) = (ends.first(), ends.get(1..)) else {
+        return true;
+    };
+    let backwards = ends
+        .iter()
+        .zip(later)
+        .map(|(a, b)| u32::from(value(a) > value(b)));
+    value(first) >= from && backwards.fold(0, |any, one| any | one) == 0
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,6 +220,27 @@ impl Batch {
             0 => &[],
             n => &self.values.data[self.values.start as usize..self.values.end(n - 1)],
         }
+    }
+
+    /// The first value, from `from` on, that ends behind byte `at` of [`Self::values_joined`]; the number of values if none
+    /// does.
+    pub fn value_with(&self, from: usize, at: usize) -> usize {
+        const AT_ONCE: usize = 16;
+        let mut value = from;
+        for ends in self.values.ends[4 * from..4 * self.len].chunks(4 * AT_ONCE) {
+            let end = |end: &[u8; 4]| u32::from_le_bytes(*end) - self.values.start;
+            let before = ends
+                .as_chunks()
+                .0
+                .iter()
+                .filter(|e| end(e) as usize <= at)
+                .count();
+            value += before;
+            if 4 * before < ends.len() {
+                break;
+            }
+        }
+        value
     }
 
     /// Where value `i` ends in [`Self::values_joined`].
@@ -452,106 +487,4 @@ pub fn key_hash(key: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    type Tuples = Vec<(Vec<u8>, Vec<u8>)>;
-
-    fn build(tuples: &Tuples) -> Batch {
-        let mut b = Builder::new();
-        tuples.iter().for_each(|(k, v)| b.push(k, v));
-        b.take()
-    }
-
-    fn read(batch: &Batch) -> Tuples {
-        let mut out = vec![];
-        batch.for_each(|k, v| out.push((k.to_vec(), v.to_vec())));
-        out
-    }
-
-    fn over_the_wire(batch: &Batch) -> Batch {
-        let frame: Bytes = rmp_serde::to_vec(&batch.wire()).unwrap().into();
-        let wire: Wire = rmp_serde::from_slice(&frame).unwrap();
-        Batch::from_wire(&wire, &frame).unwrap()
-    }
-
-    proptest! {
-        #[test]
-        fn columns_round_trip_and_skip(tuples: Tuples, n: prop::sample::Index) {
-            let mut batch = over_the_wire(&build(&tuples));
-            prop_assert_eq!(&read(&batch), &tuples);
-            let n = n.index(tuples.len() + 1);
-            batch.skip(n);
-            let batch = over_the_wire(&batch);
-            prop_assert_eq!(read(&batch), &tuples[n..]);
-            let joined: Vec<u8> = tuples[n..].iter().flat_map(|(_, v)| v.clone()).collect();
-            prop_assert_eq!(batch.values_joined(), joined);
-            let mut stored = vec![];
-            batch.value_ends_into(batch.len(), &mut stored);
-            prop_assert_eq!(stored, (0..batch.len()).flat_map(|i| (batch.value_end(i) as u32).to_le_bytes()).collect::<Vec<_>>());
-            let ends: Vec<usize> = (0..batch.len()).map(|i| batch.value_end(i)).collect();
-            let want = tuples[n..].iter().scan(0, |end, (_, v)| { *end += v.len(); Some(*end) });
-            prop_assert_eq!(ends, want.collect::<Vec<_>>());
-            prop_assert_eq!(batch.len(), tuples.len() - n);
-        }
-
-        #[test]
-        fn lines_are_spelled_out_right(first in 1u64..1_000_000, step in 1u64..9, n in 1usize..50, skip in 0usize..60) {
-            let mut b = Builder::new();
-            let file = Bytes::from_static(b"dir/f.txt");
-            for i in 0..n as u64 {
-                prop_assert!(b.push_line(&file, first + i * step, b"v"));
-            }
-            let mut batch = over_the_wire(&b.take());
-            batch.skip(skip);
-            let want: Tuples = (skip.min(n)..n).map(|i| (format!("dir/f.txt:{}", first + i as u64 * step).into_bytes(), b"v".to_vec())).collect();
-            prop_assert_eq!(read(&batch), want.clone());
-            for (i, (key, value)) in want.iter().enumerate() {
-                let mut k = vec![];
-                batch.key_into(i, &mut k);
-                prop_assert_eq!(&k, key);
-                prop_assert_eq!(batch.value(i), &value[..]);
-            }
-        }
-
-        #[test]
-        fn garbage_is_refused_not_a_panic(len: u32, start: u32, ends: Vec<u8>, data: Vec<u8>) {
-            let column = || ColumnWire(start, serde_bytes::Bytes::new(&ends), serde_bytes::Bytes::new(&data));
-            let wire = Wire(len, KeysWire::Column(column()), column());
-            let frame: Bytes = rmp_serde::to_vec(&wire).unwrap().into();
-            let wire: Wire = rmp_serde::from_slice(&frame).unwrap();
-            if let Ok(batch) = Batch::from_wire(&wire, &frame) {
-                batch.for_each(|_, _| {});
-            }
-        }
-    }
-
-    #[test]
-    fn a_drained_builder_starts_anew() {
-        let mut b = Builder::new();
-        for round in [
-            &[(&b"k"[..], &b"v"[..]), (b"", b"w"), (b"key", b"")][..],
-            &[],
-            &[(b"x", b"y")],
-        ] {
-            round.iter().for_each(|(k, v)| b.push(k, v));
-            let mut got = vec![];
-            b.drain(|k, v| got.push((k.to_vec(), v.to_vec())));
-            let want: Tuples = round.iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
-            assert_eq!(got, want);
-            assert!(b.is_empty() && b.bytes() == 0);
-        }
-    }
-
-    #[test]
-    fn a_run_of_lines_that_breaks_is_not_pushed() {
-        let mut b = Builder::new();
-        let (f, g) = (Bytes::from_static(b"f"), Bytes::from_static(b"g"));
-        assert!(b.push_line(&f, 1, b"a") && b.push_line(&f, 4, b"b"));
-        assert!(!b.push_line(&f, 8, b"c"), "the step is 3");
-        assert!(!b.push_line(&g, 7, b"c"), "another file");
-        assert_eq!(b.take().len(), 2);
-        assert!(b.push_line(&g, 7, b"c"));
-    }
-}
+mod tests;

@@ -139,11 +139,8 @@ impl Iterator for Holding<'_> {
     fn next(&mut self) -> Option<usize> {
         loop {
             let found = self.at + self.finder.find(&self.joined[self.at..])?;
-            let mut end = self.batch.value_end(self.value);
-            while end <= found {
-                self.value += 1;
-                end = self.batch.value_end(self.value);
-            }
+            self.value = self.batch.value_with(self.value, found);
+            let end = self.batch.value_end(self.value);
             // Whether this one lies in the value or runs over its end, nothing more of the value is of interest: a
             // later one would run over as well.
             self.at = end;

@@ -7,8 +7,9 @@ use crate::operator::Emit;
 
 /// One question, until it is answered.
 pub trait Dialogue {
-    /// What is to be written next; empty: nothing, for now.
-    fn unwritten(&mut self) -> &[u8];
+    /// What is to be written next, in two pieces, so that what lies elsewhere need not be copied; both empty: nothing,
+    /// for now.
+    fn unwritten(&mut self) -> [&[u8]; 2];
 
     /// So many bytes of it have been written.
     fn wrote(&mut self, n: usize);

@@ -4,7 +4,7 @@
 //! for good. The program's order of reading and answering is its own business; it must only answer in the end, for
 //! which it must not keep answers in a buffer.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitStatus;
@@ -138,12 +138,13 @@ impl Pipes {
                 ..
             } = self;
             let unwritten = dialogue.unwritten();
+            let written = unwritten.iter().all(|piece| piece.is_empty());
             buffer.reserve(READ_BYTES);
             // Reading comes first: it makes room for the program to go on.
             let event = tokio::select! {
                 biased;
                 read = stdout.read_buf(buffer), if !gathering => Event::Read(read),
-                wrote = write(stdin, unwritten), if stdin.is_some() && !unwritten.is_empty() => Event::Wrote(wrote),
+                wrote = write(stdin, unwritten), if stdin.is_some() && !written => Event::Wrote(wrote),
                 end = group.wait(), if !ended => Event::Ended(end),
                 () = &mut gather, if gathering => Event::Gathered,
                 () = &mut timer => Event::Timer,
@@ -275,9 +276,9 @@ impl Pipes {
     }
 }
 
-async fn write(stdin: &mut Option<ChildStdin>, bytes: &[u8]) -> io::Result<usize> {
+async fn write(stdin: &mut Option<ChildStdin>, pieces: [&[u8]; 2]) -> io::Result<usize> {
     match stdin {
-        Some(stdin) => stdin.write(bytes).await,
+        Some(stdin) => stdin.write_vectored(&pieces.map(IoSlice::new)).await,
         None => std::future::pending().await,
     }
 }

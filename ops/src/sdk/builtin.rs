@@ -68,13 +68,9 @@ impl Body for Builtin {
     }
 
     fn batch(&mut self, tuples: &Tuples<'_>, out: &mut Output<'_>) -> Result {
-        let owned = |ends: &[u8], data: &[u8]| (Bytes::copy_from_slice(ends), Bytes::copy_from_slice(data));
         let (keys, values) = tuples.columns();
-        let keys = match keys {
-            Some(keys) => owned(keys.ends(), keys.data()),
-            None => self.numbers.column(tuples.len()),
-        };
-        let batch = Batch::from_columns(keys, owned(values.ends(), values.data()))?;
+        let keys = keys.unwrap_or_else(|| self.numbers.column(tuples.len()));
+        let batch = Batch::from_columns(keys, values)?;
         let done = match self.operator.input_keys() {
             InputKeys::Passed => self.operator.process(&batch, &mut OfTuples(out)),
             InputKeys::Read | InputKeys::Ignored => self.operator.process(&batch, out),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::batch::Batch;
 use common::clock::Time;
 
@@ -35,15 +36,14 @@ fn exchange<B: Body>(
     out: &mut dyn Emit,
 ) -> Result<(), Error> {
     while !dialogue.is_answered() {
-        let question = dialogue.unwritten();
-        let length = question.len();
+        let question = Bytes::from(dialogue.unwritten().concat());
         answers.clear();
-        let done = match wire::frame(question) {
-            Ok(Some((message, _))) => session.answer(message, answers),
+        let done = match wire::frame(&question) {
+            Ok(Some((message, _))) => session.answer(&question.slice_ref(message), answers),
             Ok(None) => Err(Ended::Failed("a question is no whole frame".to_owned())),
             Err(e) => Err(e.into()),
         };
-        dialogue.wrote(length);
+        dialogue.wrote(question.len());
         let taken = dialogue.read(Time::ZERO, answers, out);
         let what = match (taken, done) {
             (Err(what), _) => what,

@@ -6,6 +6,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
+use bytes::BytesMut;
+
 use super::serve::{Ended, Session};
 use super::{Body, InProcess, Program};
 use crate::foreign::batch::wire;
@@ -65,15 +67,21 @@ pub(super) fn serve<B: Body>(
     mut input: impl Read,
     mut output: impl Write,
 ) -> Result<(), Ended> {
-    let mut buffer = vec![0; READ_BYTES];
-    let (mut begin, mut end) = (0, 0);
+    let mut buffer = BytesMut::zeroed(READ_BYTES);
+    let mut end = 0;
     loop {
-        while let Some((message, length)) = wire::frame(&buffer[begin..end])? {
-            session.answer(message, &mut output)?;
+        // What is read is shared with the operator while it works, and written again when nobody has it any more.
+        let read = buffer.freeze();
+        let mut begin = 0;
+        while let Some((message, length)) = wire::frame(&read[begin..end])? {
+            session.answer(&read.slice_ref(message), &mut output)?;
             begin += length;
         }
+        buffer = read
+            .try_into_mut()
+            .unwrap_or_else(|kept| BytesMut::from(&kept[..]));
         buffer.copy_within(begin..end, 0);
-        (begin, end) = (0, end - begin);
+        end -= begin;
         if end == buffer.len() {
             buffer.resize(2 * end, 0);
         }

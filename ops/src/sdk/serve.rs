@@ -5,6 +5,8 @@ use std::cell::Cell;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use bytes::Bytes;
+
 use super::output::{Columns, Output};
 use super::{Body, Program, Result, Tuples};
 use crate::foreign::batch::wire::{Answer, Request};
@@ -46,7 +48,7 @@ impl<B: Body> Session<B> {
     }
 
     /// Answers one message.
-    pub fn answer(&mut self, message: &[u8], to: &mut dyn Write) -> std::result::Result<(), Ended> {
+    pub fn answer(&mut self, message: &Bytes, to: &mut dyn Write) -> std::result::Result<(), Ended> {
         let request = Request::read(message)?;
         let Self {
             program: Program { body, .. },
@@ -58,7 +60,7 @@ impl<B: Body> Session<B> {
         let mut frame = vec![];
         match request {
             Request::Batch { keys, values } => {
-                let tuples = Tuples::new(keys, values, current);
+                let tuples = Tuples::new(message, keys, values, current);
                 let mut out = Output::new(columns, to, current);
                 match guarded(|| body.batch(&tuples, &mut out)) {
                     Ok(()) => out.done()?,

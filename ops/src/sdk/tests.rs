@@ -209,7 +209,7 @@ proptest! {
     #[test]
     fn no_message_panics(message: Vec<u8>, bytes: Vec<u8>) {
         let mut s = serve::Session::new(aggregate_with(Longest));
-        let _ = s.answer(&message, &mut vec![]);
+        let _ = s.answer(&message.into(), &mut vec![]);
         let mut out = vec![];
         let _ = run::serve(&mut s, &bytes[..], &mut out);
     }
@@ -229,7 +229,7 @@ fn a_state_that_cannot_be_saved_is_an_error() {
     let mut ask = |request: crate::foreign::batch::wire::Request<'_>| {
         let (mut frame, mut answers) = (vec![], vec![]);
         request.write(&mut frame);
-        s.answer(&frame[4..], &mut answers)
+        s.answer(&bytes::Bytes::from(frame).slice(4..), &mut answers)
     };
     use crate::foreign::batch::wire::{Builder, Request};
     let mut column = Builder::default();

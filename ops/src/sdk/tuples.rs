@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use bytes::Bytes;
+
 use crate::foreign::batch::wire::Column;
 
 /// One tuple; the key is empty in an operator that does without ([`super::Program::values_only`]).
@@ -14,23 +16,36 @@ pub struct Tuple<'a> {
 /// A batch. Which tuple was looked at last is noted: it is the one whose key an output takes, and that an error is about.
 #[derive(Debug)]
 pub struct Tuples<'a> {
+    /// Where the columns lie.
+    message: &'a Bytes,
     keys: Option<Column<'a>>,
     values: Column<'a>,
     current: &'a Cell<usize>,
 }
 
 impl<'a> Tuples<'a> {
-    pub(super) fn new(keys: Option<Column<'a>>, values: Column<'a>, current: &'a Cell<usize>) -> Self {
+    pub(super) fn new(
+        message: &'a Bytes,
+        keys: Option<Column<'a>>,
+        values: Column<'a>,
+        current: &'a Cell<usize>,
+    ) -> Self {
         current.set(0);
         Self {
+            message,
             keys,
             values,
             current,
         }
     }
 
-    pub(super) fn columns(&self) -> (Option<Column<'a>>, Column<'a>) {
-        (self.keys, self.values)
+    /// The columns, keys and values, each with where its values end: shared, not copied.
+    pub(super) fn columns(&self) -> (Option<(Bytes, Bytes)>, (Bytes, Bytes)) {
+        let shared = |column: Column<'a>| {
+            let slice = |bytes| self.message.slice_ref(bytes);
+            (slice(column.ends()), slice(column.data()))
+        };
+        (self.keys.map(shared), shared(self.values))
     }
 
     pub fn len(&self) -> usize {

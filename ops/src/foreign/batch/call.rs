@@ -116,8 +116,8 @@ impl Call {
 }
 
 impl Dialogue for Call {
-    fn unwritten(&mut self) -> &[u8] {
-        &self.out[self.written..]
+    fn unwritten(&mut self) -> [&[u8]; 2] {
+        [&self.out[self.written..], &[]]
     }
 
     fn wrote(&mut self, n: usize) {

@@ -5,6 +5,7 @@
 //! begins with a single tuple, so that nothing needs to be known of it.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use common::batch::Batch;
@@ -35,7 +36,8 @@ pub struct Frames {
     op_timeout: Duration,
     /// Tuples in a frame.
     tuples: usize,
-    out: Vec<u8>,
+    /// A frame, but for the bytes of its values: those are written from where they lie.
+    head: Vec<u8>,
     key_column: wire::Builder,
     value_ends: Vec<u8>,
     key: Vec<u8>,
@@ -48,7 +50,7 @@ impl Frames {
             keys,
             op_timeout,
             tuples: 1,
-            out: vec![],
+            head: vec![],
             key_column: wire::Builder::default(),
             value_ends: vec![],
             key: vec![],
@@ -69,12 +71,13 @@ impl Frames {
                 Ok(())
             })?;
         }
-        self.out.clear();
+        self.head.clear();
         Ok(Feed {
             frames: self,
             batch,
             rest: batch.clone(),
             under_way: VecDeque::new(),
+            values: 0..0,
             encoded: 0,
             written: 0,
             answered: 0,
@@ -84,8 +87,9 @@ impl Frames {
         })
     }
 
-    /// Writes the next frame: as many tuples of `rest` as its size and the program's pace allow, at least one.
-    fn encode(&mut self, rest: &Batch) -> usize {
+    /// Makes the next frame's head: as many tuples of `rest` as its size and the program's pace allow, at least one. Says how many, and
+    /// of how many bytes their values are.
+    fn encode(&mut self, rest: &Batch) -> (usize, usize) {
         let most = if self.careful { 1 } else { self.tuples };
         let mut count = rest.len().min(most);
         while count > 1 && rest.value_end(count - 1) > FRAME_BYTES {
@@ -104,17 +108,17 @@ impl Frames {
             });
             count = self.key_column.len();
         }
-        // The values are written from where they lie; only where they end is counted anew.
         self.value_ends.clear();
         rest.value_ends_into(count, &mut self.value_ends);
         let bytes = if count == 0 { 0 } else { rest.value_end(count - 1) };
-        self.out.clear();
+        self.head.clear();
+        let keys = self.keys.then(|| self.key_column.column());
         let request = Request::Batch {
-            keys: self.keys.then(|| self.key_column.column()),
+            keys,
             values: wire::Column::known(&self.value_ends, &rest.values_joined()[..bytes]),
         };
-        request.write(&mut self.out);
-        count
+        request.write_head(&mut self.head);
+        (count, bytes)
     }
 
     /// A frame of so many tuples was answered in this time.
@@ -141,6 +145,8 @@ pub struct Feed<'a> {
     /// Not yet in a frame.
     rest: Batch,
     under_way: VecDeque<Frame>,
+    /// Where the last frame's values lie among all those of the batch.
+    values: Range<usize>,
     /// Bytes of all frames so far; how many of them are written.
     encoded: usize,
     written: usize,
@@ -250,18 +256,26 @@ impl Feed<'_> {
 }
 
 impl Dialogue for Feed<'_> {
-    fn unwritten(&mut self) -> &[u8] {
+    fn unwritten(&mut self) -> [&[u8]; 2] {
         let most = if self.frames.careful { 1 } else { UNDER_WAY };
         if self.written == self.encoded && !self.rest.is_empty() && self.under_way.len() < most {
             let first = self.batch.len() - self.rest.len();
-            let len = self.frames.encode(&self.rest);
+            let (len, bytes) = self.frames.encode(&self.rest);
             self.rest.skip(len);
-            self.encoded += self.frames.out.len();
+            self.values = self.values.end..self.values.end + bytes;
+            self.encoded += self.frames.head.len() + bytes;
             let end = self.encoded;
             self.under_way.push_back(Frame { first, len, end });
         }
-        let out = &self.frames.out;
-        &out[out.len() - (self.encoded - self.written)..]
+        let (head, values) = (
+            &self.frames.head[..],
+            &self.batch.values_joined()[self.values.clone()],
+        );
+        let left = self.encoded - self.written;
+        match left.checked_sub(values.len()) {
+            Some(of_head) => [&head[head.len() - of_head..], values],
+            None => [&[], &values[values.len() - left..]],
+        }
     }
 
     fn wrote(&mut self, n: usize) {

@@ -17,6 +17,7 @@
 
 use std::borrow::Cow;
 
+use common::batch::ends_rise;
 use rmp::decode::{read_array_len, read_bin_len, read_bool, read_int, read_str_len};
 use rmp::encode;
 
@@ -48,15 +49,10 @@ impl<'a> Column<'a> {
         if !ends.len().is_multiple_of(4) {
             return Err(Error::Malformed("a column's ends are not 4 bytes each"));
         }
-        let mut last = 0;
-        for end in ends.chunks_exact(4) {
-            let end = offset(end);
-            if end < last {
-                return Err(Error::Malformed("a column's ends go backwards"));
-            }
-            last = end;
+        if !ends_rise(ends, 0) {
+            return Err(Error::Malformed("a column's ends go backwards"));
         }
-        match last == data.len() {
+        match ends.last_chunk().map_or(0, |last: &[u8; 4]| offset(last)) == data.len() {
             true => Ok(Self { ends, data }),
             false => Err(Error::Malformed(
                 "a column's last value does not end with its data",
@@ -226,12 +222,12 @@ pub fn frame(input: &[u8]) -> Result<Option<(&[u8], usize)>, Error> {
     Ok(input.get(HEADER..end).map(|message| (message, end)))
 }
 
-/// Appends a frame with the message that `body` writes.
-fn framed(out: &mut Vec<u8>, body: impl FnOnce(&mut Writer<'_>)) {
+/// Appends a frame with the message that `body` writes, but for so many bytes, which are to follow.
+fn framed(out: &mut Vec<u8>, follow: usize, body: impl FnOnce(&mut Writer<'_>)) {
     let begin = out.len();
     out.extend_from_slice(&[0; HEADER]);
     body(&mut Writer(out));
-    let length = (out.len() - begin - HEADER) as u32;
+    let length = (out.len() - begin - HEADER + follow) as u32;
     out[begin..begin + HEADER].copy_from_slice(&length.to_be_bytes());
 }
 
@@ -252,6 +248,11 @@ impl Writer<'_> {
     }
     fn bin(&mut self, bytes: &[u8]) -> &mut Self {
         written(encode::write_bin(self.0, bytes));
+        self
+    }
+    /// What stands before so many bytes.
+    fn bin_head(&mut self, length: usize) -> &mut Self {
+        written(encode::write_bin_len(self.0, length as u32));
         self
     }
     fn column(&mut self, column: &Column<'_>) -> &mut Self {
@@ -332,8 +333,19 @@ impl<'a> Reader<'a> {
 const UNKNOWN: Error = Error::Malformed("no message has this type and length");
 
 impl<'a> Request<'a> {
+    /// Appends the whole frame.
     pub fn write(&self, out: &mut Vec<u8>) {
-        framed(out, |w| {
+        let rest = self.write_head(out);
+        out.extend_from_slice(rest);
+    }
+
+    /// Appends the frame but for its end, which is given back: what a batch's values hold need not be copied.
+    pub fn write_head(&self, out: &mut Vec<u8>) -> &'a [u8] {
+        let rest = match self {
+            Self::Batch { values, .. } => values.data,
+            Self::Finish | Self::Snapshot { .. } | Self::Restore { .. } => &[],
+        };
+        framed(out, rest.len(), |w| {
             match self {
                 Self::Batch { keys, values } => w
                     .array(3)
@@ -341,12 +353,15 @@ impl<'a> Request<'a> {
                     .option(keys.as_ref(), |w, keys| {
                         w.column(keys);
                     })
-                    .column(values),
+                    .array(2)
+                    .bin(values.ends)
+                    .bin_head(values.data.len()),
                 Self::Finish => w.array(1).uint(1),
                 Self::Snapshot { rewrite } => w.array(2).uint(2).uint(*rewrite),
                 Self::Restore { more, bytes } => w.array(3).uint(3).bool(*more).bin(bytes),
             };
         });
+        rest
     }
 
     pub fn read(message: &'a [u8]) -> Result<Self, Error> {
@@ -374,7 +389,7 @@ impl<'a> Request<'a> {
 
 impl<'a> Answer<'a> {
     pub fn write(&self, out: &mut Vec<u8>) {
-        framed(out, |w| {
+        framed(out, 0, |w| {
             match self {
                 Self::Outputs {
                     more,

@@ -72,12 +72,13 @@ impl Asked<'_> {
 }
 
 impl Dialogue for Asked<'_> {
-    fn unwritten(&mut self) -> &[u8] {
+    fn unwritten(&mut self) -> [&[u8]; 2] {
         let end = match self.text.careful {
             true => self.text.ends.get(self.answered).copied(),
             false => None,
         };
-        &self.text.text[self.written..end.unwrap_or(self.text.text.len())]
+        let end = end.unwrap_or(self.text.text.len());
+        [&self.text.text[self.written..end], &[]]
     }
 
     fn wrote(&mut self, n: usize) {
