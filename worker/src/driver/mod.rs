@@ -227,7 +227,7 @@ async fn prepare(
             stateful,
             format: plan.format,
             batch_bytes: start.cluster.job.batch_bytes,
-            window_bytes: start.cluster.job.window_bytes,
+            window_bytes: start.cluster.job.window_bytes / if plan.dest.is_some() { 2 } else { 1 },
             #[cfg(test)]
             mutant: crate::task::Mutant::None,
         };

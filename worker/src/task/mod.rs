@@ -54,6 +54,8 @@ pub const HOLD: Hold = Hold {
     times: 4,
     most: CHECKPOINT_EVERY,
 };
+/// A task with many receivers keeps as much as these windows hold, not more for each of them.
+const FULL_WINDOWS: usize = 3;
 /// Where snapshots take long, an operator's state is put into one this often; otherwise twice as often.
 const SNAPSHOT_EVERY: Duration = Duration::from_millis(100);
 
@@ -70,7 +72,7 @@ pub struct Config {
     pub format: Format,
     /// An output chunk closes at this many bytes.
     pub batch_bytes: usize,
-    /// Bytes kept per output before the task stops consuming.
+    /// Bytes kept per output before the task stops consuming; of all together, [`FULL_WINDOWS`] times as many.
     pub window_bytes: usize,
     /// Tuples that are set aside instead of being given to the operator.
     pub skip: BTreeSet<Unit>,
@@ -314,8 +316,10 @@ impl Task {
 
     /// The outputs hold as much as they may, and nobody waits for more before they can go on.
     pub fn is_blocked(&self) -> bool {
-        let full = |o: &Output| o.kept_bytes() >= self.config.window_bytes;
-        self.outputs.iter().any(full) && !self.outputs.iter().any(Output::is_behind)
+        let window = self.config.window_bytes;
+        let kept = || self.outputs.iter().map(Output::kept_bytes);
+        let full = kept().any(|bytes| bytes >= window) || kept().sum::<usize>() >= FULL_WINDOWS * window;
+        full && !self.outputs.iter().any(Output::is_behind)
     }
 
     /// Takes the next unit of work, if there is one. Every `Some` must be followed by [`Task::complete`], except a
