@@ -62,8 +62,7 @@ struct Pace {
 
 impl Pace {
     /// So many bytes were taken: when to take more.
-    fn after(&self, bytes: u64) -> Time {
-        let now = clock::now();
+    fn after(&self, now: Time, bytes: u64) -> Time {
         let Some(us) = (bytes * 1_000_000).checked_div(self.rate) else {
             return now;
         };
@@ -200,7 +199,7 @@ async fn fetch_from(nodes: &Nodes, events: &Events, job: &Arc<Job>, node: NodeIx
             Ok(Some(Put::More)) if count > 0 => at += count,
             _ => return false,
         }
-        clock::sleep_until(pace.after(len)).await;
+        clock::sleep_until(pace.after(clock::now(), len)).await;
     }
 }
 
@@ -253,5 +252,46 @@ impl Core {
             .filter(|f| f.nonce == job.nonce);
         file.and_then(|f| f.segment(job.segment.id))
             .is_some_and(|s| s.missing && s.same(&job.segment))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(rate: u64) -> Pace {
+        Pace {
+            rate,
+            free: Mutex::new(Time::ZERO),
+        }
+    }
+
+    #[test]
+    fn one_segment_has_the_whole_rate_and_several_share_it() {
+        let (pace, now) = (pace(1000), Time::from_millis(5000));
+        let mut at = now;
+        for _ in 0..10 {
+            at = pace.after(at, 100);
+        }
+        assert_eq!(at, now + Duration::from_secs(1), "1000 bytes by one");
+        let later: Vec<Time> = (0..4).map(|_| pace.after(at, 250)).collect();
+        assert_eq!(
+            later[3],
+            at + Duration::from_secs(1),
+            "1000 bytes by four at once"
+        );
+        assert!(later.is_sorted());
+    }
+
+    #[test]
+    fn time_that_nobody_used_is_not_made_up_for() {
+        let (pace, now) = (pace(1000), Time::from_millis(60_000));
+        assert_eq!(pace.after(now, 500), now + Duration::from_millis(500));
+    }
+
+    #[test]
+    fn without_a_rate_nobody_waits() {
+        let now = Time::from_millis(7);
+        assert_eq!(pace(0).after(now, u64::MAX >> 21), now);
     }
 }

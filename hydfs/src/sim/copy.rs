@@ -63,6 +63,9 @@ impl World {
                 }
             }
         }
+        if done {
+            self.damaged.remove(&(node, file.clone(), segment.id));
+        }
         let input = if done {
             Input::Repaired { range, file, segment }
         } else {

@@ -98,7 +98,7 @@ pub struct World {
     pub stranded: Option<usize>,
     /// Copies lost with disks or by flipped bits.
     pub lost: u64,
-    /// Copies that were found damaged: one may be found when others are just being dropped.
+    /// Copies that were found damaged and are not repaired yet: one may be found when others are just being dropped.
     pub damaged: BTreeSet<(usize, FileName, SegmentId)>,
     mutant: Mutant,
     pub oracle: Oracle,

@@ -186,3 +186,6 @@ impl Task {
         self.log_end
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,25 +223,12 @@ mod tests {
     /// acknowledge a second end mark.
     #[test]
     fn who_has_ended_owes_nothing_to_a_receiver_that_is_taken_out() {
-        let config = Config {
-            epoch: Epoch(1),
-            exactly_once: true,
-            keeps: Keeps::Order,
-            fixed: false,
-            stateful: false,
-            format: Format::Tsv,
-            batch_bytes: 100,
-            window_bytes: 1000,
-            skip: BTreeSet::new(),
-            sets_aside: false,
-            mutant: Mutant::None,
-        };
         let both = [TaskId::new(1, 0), TaskId::new(1, 1)];
         let neighbours = Neighbours {
             downstream: both.to_vec(),
             ..Neighbours::default()
         };
-        let mut task = Task::recover(config, &neighbours, &[]).unwrap();
+        let mut task = Task::recover(Config::for_tests(), &neighbours, &[]).unwrap();
         let now = Time::from_millis(1000);
         let store = |task: &mut Task| {
             while !task.take_records(now + CHECKPOINT_EVERY).is_empty() {

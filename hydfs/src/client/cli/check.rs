@@ -60,8 +60,13 @@ pub async fn fsck<W: AsyncWrite + Unpin>(
     files.dedup();
     files.sort_unstable();
     files.dedup();
+    let ranges = report.findings.iter().filter(|f| f.file.is_none()).count();
+    let of_ranges = match ranges {
+        0 => String::new(),
+        n => format!(", and {n} of the ranges cannot be looked at in full: what is in them is not known"),
+    };
     Err(Error::Unsound(format!(
-        "{summary}: {} of the files are not well",
+        "{summary}: {} of the files are not well{of_ranges}",
         files.len()
     )))
 }

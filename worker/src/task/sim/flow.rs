@@ -105,6 +105,8 @@ impl World {
                 batch,
                 ..
             } => {
+                let age = Duration::from_micros(self.rng.random_range(0..60_000));
+                process.task.note_age(age);
                 let poison = (0..batch.len()).find(|i| batch.value(*i)[1] == POISON);
                 if let (Flow::Poison, 1, Some(index)) = (flow, process.id.stage, poison) {
                     let (id, unit) = (process.id, process.task.unit(from, start, index as u64));
