@@ -202,9 +202,9 @@ pub struct Job {
     pub batch_bytes: usize,
     /// ... or after this long.
     pub linger_ms: u64,
-    /// Bytes that a task keeps for another until it acknowledges them; more, or three times as many for all others together, and
-    /// it stops reading. An acknowledgement comes when what became of the bytes is safe in its turn, after some 150 ms under full
-    /// load. For a destination, whose storage answers at once, half as many.
+    /// Bytes that a task keeps for another until it acknowledges them, or three times as many for all others together: with more
+    /// it stops reading. So many for each stage behind the task, where the output is to be exact: an acknowledgement comes when
+    /// what became of the bytes is safe in its turn, after some 75 ms a stage under full load.
     pub window_bytes: usize,
     /// How long a worker or the leader may be silent on the control connection.
     pub lease_ms: u64,
@@ -215,7 +215,7 @@ impl Default for Job {
         Self {
             batch_bytes: 128 * 1024,
             linger_ms: 3,
-            window_bytes: 12 * 1024 * 1024,
+            window_bytes: 6 * 1024 * 1024,
             lease_ms: 3000,
         }
     }

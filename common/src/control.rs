@@ -148,6 +148,8 @@ pub struct TaskPlan {
     pub marks: bool,
     /// The same of this task's own stage: its routing before the first version that the task takes part in putting in force.
     pub owned: Option<Route>,
+    /// How many stages stand behind this one.
+    pub stages_behind: u16,
     /// The last stage's destination file.
     pub dest: Option<String>,
     pub format: Format,
@@ -316,6 +318,7 @@ mod tests {
             }],
             marks: true,
             owned: Some(Route::default()),
+            stages_behind: 1,
             dest: Some("d".into()),
             format: Format::Tsv,
             rate_milli: 0,

@@ -155,7 +155,7 @@ impl Plan {
 
     /// The same, with no later version of the next stage's routing than `until`.
     pub fn task_plan_until(&self, task: TaskId, epoch: Epoch, until: u32) -> TaskPlan {
-        let last = usize::from(task.stage) + 1 == self.stages.len();
+        let stages_behind = (self.stages.len() as u16).saturating_sub(task.stage + 1);
         let until = until.min(self.version(task.stage + 1));
         let (route, downstream, routes) = self.routes(task, until);
         let source = task.stage == 0;
@@ -179,7 +179,8 @@ impl Plan {
             routes,
             marks: self.moves_state(task.stage + 1),
             owned: self.owned(task),
-            dest: last.then(|| self.dest.clone()),
+            stages_behind,
+            dest: (stages_behind == 0).then(|| self.dest.clone()),
             format: self.format,
             rate_milli: if source { self.rate_of(task.index) } else { 0 },
             op_timeout_ms: self.op_timeout_ms,

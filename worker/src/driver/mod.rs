@@ -196,6 +196,15 @@ async fn await_plan(inbox: &mut mpsc::UnboundedReceiver<Event>, lease: Duration)
         .unwrap_or_else(|_| Err(End::LeaderLost("it sent no plan".into())))
 }
 
+/// How many times `window_bytes` a task keeps for each receiver. An acknowledgement comes when what became of the bytes is in
+/// the logs of all stages behind, one after the other; without them it comes sooner.
+fn window_times(plan: &TaskPlan) -> usize {
+    match plan.exactly_once {
+        true => usize::from(plan.stages_behind.max(1)),
+        false => 1,
+    }
+}
+
 /// Opens storage (which fences the predecessor out), reads the log back and makes the operator ready.
 async fn prepare(
     start: &Start,
@@ -227,7 +236,7 @@ async fn prepare(
             stateful,
             format: plan.format,
             batch_bytes: start.cluster.job.batch_bytes,
-            window_bytes: start.cluster.job.window_bytes / if plan.dest.is_some() { 2 } else { 1 },
+            window_bytes: start.cluster.job.window_bytes * window_times(&plan),
             #[cfg(test)]
             mutant: crate::task::Mutant::None,
         };
