@@ -160,7 +160,7 @@ pub fn name(job: &JobName) -> String {
 
 const WRITER: &str = "leader";
 /// While storage is away the job goes on as well as it can, for so long.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Bytes that are known to be stored are there at once, except in the middle of a take-over.
 const READ_WITHIN: Duration = Duration::from_secs(30);
 /// Each try meets another leader that takes the job up at this moment, or met one that has died since.

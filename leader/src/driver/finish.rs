@@ -12,7 +12,7 @@ use super::run::{Run, TICK};
 use super::signals::Signals;
 use super::{Error, report};
 use crate::console;
-use crate::journal::Entry;
+use crate::journal::{self, Entry};
 use crate::launcher;
 use crate::summary::{Summary, Times};
 
@@ -40,7 +40,8 @@ impl Run {
             printed = Some(Ok(()));
         }
         let end = {
-            let (client, dest) = (self.base.client.clone(), self.job.plan().dest.clone());
+            let client = self.base.client.with_patience(journal::PATIENCE);
+            let dest = self.job.plan().dest.clone();
             spawn_stat(client, dest)
         };
         let mut end = Some(end);

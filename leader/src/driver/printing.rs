@@ -9,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 use super::prepare::Ready;
 use crate::cli;
 use crate::console::{self, First};
+use crate::journal;
 
 pub struct Printing {
     pub first: First,
@@ -34,7 +35,7 @@ impl Printing {
         }
         let plan = ready.job.plan();
         let file = console::File {
-            client: base.client.clone(),
+            client: base.client.with_patience(journal::PATIENCE),
             name: plan.dest.clone(),
         };
         let (from, noted) = (plan.output.from(), first.clone());
