@@ -214,7 +214,7 @@ impl Default for Job {
     fn default() -> Self {
         Self {
             batch_bytes: 128 * 1024,
-            linger_ms: 3,
+            linger_ms: 2,
             window_bytes: 6 * 1024 * 1024,
             lease_ms: 3000,
         }

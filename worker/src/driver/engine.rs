@@ -368,7 +368,7 @@ impl Engine {
 
     /// Closes open outputs that have waited long enough. True if it did.
     fn linger(&mut self) -> bool {
-        if !self.task.has_open_output() {
+        if !self.task.has_open_output() || self.task.log_closes_outputs() {
             self.open_since = None;
             return false;
         }

@@ -10,7 +10,7 @@ const GROUP_BYTES: usize = 64 * 1024;
 const FIXED_EVERY: Duration = Duration::from_millis(50);
 /// Where tuples are old when they come, as under full load, records may be gathered for this part of their age: appends cost the storage nodes
 /// more than the tuples cost this task.
-const OLDER: u32 = 2;
+const OLDER: u32 = 4;
 
 /// An append to the log under way.
 #[derive(Debug)]
@@ -45,9 +45,8 @@ impl Task {
     /// The operator's state as it was at `cut` is in these extents of the snapshot file, and they are durable.
     pub fn snapshotted(&mut self, now: Time, cut: Cut, extents: Vec<(u64, u64)>) {
         self.snapshot_pos = cut.pos;
-        // What a stateful task has consumed is acknowledged when its snapshot is stored: its senders' windows wait for that.
-        let hold = now.since(self.snapshot_began) * HOLD.times;
-        self.snapshot_due = now + hold.clamp(SNAPSHOT_EVERY / 2, SNAPSHOT_EVERY);
+        let hold = now.since(self.snapshot_began) * SNAPSHOT_TIMES;
+        self.snapshot_due = now + hold.clamp(SNAPSHOT_EVERY.0, SNAPSHOT_EVERY.1);
         self.bytes_since_snapshot = 0;
         self.now.snapshot = extents.clone();
         self.cuts.push_back(Cut {
@@ -63,6 +62,10 @@ impl Task {
         if held && self.pending.len() < GROUP_BYTES {
             return Vec::new();
         }
+        // What is open depends on what goes now, and on nothing later: closed here, it leaves with the append's end, and never waits for the next.
+        if self.log_closes_outputs() {
+            self.close_outputs();
+        }
         self.make_checkpoint(now);
         let bytes = std::mem::take(&mut self.pending);
         if !bytes.is_empty() {
@@ -77,6 +80,11 @@ impl Task {
         bytes
     }
 
+    /// What is open waits for the next append to the log anyway: that closes it.
+    pub fn log_closes_outputs(&self) -> bool {
+        self.config.exactly_once && !self.config.fixed && !self.pending.is_empty()
+    }
+
     /// The newest cut whose outputs are all acknowledged becomes a checkpoint; where the log holds what it takes to give
     /// them again, any cut.
     fn make_checkpoint(&mut self, now: Time) {
@@ -87,7 +95,9 @@ impl Task {
         let Some(cut) = self.cuts.front().filter(|c| c.pos > self.checkpoint_pos || again) else {
             return;
         };
-        let due = now.since(self.checkpoint_at) >= CHECKPOINT_EVERY
+        let since = now.since(self.checkpoint_at);
+        let due = since >= CHECKPOINT_EVERY
+            || (since >= CHECKPOINT_RIDES && !self.pending.is_empty())
             || self.bytes_since_checkpoint >= self.config.window_bytes / 4
             || cut.done
             || again;

@@ -47,17 +47,21 @@ use router::Router;
 
 use crate::wire::{self, Standing};
 
-/// A checkpoint is written at least this often while there is something new to cover.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(25);
+/// A checkpoint is written at least this often while there is something new to cover ...
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(10);
+/// ... and this often where it can ride with an append that is made anyway.
+const CHECKPOINT_RIDES: Duration = Duration::from_millis(5);
 /// How long records for the log, and small results for the destination, are gathered.
 pub const HOLD: Hold = Hold {
-    times: 4,
+    times: 2,
     most: CHECKPOINT_EVERY,
 };
 /// A task with many receivers keeps as much as these windows hold, not more for each of them.
 const FULL_WINDOWS: usize = 3;
-/// Where snapshots take long, an operator's state is put into one this often; otherwise twice as often.
-const SNAPSHOT_EVERY: Duration = Duration::from_millis(100);
+/// Between two snapshots lies so many times what the last one took, within these bounds: what a stateful task has consumed is
+/// acknowledged when its snapshot is stored, and its senders' windows wait for that.
+const SNAPSHOT_TIMES: u32 = 4;
+const SNAPSHOT_EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
 
 #[derive(Debug, Clone)]
 pub struct Config {

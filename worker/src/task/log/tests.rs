@@ -1,5 +1,7 @@
 use super::*;
 
+use ops::Emit;
+
 impl Config {
     /// A stateless task whose log holds the order alone.
     pub fn for_tests() -> Self {
@@ -76,14 +78,14 @@ fn gathered(mut task: Task) -> Duration {
 
 #[test]
 fn records_are_gathered_by_the_last_append_and_the_age_of_tuples() {
-    assert_eq!(gathered(held(false, ms(0))), ms(4), "four times the last append");
+    assert_eq!(gathered(held(false, ms(0))), ms(2), "twice the last append");
     assert_eq!(
-        gathered(held(false, ms(5))),
-        ms(4),
+        gathered(held(false, ms(4))),
+        ms(2),
         "young tuples do not wait less"
     );
-    assert_eq!(gathered(held(false, ms(20))), ms(10), "half the age");
-    assert_eq!(gathered(held(false, ms(5000))), ms(25), "never longer than this");
+    assert_eq!(gathered(held(false, ms(20))), ms(5), "a quarter of the age");
+    assert_eq!(gathered(held(false, ms(5000))), ms(10), "never longer than this");
     assert_eq!(gathered(held(true, ms(0))), ms(50), "nobody waits for them");
 }
 
@@ -97,4 +99,45 @@ fn a_deadline_that_has_passed_hides_no_other() {
     );
     assert_eq!(task.log_deadline(begin() + ms(30)), Some(begin() + ms(51)));
     assert_eq!(task.log_deadline(begin() + ms(60)), None);
+}
+
+/// What is open when records go to the log is closed with them, so it leaves when they are durable; it does not wait for a linger, nor
+/// for the next append.
+#[test]
+fn an_append_closes_what_depends_on_it() {
+    let mut task = held(false, ms(0));
+    task.router(0).emit(b"key", b"value");
+    read(&mut task, 2);
+    assert!(task.has_open_output() && task.log_closes_outputs());
+    let later = begin() + ms(100);
+    assert!(!task.take_records(later).is_empty());
+    assert!(!task.has_open_output());
+    let durable = task.durable();
+    assert!(
+        task.output(0).next_chunk(durable).is_none(),
+        "not before the log has it"
+    );
+    assert!(task.logged(later, task.log_end()));
+    let durable = task.durable();
+    assert!(task.output(0).next_chunk(durable).is_some());
+}
+
+/// A checkpoint goes with records that are appended anyway; for one of its own there is no hurry.
+#[test]
+fn checkpoints_ride_with_records() {
+    let covered = |task: &mut Task, at: Time| {
+        task.take_records(at);
+        task.logged(at, task.log_end());
+        task.checkpoint.pos
+    };
+    let mut task = held(false, ms(0));
+    assert_eq!(
+        covered(&mut task, begin() + ms(3)),
+        1,
+        "one was written 3 ms before"
+    );
+    assert_eq!(covered(&mut task, begin() + ms(8)), 1, "no records to ride with");
+    assert_eq!(covered(&mut task, begin() + ms(10)), 2, "due by itself");
+    read(&mut task, 2);
+    assert_eq!(covered(&mut task, begin() + ms(16)), 3, "with the records");
 }
