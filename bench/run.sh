@@ -9,7 +9,7 @@ usage() {
 usage: bench/run.sh [--runs N] [--jobs "T0 T1 T2 C0 C1 C2"] [--text MB] [--csv MB] [--kills N] [--exactly-once true|false|both]
 
 Starts a cluster of three nodes of its own (under bench/out, removed at the end), makes the data (kept in bench/data),
-runs each job N times (default 3) after one warm-up, in turn, and prints the medians. --kills 0 leaves recovery out.
+runs each job N times (default 3) after one warm-up, in turn, and prints the medians; then their latency at half the rate. --kills 0 leaves recovery out.
 TXT
 }
 
@@ -56,15 +56,15 @@ oracle() {
 cpu_ticks() { awk '/^cpu / { print $2 + $3 + $4 + $7 + $8 }' /proc/stat; }
 
 N=0
-# run_job JOB MODE: one run, checked. Sets SUMMARY and CPU (seconds of the whole machine).
+# run_job JOB MODE [LINES_PER_SECOND]: one run, checked. Sets SUMMARY and CPU (ticks of the whole machine).
 run_job() {
-    local job=$1 mode=$2 args=() before
+    local job=$1 mode=$2 rate=${3:-0} args=() before
     mapfile -d '' args < <(job_args "$job")
     N=$((N + 1))
     SUMMARY=$OUT/summary.json
     before=$(cpu_ticks)
     "$BIN/leader" --job "bench-$N-$$" --console none --progress never --summary "$SUMMARY" "${args[@]}" \
-        "$(source_of "$job")" "out/$N" "$mode" false || fail "$job failed"
+        "$(source_of "$job")" "out/$N" "$mode" false "$rate" || fail "$job failed"
     CPU=$(($(cpu_ticks) - before))
     "$BIN/hydfs" get "out/$N" "$OUT/$job.got" 2>/dev/null
     if [ "$mode" = true ]; then
@@ -98,6 +98,19 @@ for job in $JOBS; do
             "$(column_of "$job" "$mode" 6 | median)" "$(column_of "$job" "$mode" 7 | median)"
     done
 done
+
+if [[ $MODES == true* ]]; then
+    step "latency from a line read to its result stored, exactly-once, at half the rate above"
+    for job in $JOBS; do
+        rate=$(column_of "$job" true 4 | median | awk '{ printf "%d", $1 * 5e5 }')
+        for ((run = 0; run < RUNS; run++)); do
+            run_job "$job" true "$rate"
+            printf '%s\t%s\n' "$(json p50 "$SUMMARY")" "$(json p99 "$SUMMARY")"
+        done >"$OUT/latency.tsv"
+        printf '%-4s at %9s lines/s: p50 %6s ms, p99 %6s ms (medians of %s)\n' "$job" "$rate" \
+            "$(cut -f 1 "$OUT/latency.tsv" | median)" "$(cut -f 2 "$OUT/latency.tsv" | median)" "$RUNS"
+    done
+fi
 
 step "start-up: from typing \`leader\` to the first output tuple, over SSH"
 for ((run = 0; run < 5; run++)); do
