@@ -296,10 +296,10 @@ impl Engine {
             self.fail_point.pass(Point::BeforeLog);
             log.append(records);
         }
-        self.release();
+        let is_first = self.release();
         let senders: Vec<TaskId> = self.inputs.keys().copied().collect();
         senders.into_iter().for_each(|from| self.acknowledge(from, false));
-        if now.since(self.reported) >= REPORT_EVERY {
+        if now.since(self.reported) >= REPORT_EVERY || is_first {
             self.reported = now;
             let report = self.report(now);
             if now.since(self.rate_logged) >= RATE_EVERY {
@@ -307,8 +307,9 @@ impl Engine {
                 let p = &self.plan;
                 tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, in_per_s = report.in_per_s as u64, out_per_s = report.out_per_s as u64, in_total = report.tuples_in, out_total = report.tuples_out, backlog = report.backlog_tuples, backlog_bytes = report.backlog_bytes, "RATE");
             }
-            // The leader shares the rate of a source that has nothing left out among the others: at once.
-            if report.exhausted && !self.control.report.borrow().exhausted {
+            // The leader shares the rate of a source that has nothing left out among the others: at once. And a task that works
+            // again is no longer one that fails and fails, should it be killed before its next beat.
+            if is_first || (report.exhausted && !self.control.report.borrow().exhausted) {
                 let _ = self.control.to_leader.send(ToLeader::Beat(report.clone()));
             }
             self.control.report.send_replace(report);
@@ -332,7 +333,8 @@ impl Engine {
         }
     }
 
-    fn release(&mut self) {
+    /// True when this lets this process's first output go.
+    fn release(&mut self) -> bool {
         let durable = self.task.durable();
         let mut left = None;
         for dest in &mut self.storage.dests {
@@ -357,13 +359,13 @@ impl Engine {
                 }
             }
         }
-        if let Some(tuples) = left
-            && !self.first_output
-        {
-            self.first_output = true;
-            let p = &self.plan;
-            tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, tuples, "FIRST_OUTPUT");
-        }
+        let Some(tuples) = left.filter(|_| !self.first_output) else {
+            return false;
+        };
+        self.first_output = true;
+        let p = &self.plan;
+        tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, tuples, "FIRST_OUTPUT");
+        true
     }
 
     /// Closes open outputs that have waited long enough. True if it did.
