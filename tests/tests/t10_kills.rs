@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use system_tests::chaos::recovery::{LogTail, between};
 use system_tests::jobs::{
     GREP_COUNT, GREP_COUNT_ORACLE, GREP_REPLACE, GREP_REPLACE_ORACLE, THREE, THREE_ORACLE, with_end,
 };
@@ -157,4 +158,49 @@ fn t15_kill_a_node_in_mid_run() -> Result<()> {
         cluster.script(&["start-node", node])?;
     }
     Ok(())
+}
+
+/// Whoever is killed again and again without having got anywhere waits before the next start. One that has worked since is no such task,
+/// even if it is killed again before its next beat (half a second).
+#[test]
+fn t16_a_task_that_works_between_two_kills_is_replaced_at_once_each_time() -> Result<()> {
+    let cluster = Cluster::with_text("127.0.36.21", 3, LINES)?;
+    let mut job = start(&cluster, &REPLACE, REPLACE.name)?;
+    let logs = LogTail::begin(&cluster);
+    let mut killed = vec![];
+    for _ in 0..6 {
+        let victim = job.kill_task("s1t1")?;
+        killed.push(victim.epoch);
+        wait_for("new output of s1t1", Duration::from_secs(10), || {
+            let events = logs.events(REPLACE.name)?;
+            let first = events.iter().find(|e| {
+                e.word == "FIRST_OUTPUT"
+                    && e.field("task") == "s1t1"
+                    && e.field("epoch") == (victim.epoch + 1).to_string()
+            });
+            Ok(first.map(|_| ()))
+        })?;
+        let works = system_tests::now();
+        wait_for("it to work for 0.35 s", Duration::from_secs(5), || {
+            Ok((system_tests::now() - works >= Duration::from_millis(350)).then_some(()))
+        })?;
+    }
+    let events = logs.events(REPLACE.name)?;
+    let when = |word: &str, epoch: u64| {
+        let mut of = events.iter().filter(|e| {
+            e.leader && e.word == word && e.field("task") == "s1t1" && e.field("epoch") == epoch.to_string()
+        });
+        of.next().map(|e| e.at)
+    };
+    for epoch in killed {
+        let (failed, again) = (when("TASK_FAIL", epoch), when("TASK_RESTART", epoch + 1));
+        let (failed, again) = failed.zip(again).with_context(|| format!("epoch {epoch}"))?;
+        let waited = between(failed, again);
+        ensure!(
+            waited < Duration::from_millis(80),
+            "epoch {epoch} was replaced after {waited:?}"
+        );
+    }
+    job.finish(LIMIT)?;
+    cluster.check(&format!("out/{}", REPLACE.name), REPLACE.oracle)
 }

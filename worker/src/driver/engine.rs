@@ -24,6 +24,9 @@ use crate::wire::{Open, Opened};
 
 /// How often the counters for the leader's beat are made anew.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// A process that has been at it for so long, and has put something out, tells the leader without waiting for the next beat. Not sooner: one
+/// that dies right after its first output each time is to be started ever more slowly.
+const WORKS_AFTER: Duration = Duration::from_millis(200);
 /// How often a RATE line is logged.
 const RATE_EVERY: Duration = Duration::from_secs(5);
 
@@ -55,7 +58,9 @@ pub struct Engine {
     inputs: BTreeMap<TaskId, Input>,
     epochs: BTreeMap<TaskId, Epoch>,
     open_since: Option<Time>,
+    began: Time,
     first_output: bool,
+    said_works: bool,
     said_done: bool,
     pub(super) first_read_us: u64,
     last_durable_us: u64,
@@ -96,7 +101,9 @@ impl Engine {
             inputs: BTreeMap::new(),
             epochs: BTreeMap::new(),
             open_since: None,
+            began: clock::now(),
             first_output: false,
+            said_works: false,
             said_done: false,
             first_read_us: 0,
             last_durable_us: 0,
@@ -296,10 +303,10 @@ impl Engine {
             self.fail_point.pass(Point::BeforeLog);
             log.append(records);
         }
-        let is_first = self.release();
+        self.release();
         let senders: Vec<TaskId> = self.inputs.keys().copied().collect();
         senders.into_iter().for_each(|from| self.acknowledge(from, false));
-        if now.since(self.reported) >= REPORT_EVERY || is_first {
+        if now.since(self.reported) >= REPORT_EVERY {
             self.reported = now;
             let report = self.report(now);
             if now.since(self.rate_logged) >= RATE_EVERY {
@@ -307,9 +314,11 @@ impl Engine {
                 let p = &self.plan;
                 tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, in_per_s = report.in_per_s as u64, out_per_s = report.out_per_s as u64, in_total = report.tuples_in, out_total = report.tuples_out, backlog = report.backlog_tuples, backlog_bytes = report.backlog_bytes, "RATE");
             }
-            // The leader shares the rate of a source that has nothing left out among the others: at once. And a task that works
-            // again is no longer one that fails and fails, should it be killed before its next beat.
-            if is_first || (report.exhausted && !self.control.report.borrow().exhausted) {
+            // A task that works again is no longer one that fails and fails, should it be killed before its next beat.
+            let works = self.first_output && !self.said_works && now.since(self.began) >= WORKS_AFTER;
+            self.said_works |= works;
+            // The leader shares the rate of a source that has nothing left out among the others: at once.
+            if works || (report.exhausted && !self.control.report.borrow().exhausted) {
                 let _ = self.control.to_leader.send(ToLeader::Beat(report.clone()));
             }
             self.control.report.send_replace(report);
@@ -333,8 +342,7 @@ impl Engine {
         }
     }
 
-    /// True when this lets this process's first output go.
-    fn release(&mut self) -> bool {
+    fn release(&mut self) {
         let durable = self.task.durable();
         let mut left = None;
         for dest in &mut self.storage.dests {
@@ -359,13 +367,13 @@ impl Engine {
                 }
             }
         }
-        let Some(tuples) = left.filter(|_| !self.first_output) else {
-            return false;
-        };
-        self.first_output = true;
-        let p = &self.plan;
-        tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, tuples, "FIRST_OUTPUT");
-        true
+        if let Some(tuples) = left
+            && !self.first_output
+        {
+            self.first_output = true;
+            let p = &self.plan;
+            tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, tuples, "FIRST_OUTPUT");
+        }
     }
 
     /// Closes open outputs that have waited long enough. True if it did.
