@@ -310,13 +310,16 @@ fn t161_the_page_tells_of_a_kill_and_of_the_end_and_is_kept() -> Result<()> {
     let newest = newest.context("an id")?;
     let later = json(&addr, &format!("/api/events?since={}", newest - 1))?;
     ensure!(later[0]["id"].as_u64() == Some(newest), "{later}");
-    let history = json(&addr, "/api/history")?;
-    let points = history["at"].as_array().map_or(0, Vec::len);
+    // A point comes every half second, and a restarted task's rate may be there before the third.
+    let (history, points) = wait_for("three points of history", Duration::from_secs(5), || {
+        let history = json(&addr, "/api/history")?;
+        let points = history["at"].as_array().map_or(0, Vec::len);
+        Ok((points > 2).then_some((history, points)))
+    })?;
     ensure!(
-        points > 2
-            && history["tasks"]["s1t0"]
-                .as_array()
-                .is_some_and(|s| s.len() == points),
+        history["tasks"]["s1t0"]
+            .as_array()
+            .is_some_and(|s| s.len() == points),
         "{history}"
     );
     let metrics = get(&addr, "/metrics")?;
