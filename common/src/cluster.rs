@@ -200,7 +200,7 @@ impl Default for Hydfs {
 pub struct Job {
     /// A batch closes at this many bytes ...
     pub batch_bytes: usize,
-    /// ... or after this long.
+    /// ... or after this long, where no append to the task's log closes it.
     pub linger_ms: u64,
     /// Bytes that a task keeps for another until it acknowledges them, or three times as many for all others together: with more
     /// it stops reading. So many for each stage behind the task, where the output is to be exact: an acknowledgement comes when
