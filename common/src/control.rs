@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Epoch, JobName, NodeName, TaskId};
+use crate::ids::{Creation, Epoch, JobName, NodeName, TaskId};
 use crate::task_log::SourcePos;
 
 /// What an operator does with tuples.
@@ -91,10 +91,23 @@ impl OpSpec {
 pub struct Slice {
     /// HyDFS name; the tuples' keys are `file:line`.
     pub file: String,
+    /// Which file of that name; `None` in a journal of a version that did not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creation: Option<Creation>,
+    /// What the keys say instead of the name, where the job reads another file of that name as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     pub start: u64,
     pub end: u64,
     /// Newlines in the file before `start`.
     pub newlines_before: u64,
+}
+
+impl Slice {
+    /// What the tuples' keys call the file.
+    pub fn label(&self) -> &str {
+        self.label.as_deref().unwrap_or(&self.file)
+    }
 }
 
 /// How the last stage writes a tuple.
@@ -150,8 +163,9 @@ pub struct TaskPlan {
     pub owned: Option<Route>,
     /// How many stages stand behind this one.
     pub stages_behind: u16,
-    /// The last stage's destination file.
+    /// The last stage's destination file, and which file of that name.
     pub dest: Option<String>,
+    pub dest_creation: Option<Creation>,
     pub format: Format,
     /// Thousandths of a tuple per second for this source task; 0: as fast as the job can.
     pub rate_milli: u64,
@@ -285,6 +299,7 @@ mod tests {
     #[test]
     fn messages_round_trip() {
         let plan = TaskPlan {
+            dest_creation: None,
             job: JobName::new("j").unwrap(),
             task: TaskId::new(1, 2),
             epoch: Epoch(3),
@@ -303,6 +318,8 @@ mod tests {
                 deterministic: true,
             }),
             slices: vec![Slice {
+                creation: Some(Creation(u64::MAX)),
+                label: None,
                 file: "f".into(),
                 start: 1,
                 end: 2,

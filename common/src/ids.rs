@@ -93,6 +93,18 @@ name!(
     "job name"
 );
 
+/// Which of the files that a HyDFS name has had: drawn at random by whoever creates one. A name that is removed and created
+/// again is another file, under another number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Creation(pub u64);
+
+impl fmt::Display for Creation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// A task's identity, `s1t2`: stage 1, task 2. The source is stage 0. Outlives the task's processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

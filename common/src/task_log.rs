@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::control::{OpCode, OpKind, Route, TaskPlan};
-use crate::ids::{Epoch, TaskId};
+use crate::ids::{Creation, Epoch, TaskId};
 
 pub const CUT_VERSION: u8 = 1;
 
@@ -40,6 +40,9 @@ pub struct SourcePos {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRun {
     pub slice: u32,
+    /// Which file of the slice's name the lines were read from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creation: Option<Creation>,
     /// The line that starts at `from`, up to and without the one that starts at `to`.
     pub from: u64,
     pub to: u64,
@@ -370,6 +373,7 @@ mod tests {
             any::<(u32, u64, u64, u64, u64, bool)>().prop_map(
                 |(slice, from, to, first_line, lines, last)| {
                     Order::Source(SourceRun {
+                        creation: None,
                         slice,
                         from,
                         to,

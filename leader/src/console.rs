@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::clock::{self, unix_micros};
+use common::ids::Creation;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -47,11 +48,16 @@ pub enum Error {
 pub struct File {
     pub client: hydfs::client::Client,
     pub name: String,
+    /// Which file of that name.
+    pub creation: Option<Creation>,
 }
 
 impl Tail for File {
     async fn tail(&self, offset: u64, max: usize, wait: Duration) -> Result<Bytes, Error> {
-        Ok(self.client.tail(&self.name, offset, max, wait).await?)
+        Ok(self
+            .client
+            .tail((&*self.name, self.creation), offset, max, wait)
+            .await?)
     }
     async fn length(&self) -> Result<u64, Error> {
         Ok(self.client.stat(&self.name).await?.len)

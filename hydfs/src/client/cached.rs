@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
+use common::ids::Creation;
 
 use super::Client;
 use super::cache::{BLOCK, Cache, Key};
@@ -69,10 +70,7 @@ impl CachedStream {
                     }
                     None => {
                         self.fetching = None;
-                        // It is shorter than it was: removed, and made anew.
-                        if self.at < until {
-                            self.at = self.end;
-                        }
+                        debug_assert_eq!(self.at, until, "a stream ends where it was to end, or fails");
                     }
                 }
                 continue;
@@ -87,7 +85,7 @@ impl CachedStream {
             let until = self.fetch_until();
             let stream = ReadStream::start(
                 self.client.nodes.clone(),
-                self.file.clone(),
+                (&*self.file, Creation(self.stat.nonce)).into(),
                 self.at..until,
                 self.client.patience,
                 Some(self.stat.clone()),

@@ -11,6 +11,9 @@ use crate::content::FileName;
 pub enum Error {
     #[error("HyDFS has no file `{file}`")]
     NoSuchFile { file: String },
+    /// The file that was read or written is gone.
+    #[error("`{file}` was removed and made anew: what is in HyDFS under that name now is another file")]
+    Replaced { file: String },
     #[error("HyDFS has a file `{file}` already; choose another name or remove it: hydfs rm {file}")]
     Exists { file: String },
     /// Another process has taken this client's stream over: stop, its successor is at work.

@@ -15,6 +15,7 @@ mod cached;
 pub mod cli;
 mod conn;
 mod error;
+mod file_ref;
 mod fsck;
 mod inspect;
 mod merge;
@@ -31,7 +32,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::cluster::Cluster;
-use common::ids::{Epoch, NodeName};
+use common::ids::{Creation, Epoch, NodeName};
 use common::net::Identity;
 
 use crate::ring::RangeIx;
@@ -44,6 +45,7 @@ pub use cache::Cache;
 pub use cached::CachedStream;
 pub(crate) use conn::Answer;
 pub use error::{Error, MAX_NAME, check_name};
+pub use file_ref::FileRef;
 pub use fsck::{Finding, Kind, Report};
 pub use merge::Merged;
 pub(crate) use nodes::Nodes;
@@ -58,6 +60,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stat {
     pub file: String,
+    /// Which file of that name it is.
+    pub creation: Creation,
     /// Committed bytes.
     pub len: u64,
     /// Newlines in the committed bytes.
@@ -75,6 +79,7 @@ pub struct Stat {
 pub struct Entry {
     pub file: String,
     pub len: u64,
+    pub creation: Creation,
 }
 
 /// A place where an append began: `newlines_before` newlines lie in the file before byte `offset`.
@@ -147,8 +152,10 @@ impl Client {
 
     /// Makes an empty file. [`Error::Exists`] when there is one already; a retry of the same call is not fooled by its
     /// own first try.
-    pub async fn create(&self, file: &str) -> Result<(), Error> {
-        self.create_as(file, nodes::random()).await
+    pub async fn create(&self, file: &str) -> Result<Creation, Error> {
+        let nonce = nodes::random();
+        self.create_as(file, nonce).await?;
+        Ok(Creation(nonce))
     }
 
     /// The same under a number of the caller's, drawn at random once: also another process that knows it is not fooled by
@@ -207,14 +214,15 @@ impl Client {
         for range in self.nodes.ring().ranges() {
             self.find_in(range, prefix, &mut found).await?;
         }
-        Ok(found.into_iter().map(|(file, len)| Entry { file, len }).collect())
+        let entry = |(file, (len, creation))| Entry { file, len, creation };
+        Ok(found.into_iter().map(entry).collect())
     }
 
     async fn find_in(
         &self,
         range: RangeIx,
         prefix: &str,
-        found: &mut BTreeMap<String, u64>,
+        found: &mut BTreeMap<String, (u64, Creation)>,
     ) -> Result<(), Error> {
         let mut after = String::new();
         loop {
@@ -229,11 +237,11 @@ impl Client {
                 .await?
             {
                 Reply::Files { files, more } => {
-                    if let Some((last, _)) = files.last() {
+                    if let Some((last, ..)) = files.last() {
                         after.clone_from(last);
                     }
                     let done = !more || files.is_empty();
-                    found.extend(files);
+                    found.extend(files.into_iter().map(|(file, len, of)| (file, (len, of))));
                     if done {
                         return Ok(());
                     }
@@ -244,7 +252,8 @@ impl Client {
     }
 
     /// One mark per append that the file was made of, in order: where it can be split without counting lines again.
-    pub async fn index(&self, file: &str) -> Result<Vec<LineMark>, Error> {
+    pub async fn index(&self, file: impl Into<FileRef<'_>>) -> Result<Vec<LineMark>, Error> {
+        let FileRef { name: file, of } = file.into();
         check_name(file)?;
         let mut marks: Vec<LineMark> = vec![];
         loop {
@@ -255,6 +264,7 @@ impl Client {
                     file,
                     Request::Index {
                         file: file.into(),
+                        of,
                         from,
                     },
                     self.patience,
@@ -277,12 +287,14 @@ impl Client {
     }
 
     /// Each client's stream in the file, with the processes (epochs) that wrote it. Fences nobody.
-    pub async fn streams(&self, file: &str) -> Result<Streams, Error> {
+    pub async fn streams(&self, file: impl Into<FileRef<'_>>) -> Result<Streams, Error> {
+        let FileRef { name: file, of } = file.into();
         let mut all = Streams::default();
         loop {
             let after = all.clients.last_key_value().map(|(id, _)| *id);
             let request = Request::Streams {
                 file: file.into(),
+                of,
                 after,
             };
             match self.ask(file, request).await? {
@@ -305,7 +317,7 @@ impl Client {
     }
 
     /// Committed bytes from `offset`, as many as there are up to `len`; empty at (or behind) the end.
-    pub async fn read(&self, file: &str, offset: u64, len: usize) -> Result<Bytes, Error> {
+    pub async fn read(&self, file: impl Into<FileRef<'_>>, offset: u64, len: usize) -> Result<Bytes, Error> {
         let mut stream = self.stream(file, offset..offset.saturating_add(len as u64));
         let Some(first) = stream.next().await else {
             return Ok(Bytes::new());
@@ -325,7 +337,9 @@ impl Client {
 
     /// The bytes of `range` that were committed when this was called, in pieces of up to 1 MiB, read ahead by a few.
     /// `0..u64::MAX` for the whole file. A replica on this node is preferred; a damaged or vanished one is passed over.
-    pub fn stream(&self, file: &str, range: Range<u64>) -> ReadStream {
+    /// All pieces are of one file: when it is removed meanwhile the stream ends with [`Error::NoSuchFile`], or, when another
+    /// was made under its name, [`Error::Replaced`].
+    pub fn stream<'a>(&self, file: impl Into<FileRef<'a>>, range: Range<u64>) -> ReadStream {
         ReadStream::start(self.nodes.clone(), file.into(), range, self.patience, None)
     }
 
@@ -355,8 +369,15 @@ impl Client {
     }
 
     /// Up to `max` committed bytes from `offset` as soon as there are any; empty when there are none within `wait`.
-    pub async fn tail(&self, file: &str, offset: u64, max: usize, wait: Duration) -> Result<Bytes, Error> {
-        check_name(file)?;
+    pub async fn tail(
+        &self,
+        file: impl Into<FileRef<'_>>,
+        offset: u64,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Bytes, Error> {
+        let file = file.into();
+        check_name(file.name)?;
         self.nodes.tail(file, offset, max, wait, self.patience).await
     }
 
@@ -383,8 +404,8 @@ impl Client {
     where
         R: tokio::io::AsyncRead + Unpin,
     {
-        self.create(file).await?;
-        put::append_all(self, local, file, progress).await
+        let creation = self.create(file).await?;
+        put::append_all(self, local, (file, creation).into(), progress).await
     }
 
     /// Appends all that `local` yields to a file that exists. Up to [`MAX_APPEND`] bytes stay one piece, with nothing of
@@ -400,15 +421,17 @@ impl Client {
     /// not there). From then on every process with a lower epoch, and any other with the same, is [`Error::Fenced`].
     pub async fn open_append(
         &self,
-        file: &str,
+        file: impl Into<FileRef<'_>>,
         client: &str,
         epoch: Epoch,
         create: bool,
     ) -> Result<Appender, Error> {
+        let FileRef { name: file, of } = file.into();
         check_name(file)?;
         let nonce = nodes::random();
         let fence = Request::Fence {
             file: file.into(),
+            of,
             client: client.into(),
             epoch,
             nonce,
@@ -421,7 +444,7 @@ impl Client {
                 Err(Error::NoSuchFile { .. }) if !made => {
                     made = true;
                     match self.create(file).await {
-                        Ok(()) | Err(Error::Exists { .. }) => {}
+                        Ok(_) | Err(Error::Exists { .. }) => {}
                         Err(other) => return Err(other),
                     }
                 }

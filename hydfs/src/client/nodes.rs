@@ -9,12 +9,12 @@ use bytes::Bytes;
 use common::backoff::Backoff;
 use common::clock::{self, Time};
 use common::cluster::Cluster;
-use common::ids::NodeName;
+use common::ids::{Creation, NodeName};
 use common::net::{Identity, Role, dial};
 
 use super::conn::{Answer, Conn};
 use super::error::Error;
-use super::{Entry, Stat};
+use super::{Entry, FileRef, Stat};
 use crate::ring::{RangeIx, Ring};
 use crate::view::NodeIx;
 use crate::wire::client::{FileStat, MAX_READ, NodeInfo, Refusal, Reply, Request};
@@ -238,6 +238,10 @@ impl Nodes {
                     tried |= matches!(refusal, Refusal::Again | Refusal::Unavailable { .. });
                     search.refused(node, refusal).await?;
                 }
+                // That was refused for want of such a file, and looked into: it is there.
+                Ok(Answer::Reply(Reply::Stat(_))) if !matches!(request, Request::Stat { .. }) => {
+                    search.refused(node, Refusal::Again).await?;
+                }
                 Ok(answer) => {
                     self.set_hint(range, Some(node));
                     return Ok(answer);
@@ -252,7 +256,7 @@ impl Nodes {
 
     pub async fn tail(
         &self,
-        file: &str,
+        FileRef { name: file, of }: FileRef<'_>,
         offset: u64,
         max: usize,
         wait: Duration,
@@ -266,6 +270,7 @@ impl Nodes {
             let poll = left.min(ANSWER);
             let request = Request::Tail {
                 file: file.into(),
+                of,
                 offset,
                 max,
                 wait_ms: poll.as_millis() as u32,
@@ -282,6 +287,7 @@ impl Nodes {
     pub fn stat(&self, file: &str, stat: FileStat) -> Stat {
         Stat {
             file: file.into(),
+            creation: Creation(stat.nonce),
             len: stat.len,
             newlines: stat.newlines,
             coordinator: stat.coordinator.map(|n| self.name(n)),
@@ -345,7 +351,11 @@ impl Nodes {
             match self.call(node, Request::ListStore { after }, ANSWER).await? {
                 Answer::Reply(Reply::Files { files, more }) => {
                     let done = !more || files.is_empty();
-                    all.extend(files.into_iter().map(|(file, len)| Entry { file, len }));
+                    all.extend(
+                        files
+                            .into_iter()
+                            .map(|(file, len, creation)| Entry { file, len, creation }),
+                    );
                     if done {
                         return Ok(all);
                     }
@@ -377,6 +387,7 @@ impl Nodes {
         };
         match refusal {
             Refusal::NoSuchFile => Error::NoSuchFile { file },
+            Refusal::Replaced => Error::Replaced { file },
             Refusal::Exists => Error::Exists { file },
             Refusal::Fenced { epoch } => Error::Fenced {
                 file,

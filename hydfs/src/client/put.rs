@@ -5,7 +5,7 @@ use common::ids::Epoch;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::error::Error;
-use super::{Appender, Client, MAX_APPEND, nodes};
+use super::{Appender, Client, FileRef, MAX_APPEND, nodes};
 
 const PIECE: usize = 1024 * 1024;
 /// Bytes read and not yet acknowledged.
@@ -40,7 +40,7 @@ async fn read_piece(local: &mut (impl AsyncRead + Unpin), size: usize) -> Result
 }
 
 /// A stream that nobody else writes.
-async fn open(client: &Client, file: &str, why: &str) -> Result<Appender, Error> {
+async fn open(client: &Client, file: FileRef<'_>, why: &str) -> Result<Appender, Error> {
     client
         .open_append(file, &format!("{why}-{:016x}", nodes::random()), Epoch(1), false)
         .await
@@ -49,7 +49,7 @@ async fn open(client: &Client, file: &str, why: &str) -> Result<Appender, Error>
 pub async fn append_all<R: AsyncRead + Unpin>(
     client: &Client,
     mut local: R,
-    file: &str,
+    file: FileRef<'_>,
     mut progress: impl FnMut(u64),
 ) -> Result<u64, Error> {
     let first = read_piece(&mut local, PIECE).await?;
@@ -87,7 +87,7 @@ pub async fn append_whole<R: AsyncRead + Unpin>(
                 break;
             }
             Some(open) => open,
-            None => appender.insert(open(client, file, "append").await?),
+            None => appender.insert(open(client, file.into(), "append").await?),
         };
         if piece.is_empty() {
             break;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::backoff::Backoff;
 use common::clock;
-use common::ids::NodeName;
+use common::ids::{Creation, NodeName};
 
 use super::Client;
 use super::conn::Answer;
@@ -27,7 +27,7 @@ pub(super) async fn read(
 ) -> Result<u64, Error> {
     check_name(file)?;
     let node = client.nodes.node(name)?;
-    let len = length(client, node, file).await?;
+    let (len, creation) = length(client, node, file).await?;
     let conn = client.nodes.conn(node).await?;
     let mut under_way = VecDeque::new();
     let (mut asked, mut at) = (0, 0);
@@ -36,6 +36,7 @@ pub(super) async fn read(
             let part = (len - asked).min(MAX_READ as u64);
             under_way.push_back(conn.call(Request::Read {
                 file: file.into(),
+                of: Some(creation),
                 offset: asked,
                 len: part as u32,
                 any: true,
@@ -96,7 +97,7 @@ async fn here(client: &Client, node: NodeIx, file: &str) -> Result<Option<FileSt
     }
 }
 
-async fn length(client: &Client, node: NodeIx, file: &str) -> Result<u64, Error> {
+async fn length(client: &Client, node: NodeIx, file: &str) -> Result<(u64, Creation), Error> {
     let quick = client.with_patience(client.patience.min(GRACE));
     let known = match quick.stat(file).await {
         Ok(stat) => Some(stat),
@@ -124,8 +125,8 @@ async fn length(client: &Client, node: NodeIx, file: &str) -> Result<u64, Error>
             Some(stat) if held.len < stat.len && clock::now().since(start) < GRACE => {
                 tokio::time::sleep(backoff.delay().min(Duration::from_millis(50))).await;
             }
-            Some(stat) => return Ok(held.len.min(stat.len)),
-            None => return Ok(held.len),
+            Some(stat) => return Ok((held.len.min(stat.len), Creation(held.nonce))),
+            None => return Ok((held.len, Creation(held.nonce))),
         }
     }
 }

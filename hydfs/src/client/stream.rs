@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::clock;
+use common::ids::Creation;
 use common::spawn;
 use tokio::sync::{mpsc, oneshot};
 
+use super::FileRef;
 use super::conn::{Answer, Conn};
 use super::error::{Error, check_name};
 use super::nodes::{GRACE, Nodes, Search};
@@ -32,16 +34,18 @@ impl ReadStream {
     /// `known`: what was just found out of the file, if anything.
     pub(super) fn start(
         nodes: Arc<Nodes>,
-        file: String,
+        file: FileRef<'_>,
         range: Range<u64>,
         patience: Duration,
         known: Option<FileStat>,
     ) -> Self {
+        let (file, of) = (file.name.to_owned(), file.of);
         let (out, pieces) = mpsc::channel(AHEAD);
         let task = spawn::guarded("hydfs-read", async move {
-            let reader = Reader {
+            let mut reader = Reader {
                 nodes,
                 file,
+                of,
                 patience,
                 out,
             };
@@ -94,6 +98,8 @@ pub(super) async fn size(nodes: &Nodes, file: &str, patience: Duration) -> Resul
 struct Reader {
     nodes: Arc<Nodes>,
     file: String,
+    /// Which file of that name; known before the first piece is asked for.
+    of: Option<Creation>,
     patience: Duration,
     out: mpsc::Sender<Result<Bytes, Error>>,
 }
@@ -106,7 +112,7 @@ struct Under {
 }
 
 impl Reader {
-    async fn run(&self, range: Range<u64>, known: Option<FileStat>) -> Result<(), Error> {
+    async fn run(&mut self, range: Range<u64>, known: Option<FileStat>) -> Result<(), Error> {
         check_name(&self.file)?;
         if range.is_empty() {
             return Ok(());
@@ -115,6 +121,12 @@ impl Reader {
             Some(stat) => stat,
             None => size(&self.nodes, &self.file, self.patience).await?,
         };
+        let is = Creation(stat.nonce);
+        if *self.of.get_or_insert(is) != is {
+            return Err(Error::Replaced {
+                file: self.file.clone(),
+            });
+        }
         let end = range.end.min(stat.len);
         let mut at = range.start;
         let mut sources = self.sources(&stat);
@@ -141,6 +153,7 @@ impl Reader {
     fn request(&self, offset: u64, len: u64, any: bool) -> Request {
         Request::Read {
             file: self.file.clone(),
+            of: self.of,
             offset,
             len: len as u32,
             any,
@@ -202,8 +215,8 @@ impl Reader {
                     self.give(bytes).await?;
                     return Ok(next);
                 }
-                // It is shorter now than it was: removed, and made anew.
-                Ok(Answer::Data { .. }) => return Ok(end),
+                // Not what was asked for; or a Stat: what was not there is there.
+                Ok(Answer::Data { .. } | Answer::Reply(Reply::Stat(_))) => Ok(Refusal::Again),
                 Ok(Answer::Reply(Reply::Refused(refusal))) => Ok(refusal),
                 Ok(Answer::Reply(other)) => return Err(self.nodes.unexpected(&self.file, &other)),
                 Ok(Answer::Entries { .. }) => Ok(Refusal::Again),

@@ -517,8 +517,9 @@ impl Core {
         match refused {
             Refused::NotCoordinator { coordinator } => Refusal::NotCoordinator { coordinator },
             Refused::Unavailable { why } => Refusal::Unavailable { why },
+            Refused::NoSuchFile => Refusal::NoSuchFile,
             // A stream that is not open here is one of another file of that name.
-            Refused::NoSuchFile | Refused::NotFenced => Refusal::NoSuchFile,
+            Refused::Replaced | Refused::NotFenced => Refusal::Replaced,
             Refused::Exists => Refusal::Exists,
             Refused::FencedOff { epoch } => Refusal::Fenced { epoch },
             Refused::Gap { have } => Refusal::Gap { length: have },

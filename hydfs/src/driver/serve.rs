@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use common::clock::{self, Time};
+use common::ids::Creation;
 
 use super::core::Core;
 use crate::content::{ClientId, EntryMeta, FileName, Segment, SegmentId};
@@ -33,6 +34,7 @@ pub struct Later {
 enum Bulk {
     Read {
         file: FileName,
+        of: Option<Creation>,
         offset: u64,
         len: u64,
     },
@@ -62,6 +64,7 @@ enum Turn {
 struct Waiter {
     conn: u64,
     call: u64,
+    of: Option<Creation>,
     offset: u64,
     max: u64,
     until: Time,
@@ -99,6 +102,13 @@ impl Core {
 
     fn try_call(&mut self, conn: u64, call: u64, request: Request) -> Result<(), Refusal> {
         let name = |file: &str| FileName::new(file).map_err(|e| Refusal::InvalidName { why: e.to_string() });
+        // Who is no coordinator any more, and does not know it yet, must not say that a file is gone.
+        let make_sure = |file: FileName, of: Option<Creation>| {
+            Turn::Order(replica::Request::Stat {
+                file,
+                of: of.map(|c| c.0),
+            })
+        };
         let turn = match request {
             Request::Create { file, nonce } => Turn::Order(replica::Request::Create {
                 file: name(&file)?,
@@ -108,14 +118,16 @@ impl Core {
                 file: name(&file)?,
                 nonce,
             }),
-            Request::Stat { file, any: false } => Turn::Order(replica::Request::Stat { file: name(&file)? }),
+            Request::Stat { file, any: false } => make_sure(name(&file)?, None),
             Request::Fence {
                 file,
+                of,
                 client,
                 epoch,
                 nonce,
             } => Turn::Order(replica::Request::Fence {
                 file: name(&file)?,
+                of: of.map(|c| c.0),
                 client: crate::content::ClientId::of(&client),
                 epoch,
                 nonce,
@@ -133,15 +145,21 @@ impl Core {
             )),
             Request::Read {
                 file,
+                of,
                 offset,
                 len,
                 any,
             } => {
                 let (file, len) = (name(&file)?, len.into());
-                if !any {
-                    self.coordinated(&file)?;
+                match any || self.coordinated(&file, of)?.is_some() {
+                    true => Turn::Later(Bulk::Read {
+                        file,
+                        of,
+                        offset,
+                        len,
+                    }),
+                    false => make_sure(file, of),
                 }
-                Turn::Later(Bulk::Read { file, offset, len })
             }
             Request::Fetch {
                 file,
@@ -167,22 +185,48 @@ impl Core {
             }),
             Request::Tail {
                 file,
+                of,
                 offset,
                 max,
                 wait_ms,
             } => {
+                let (file, max) = (name(&file)?, max.into());
                 let wait = Duration::from_millis(wait_ms.into()).min(LONGEST_WAIT);
-                return self.tail(conn, call, name(&file)?, offset, max.into(), wait);
+                match self.coordinated(&file, of)? {
+                    Some(length) if length <= offset && !wait.is_zero() => {
+                        let waiter = Waiter {
+                            conn,
+                            call,
+                            of,
+                            offset,
+                            max,
+                            until: clock::now() + wait,
+                        };
+                        self.waiting.0.entry(file).or_default().push(waiter);
+                        return Ok(());
+                    }
+                    Some(_) => Turn::Later(Bulk::Read {
+                        file,
+                        of,
+                        offset,
+                        len: max,
+                    }),
+                    None => make_sure(file, of),
+                }
             }
-            Request::Index { file, from } => {
+            Request::Index { file, of, from } => {
                 let file = name(&file)?;
-                let length = self.coordinated(&file)?;
-                Turn::Answer(self.marks(&file, length, from))
+                match self.coordinated(&file, of)? {
+                    Some(length) => Turn::Answer(self.marks(&file, length, from)),
+                    None => make_sure(file, of),
+                }
             }
-            Request::Streams { file, after } => {
+            Request::Streams { file, of, after } => {
                 let file = name(&file)?;
-                let length = self.coordinated(&file)?;
-                Turn::Answer(self.streams(&file, length, after))
+                match self.coordinated(&file, of)? {
+                    Some(length) => Turn::Answer(self.streams(&file, length, after)),
+                    None => make_sure(file, of),
+                }
             }
             Request::Locate { range } => Turn::Answer(Reply::Coordinator {
                 node: self.replica.coordinator_of(range),
@@ -225,7 +269,7 @@ impl Core {
                 let files = found
                     .into_iter()
                     .take(MAX_LIST)
-                    .map(|f| (f.name.into(), f.length))
+                    .map(|f| (f.name.into(), f.length, Creation(f.nonce)))
                     .collect();
                 Reply::Files { files, more }
             }
@@ -263,8 +307,8 @@ impl Core {
         })
     }
 
-    /// The file's committed length, if this node is the one to ask.
-    fn coordinated(&self, file: &FileName) -> Result<u64, Refusal> {
+    /// The file's committed length, if this node is the one to ask; `None` if it knows no such file.
+    fn coordinated(&self, file: &FileName, of: Option<Creation>) -> Result<Option<u64>, Refusal> {
         let range = self.replica.range_of(file);
         let coordinator = self.replica.coordinator_of(range);
         if coordinator != Some(self.at) {
@@ -272,8 +316,8 @@ impl Core {
         }
         match self.replica.state_of(range) {
             Some(RangeState::Active { .. }) => {
-                let known = self.replica.committed(file).ok_or(Refusal::NoSuchFile)?;
-                Ok(known.length)
+                let known = self.replica.committed(file);
+                Ok(known.filter(|k| is_meant(of, k.nonce)).map(|k| k.length))
             }
             Some(RangeState::Unavailable { why }) => Err(Refusal::Unavailable { why }),
             Some(RangeState::Installing) | None => Err(Refusal::Again),
@@ -358,8 +402,9 @@ impl Core {
             .flat_map(|range| store.files(range))
             .filter(|(name, _)| name.as_str() > after);
         let held = |f: &crate::content::File| f.segments.iter().filter(|s| !s.missing).map(|s| s.bytes).sum();
-        let mut files: Vec<(String, u64)> =
-            all.map(|(name, f)| (name.as_str().to_owned(), held(f))).collect();
+        let mut files: Vec<(String, u64, Creation)> = all
+            .map(|(name, f)| (name.as_str().to_owned(), held(f), Creation(f.nonce)))
+            .collect();
         files.sort_unstable();
         let more = files.len() > MAX_LIST;
         files.truncate(MAX_LIST);
@@ -372,8 +417,13 @@ impl Core {
             return;
         }
         let served = match what {
-            Bulk::Read { file, offset, len } => self
-                .read(&file, offset, len)
+            Bulk::Read {
+                file,
+                of,
+                offset,
+                len,
+            } => self
+                .read(&file, of, offset, len)
                 .map(|(end, bytes)| Frame::data(call, offset, end, bytes)),
             Bulk::Fetch {
                 file,
@@ -399,11 +449,19 @@ impl Core {
     }
 
     /// Committed bytes of this node's copy, and the committed length.
-    fn read(&mut self, file: &FileName, offset: u64, len: u64) -> Result<(u64, Bytes), Refusal> {
-        let known = self.replica.committed(file).ok_or(Refusal::NotHere)?;
+    fn read(
+        &mut self,
+        file: &FileName,
+        of: Option<Creation>,
+        offset: u64,
+        len: u64,
+    ) -> Result<(u64, Bytes), Refusal> {
+        let known = self.replica.committed(file).filter(|k| is_meant(of, k.nonce));
+        let known = known.ok_or(Refusal::NotHere)?;
         let range = self.replica.range_of(file);
         let len = len.min(MAX_READ as u64).min(known.length.saturating_sub(offset));
-        let held = self.replica.store().file(range, file).ok_or(Refusal::NotHere)?;
+        let held = self.replica.store().file(range, file);
+        let held = held.filter(|f| f.nonce == known.nonce).ok_or(Refusal::NotHere)?;
         let mut parts: Vec<Bytes> = Vec::new();
         for slice in held.slices(offset, len) {
             // What was read so far is good; the rest is elsewhere.
@@ -493,36 +551,6 @@ impl Core {
         }
     }
 
-    fn tail(
-        &mut self,
-        conn: u64,
-        call: u64,
-        file: FileName,
-        offset: u64,
-        max: u64,
-        wait: Duration,
-    ) -> Result<(), Refusal> {
-        let length = self.coordinated(&file)?;
-        if length > offset || wait.is_zero() {
-            let what = Bulk::Read {
-                file,
-                offset,
-                len: max,
-            };
-            self.later.push_back(Later { conn, call, what });
-        } else {
-            let waiter = Waiter {
-                conn,
-                call,
-                offset,
-                max,
-                until: clock::now() + wait,
-            };
-            self.waiting.0.entry(file).or_default().push(waiter);
-        }
-        Ok(())
-    }
-
     /// A file may be read up to `length`: whoever waited for that is served.
     pub(super) fn committed(&mut self, file: &FileName, length: u64) {
         let Some(waiters) = self.waiting.0.get_mut(file) else {
@@ -531,6 +559,7 @@ impl Core {
         for Waiter {
             conn,
             call,
+            of,
             offset,
             max,
             ..
@@ -538,6 +567,7 @@ impl Core {
         {
             let what = Bulk::Read {
                 file: file.clone(),
+                of,
                 offset,
                 len: max,
             };
@@ -552,23 +582,35 @@ impl Core {
         }
         let now = clock::now();
         let files: Vec<FileName> = self.waiting.0.keys().cloned().collect();
-        let lost: BTreeMap<FileName, Refusal> = files
+        // `Ok`: the file that has the name here now. Who waits for another gets nothing, asks again, and is told for sure.
+        let stands: BTreeMap<FileName, Result<Option<Creation>, Refusal>> = files
             .into_iter()
-            .filter_map(|f| self.coordinated(&f).err().map(|refusal| (f, refusal)))
+            .map(|file| {
+                let now = self.coordinated(&file, None).map(|_| {
+                    let known = self.replica.committed(&file);
+                    known.map(|k| Creation(k.nonce))
+                });
+                (file, now)
+            })
             .collect();
-        for (file, waiter) in self
-            .waiting
-            .take_if(|file, w| w.until <= now || lost.contains_key(file))
-        {
-            match lost.get(&file) {
-                Some(refusal) => self.refuse(waiter.conn, waiter.call, refusal.clone()),
-                None => self.frame(
+        let is_over = |file: &FileName, w: &Waiter| match stands.get(file) {
+            Some(Ok(Some(now))) => w.of.is_some_and(|of| of != *now),
+            _ => true,
+        };
+        for (file, waiter) in self.waiting.take_if(|file, w| w.until <= now || is_over(file, w)) {
+            match stands.get(&file) {
+                Some(Err(refusal)) => self.refuse(waiter.conn, waiter.call, refusal.clone()),
+                _ => self.frame(
                     waiter.conn,
                     Frame::data(waiter.call, waiter.offset, waiter.offset, Bytes::new()),
                 ),
             }
         }
     }
+}
+
+fn is_meant(of: Option<Creation>, nonce: u64) -> bool {
+    of.is_none_or(|of| of.0 == nonce)
 }
 
 fn join(mut parts: Vec<Bytes>) -> Bytes {

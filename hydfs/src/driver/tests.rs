@@ -103,6 +103,7 @@ impl World {
         let mut all = Vec::new();
         while (all.len() as u64) < len {
             let request = Request::Read {
+                of: None,
                 file: file.into(),
                 offset: all.len() as u64,
                 len: 1 << 20,

@@ -69,7 +69,7 @@ struct Waiter {
 /// What a waiter gets.
 enum Due {
     Ready(Result<Answer, Refused>),
-    Stat(FileName),
+    Stat(FileName, Option<u64>),
     Find {
         prefix: String,
         after: String,
@@ -289,7 +289,7 @@ impl<S: Store> Replica<S> {
         };
         self.stirred.insert(range);
         let lookup = match &request {
-            Request::Stat { file } => Some(Due::Stat(file.clone())),
+            Request::Stat { file, of } => Some(Due::Stat(file.clone(), *of)),
             Request::Find {
                 prefix, after, limit, ..
             } => Some(Due::Find {
@@ -518,10 +518,11 @@ impl<S: Store> Replica<S> {
         for waiter in ready {
             let result = match waiter.reply {
                 Due::Ready(result) => result,
-                Due::Stat(file) => self
-                    .info(range, &file, true)
-                    .map(Answer::Stat)
-                    .ok_or(Refused::NoSuchFile),
+                Due::Stat(file, of) => match self.info(range, &file, true) {
+                    None => Err(Refused::NoSuchFile),
+                    Some(info) if of.is_some_and(|of| of != info.nonce) => Err(Refused::Replaced),
+                    Some(info) => Ok(Answer::Stat(info)),
+                },
                 Due::Find { prefix, after, limit } => {
                     Ok(Answer::Found(self.find(range, &prefix, &after, limit)))
                 }

@@ -37,6 +37,7 @@ pub(super) fn plan(file: Option<&File>, request: Request, mutant: Mutant) -> Pla
         (
             Request::Fence {
                 file,
+                of: None,
                 client,
                 epoch,
                 nonce,
@@ -62,6 +63,9 @@ pub(super) fn plan(file: Option<&File>, request: Request, mutant: Mutant) -> Pla
             )
         }
         (_, None) => Plan::Refuse(Refused::NoSuchFile),
+        (Request::Fence { of: Some(of), .. }, Some(file)) if file.nonce != of => {
+            Plan::Refuse(Refused::Replaced)
+        }
         (
             Request::Fence {
                 file: name,

@@ -18,6 +18,8 @@ pub enum Request {
     /// Opens `client`'s stream for a process; `nonce` names the process. With `create` a file that is not there is created, with that nonce.
     Fence {
         file: FileName,
+        /// The nonce of the file that is meant; `None`: whichever has the name.
+        of: Option<u64>,
         client: ClientId,
         epoch: Epoch,
         nonce: u64,
@@ -36,7 +38,11 @@ pub enum Request {
     /// Only the file that `nonce` created: a retry must not remove another one of that name.
     Remove { file: FileName, nonce: u64 },
     /// Answered from what all replicas have; sees everything acknowledged before it was asked.
-    Stat { file: FileName },
+    Stat {
+        file: FileName,
+        /// As in `Fence`.
+        of: Option<u64>,
+    },
     /// As `Stat`, of the range's files whose names start with `prefix` and lie behind `after`: the first `limit` by name. Each range's coordinator is
     /// to be asked.
     Find {
@@ -54,7 +60,7 @@ impl Request {
             | Request::Fence { file, .. }
             | Request::Append { file, .. }
             | Request::Remove { file, .. }
-            | Request::Stat { file } => Some(file),
+            | Request::Stat { file, .. } => Some(file),
             Request::Find { .. } => None,
         }
     }
@@ -105,6 +111,9 @@ pub enum Refused {
     Unavailable { why: String },
     #[error("no such file")]
     NoSuchFile,
+    /// The file that is meant is gone; another one has its name.
+    #[error("another file has that name")]
+    Replaced,
     #[error("the file exists")]
     Exists,
     /// Another process of this client has taken over, with this epoch: stop.

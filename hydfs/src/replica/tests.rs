@@ -156,9 +156,14 @@ fn create(file: &str, nonce: u64) -> Request {
     }
 }
 
+fn stat(of: Option<u64>) -> Request {
+    Request::Stat { file: name("f"), of }
+}
+
 fn fence(epoch: u64, nonce: u64) -> Request {
     Request::Fence {
         file: name("f"),
+        of: None,
         client: A,
         epoch: Epoch(epoch),
         nonce,
@@ -215,7 +220,7 @@ fn repeats_are_answered_again_and_what_does_not_fit_is_refused() {
     );
     assert_eq!(g.ask(create("f", 1)), Some(Ok(Answer::Created)));
     assert_eq!(g.ask(create("f", 77)), refused(Refused::Exists));
-    let Some(Ok(Answer::Stat(info))) = g.ask(Request::Stat { file: name("f") }) else {
+    let Some(Ok(Answer::Stat(info))) = g.ask(stat(None)) else {
         panic!("no answer")
     };
     assert_eq!(
@@ -233,15 +238,25 @@ fn repeats_are_answered_again_and_what_does_not_fit_is_refused() {
     };
     assert_eq!(g.ask(remove(77)), refused(Refused::NoSuchFile));
     assert_eq!(g.ask(remove(1)), Some(Ok(Answer::Removed)));
-    assert_eq!(
-        g.ask(Request::Stat { file: name("f") }),
-        refused(Refused::NoSuchFile)
-    );
+    assert_eq!(g.ask(stat(None)), refused(Refused::NoSuchFile));
     assert!(g.up().all(|r| r.committed(&name("f")).is_none()));
     // A retry of the removal that comes late does not remove what was made in the meantime.
     assert_eq!(g.ask(create("f", 2)), Some(Ok(Answer::Created)));
     assert_eq!(g.ask(remove(1)), refused(Refused::NoSuchFile));
     assert!(g.up().all(|r| r.committed(&name("f")).is_some()));
+    // Nor does who asks for the first file, or wants to write it, get the second.
+    assert_eq!(g.ask(stat(Some(1))), refused(Refused::Replaced));
+    assert!(matches!(g.ask(stat(Some(2))), Some(Ok(Answer::Stat(_)))));
+    let fence_in = |of| Request::Fence {
+        file: name("f"),
+        of: Some(of),
+        client: A,
+        epoch: Epoch(9),
+        nonce: 9,
+        create: false,
+    };
+    assert_eq!(g.ask(fence_in(1)), refused(Refused::Replaced));
+    assert_eq!(g.ask(fence_in(2)), Some(Ok(Answer::Fenced { length: 0 })));
 }
 
 #[test]

@@ -175,7 +175,14 @@ impl Clients {
                 let file = w.clients.files[w.rng.random_range(0..files)].clone();
                 let at_least = w.oracle.acked_bytes(&file);
                 let node = w.rng.random_range(0..w.n);
-                Self::send(w, None, node, Request::Stat { file }, at_least, Time::ZERO);
+                Self::send(
+                    w,
+                    None,
+                    node,
+                    Request::Stat { file, of: None },
+                    at_least,
+                    Time::ZERO,
+                );
                 w.after(30, 200, world::Event::Client(Event::NewFile));
             }
         }
@@ -270,6 +277,7 @@ impl Clients {
                 let create = p.script.is_none();
                 requests.push(Request::Fence {
                     file,
+                    of: None,
                     client,
                     epoch,
                     nonce,
@@ -335,14 +343,15 @@ impl Clients {
                     epoch,
                     nonce,
                     create: true,
+                    ..
                 },
                 Ok(Answer::Fenced { length }),
             ) => w.oracle.fenced(file, *client, *epoch, *nonce, *length),
-            (Request::Stat { file }, Ok(Answer::Stat(info))) if info.length < at_least => Some(format!(
+            (Request::Stat { file, .. }, Ok(Answer::Stat(info))) if info.length < at_least => Some(format!(
                 "{file} is said to have {} bytes after {at_least} were acknowledged",
                 info.length
             )),
-            (Request::Stat { file }, Err(Refused::NoSuchFile)) if at_least > 0 => Some(format!(
+            (Request::Stat { file, .. }, Err(Refused::NoSuchFile)) if at_least > 0 => Some(format!(
                 "{file} is said not to be there after {at_least} bytes were acknowledged"
             )),
             _ => None,

@@ -14,7 +14,7 @@
 //! behind its head; all else has named fields.
 
 use bytes::Bytes;
-use common::ids::{Epoch, NodeName};
+use common::ids::{Creation, Epoch, NodeName};
 use common::net::Error;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,7 @@ pub struct Attach {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
+    // `of`: only the file that this number created. Without it, whichever has the name now.
     /// A repeat with the same nonce is answered like the first.
     Create { file: String, nonce: u64 },
     /// The file that `nonce` created, as [`FileStat::nonce`] says; another one of that name is not touched.
@@ -81,11 +82,23 @@ pub enum Request {
         after: String,
     },
     /// Append boundaries, from the `from`th.
-    Index { file: String, from: u64 },
+    Index {
+        file: String,
+        #[serde(default)]
+        of: Option<Creation>,
+        from: u64,
+    },
     /// Who appended what: the clients' streams behind `after`, by id.
-    Streams { file: String, after: Option<ClientId> },
+    Streams {
+        file: String,
+        #[serde(default)]
+        of: Option<Creation>,
+        after: Option<ClientId>,
+    },
     Read {
         file: String,
+        #[serde(default)]
+        of: Option<Creation>,
         offset: u64,
         len: u32,
         any: bool,
@@ -93,12 +106,16 @@ pub enum Request {
     /// Answered when committed bytes lie behind `offset`, or after `wait_ms`.
     Tail {
         file: String,
+        #[serde(default)]
+        of: Option<Creation>,
         offset: u64,
         max: u32,
         wait_ms: u32,
     },
     Fence {
         file: String,
+        #[serde(default)]
+        of: Option<Creation>,
         client: String,
         epoch: Epoch,
         nonce: u64,
@@ -146,8 +163,9 @@ pub enum Request {
 pub enum Reply {
     Done,
     Stat(FileStat),
+    /// Name, bytes, and which file of that name it is.
     Files {
-        files: Vec<(String, u64)>,
+        files: Vec<(String, u64, Creation)>,
         more: bool,
     },
     /// Offset and newlines before it.
@@ -245,6 +263,8 @@ pub enum Refusal {
     /// Ask again soon: a take-over, or this one was dropped by a change of view.
     Again,
     NoSuchFile,
+    /// That file is gone, and another one has its name.
+    Replaced,
     Exists,
     Fenced {
         epoch: Epoch,
@@ -395,6 +415,7 @@ mod tests {
     fn calls_and_refusals_round_trip() {
         let call = Request::Tail {
             file: "f".into(),
+            of: Some(Creation(4)),
             offset: 1,
             max: 2,
             wait_ms: 3,

@@ -261,6 +261,7 @@ mod tests {
             ..Cut::default()
         };
         let run = SourceRun {
+            creation: None,
             slice: 1,
             from: 5,
             to: 9,

@@ -9,6 +9,7 @@ use hydfs::client::{Client, Error};
 use tokio::sync::{Notify, mpsc};
 
 use super::prepare::files;
+use crate::plan::SourceFile;
 
 const EVERY: Duration = Duration::from_millis(500);
 /// The look that ends the job is not waited for any longer.
@@ -16,9 +17,9 @@ const LAST_WITHIN: Duration = Duration::from_secs(3);
 
 pub enum Found {
     /// Files that were not there before.
-    More(Vec<String>),
+    More(Vec<SourceFile>),
     /// The last: there will be no more.
-    Last(Vec<String>),
+    Last(Vec<SourceFile>),
 }
 
 pub struct Lookout {
@@ -56,7 +57,7 @@ async fn look_out(
     last: Arc<Notify>,
     tell: mpsc::Sender<Found>,
 ) -> Result<(), Error> {
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeSet<SourceFile> = BTreeSet::new();
     let mut failed = false;
     loop {
         let files = tokio::select! {
@@ -66,11 +67,10 @@ async fn look_out(
         match files {
             Ok(files) => {
                 failed = false;
-                let new: Vec<String> = files
-                    .into_iter()
-                    .map(|f| f.file)
-                    .filter(|f| seen.insert(f.clone()))
-                    .collect();
+                let all = files.iter().map(files::source_file);
+                let new: Vec<SourceFile> = all.clone().filter(|f| !seen.contains(f)).collect();
+                // Of those that are gone nothing is remembered.
+                seen = all.collect();
                 if !new.is_empty() && tell.send(Found::More(new)).await.is_err() {
                     return Ok(());
                 }
@@ -88,7 +88,7 @@ async fn look_out(
         }
     }
     let files = match tokio::time::timeout(LAST_WITHIN, files::list(&client, &src)).await {
-        Ok(Ok(files)) => files.into_iter().map(|f| f.file).collect(),
+        Ok(Ok(files)) => files.iter().map(files::source_file).collect(),
         other => {
             let why = other.map_or("no answer in time".into(), |r| {
                 r.err().map_or(String::new(), |e| e.to_string())

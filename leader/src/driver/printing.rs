@@ -37,6 +37,7 @@ impl Printing {
         let file = console::File {
             client: base.client.with_patience(journal::PATIENCE),
             name: plan.dest.clone(),
+            creation: plan.output.creation(),
         };
         let (from, noted) = (plan.output.from(), first.clone());
         let all = base.request.console == cli::Console::All;

@@ -107,6 +107,12 @@ pub fn event(plan: &Plan, event: &Event) {
         Event::Files { task, files, first } => {
             tracing::info!(job = %job, task = %task, files, first, "FILES");
         }
+        Event::FileReplaced { task, file, label } => {
+            tracing::warn!(
+                job = %job, task = %task, file, keys = format!("{label}:LINE"),
+                hint = "the file was removed and made anew: it is read from its beginning, as another file", "FILE_REPLACED"
+            );
+        }
         Event::Drain => tracing::info!(job = %job, "DRAIN"),
         Event::Rate { rate } => tracing::info!(job = %job, rate, "SET_RATE"),
         Event::Scale {

@@ -9,7 +9,7 @@ use common::control::{Failure, ToWorker, Unit};
 use common::ids::TaskId;
 
 use super::{Effect, Event, Job, State, Ticket};
-use crate::plan::{Change, fewest, whole};
+use crate::plan::{Change, SourceFile, fewest};
 
 /// A record of the journal stays small, and so does a message.
 const FILES_PER_CHANGE: usize = 1000;
@@ -24,19 +24,19 @@ impl Job {
     }
 
     /// Files that are there: those that are new go to the source tasks that have the fewest.
-    pub(super) fn files(&mut self, files: Vec<String>, out: &mut Vec<Effect>) {
+    pub(super) fn files(&mut self, files: Vec<SourceFile>, out: &mut Vec<Effect>) {
         if self.over || !self.plan.follow || self.draining {
             return;
         }
         let mut more: BTreeMap<usize, Vec<_>> = BTreeMap::new();
         for file in files {
-            if !self.files.insert(file.clone()) {
+            let Some(slice) = self.files.admit(file) else {
                 continue;
-            }
+            };
             let task = fewest(self.slices.iter().copied());
             if let Some(count) = self.slices.get_mut(task) {
                 *count += 1;
-                more.entry(task).or_default().push(whole(&file));
+                more.entry(task).or_default().push(slice);
             }
         }
         for (index, slices) in more {
@@ -85,6 +85,13 @@ impl Job {
                     files,
                     first: first.unwrap_or_default(),
                 }));
+                for slice in slices.iter().filter(|s| s.label.is_some()) {
+                    out.push(Effect::Event(Event::FileReplaced {
+                        task,
+                        file: slice.file.clone(),
+                        label: slice.label().to_owned(),
+                    }));
+                }
                 self.tell_source(task, ToWorker::Slices(slices), out);
             }
             Change::Drain => {

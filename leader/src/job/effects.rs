@@ -6,7 +6,7 @@ use common::control::{ToLeader, ToWorker, Unit};
 use common::ids::{Epoch, NodeName, TaskId};
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Change;
+use crate::plan::{Change, SourceFile};
 
 /// A control connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,7 +68,7 @@ pub enum Input {
     NodeFailed(NodeName),
     NodeAlive(NodeName),
     /// Files that the source folder holds; for a job that follows. Those that are known are passed over.
-    Files(Vec<String>),
+    Files(Vec<SourceFile>),
     /// The sources' rate, lines per second over all; 0: no limit.
     SetRate(u64),
     /// Stop following: read what is there, and end.
@@ -168,6 +168,12 @@ pub enum Event {
         task: TaskId,
         files: usize,
         first: String,
+    },
+    /// One of them has the name of a file that was removed: its lines' keys begin with `label`.
+    FileReplaced {
+        task: TaskId,
+        file: String,
+        label: String,
     },
     Drain,
     /// The sources have another rate.

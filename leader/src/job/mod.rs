@@ -16,6 +16,7 @@ mod change;
 mod effects;
 mod end;
 mod fail;
+mod files;
 mod messages;
 mod resume;
 mod scale;
@@ -36,6 +37,7 @@ use common::ids::{Epoch, NodeName, TaskId};
 use crate::autoscale::Autoscaler;
 use crate::plan::{Change, Plan};
 pub use effects::{ConnId, Effect, Event, Exit, Input, Ticket};
+use files::GivenFiles;
 pub use resume::{ResumeError, Resumed, resume};
 use share::{Shares, Source};
 pub use task::{Counts, State, Task, Totals};
@@ -96,7 +98,7 @@ pub struct Job {
     changes: BTreeMap<Ticket, Change>,
     last_ticket: Ticket,
     /// All files that were given to a source task, and how many slices each of these has; what is being stored counts.
-    files: BTreeSet<String>,
+    files: GivenFiles,
     slices: Vec<usize>,
     draining: bool,
     poisoned: u64,
@@ -131,11 +133,10 @@ impl Job {
         // Before the newest change was made, those before it were over.
         let newest = (1..plan.stages.len() as u16).map(|s| (s, plan.version(s).saturating_sub(1)));
         let released = newest.collect();
-        let files = plan.sources.iter().flatten().map(|s| s.file.clone());
         Self {
             changes: BTreeMap::new(),
             last_ticket: Ticket(0),
-            files: files.collect(),
+            files: GivenFiles::of(plan.sources.iter().flatten()),
             slices: plan.sources.iter().map(Vec::len).collect(),
             draining: plan.drain,
             poisoned: plan.skips.values().map(|units| units.len() as u64).sum(),

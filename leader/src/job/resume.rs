@@ -320,6 +320,8 @@ mod tests {
     fn changes_are_part_of_the_plan_and_settings_hold_from_where_they_were_made() {
         let slice = Slice {
             file: "new".into(),
+            creation: None,
+            label: None,
             start: 0,
             end: OPEN,
             newlines_before: 0,

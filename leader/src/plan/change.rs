@@ -72,6 +72,8 @@ mod tests {
         let (source, task) = (TaskId::new(0, 1), TaskId::new(1, 0));
         let slices = vec![Slice {
             file: "new".into(),
+            creation: None,
+            label: None,
             start: 0,
             end: OPEN,
             newlines_before: 0,

@@ -8,14 +8,14 @@ mod slices;
 use std::collections::BTreeMap;
 
 use common::control::{Format, OpKind, OpSpec, Slice, TaskPlan, Unit};
-use common::ids::{Epoch, JobName, NodeName, TaskId};
+use common::ids::{Creation, Epoch, JobName, NodeName, TaskId};
 
 use serde::{Deserialize, Serialize};
 
 pub use change::Change;
 pub use placement::place;
 pub use routing::{Born, Routing, Scaling};
-pub use slices::{Input, SPLIT_FROM, fewest, follow, slices, whole};
+pub use slices::{Input, SPLIT_FROM, SourceFile, fewest, follow, slices, whole};
 
 /// The end of a slice whose file may still grow.
 pub const OPEN: u64 = u64::MAX;
@@ -28,8 +28,12 @@ pub fn poison_file(dest: &str) -> String {
 /// How the job comes to its destination file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
-    /// It was there: the job's output begins at byte `from`.
-    Found { from: u64 },
+    /// It was there: the job's output begins at byte `from` of that file and no other.
+    Found {
+        from: u64,
+        #[serde(default)]
+        creation: Option<Creation>,
+    },
     /// It is made, under a number that tells it from one that others make under its name. `replace`: in place of one that
     /// is there.
     Made { nonce: u64, replace: bool },
@@ -37,7 +41,10 @@ pub enum Output {
 
 impl Default for Output {
     fn default() -> Self {
-        Output::Found { from: 0 }
+        Output::Found {
+            from: 0,
+            creation: None,
+        }
     }
 }
 
@@ -45,8 +52,16 @@ impl Output {
     /// Where the job's output begins.
     pub fn from(self) -> u64 {
         match self {
-            Output::Found { from } => from,
+            Output::Found { from, .. } => from,
             Output::Made { .. } => 0,
+        }
+    }
+
+    /// Which file of the destination's name has it; `None` in a journal of a version that did not know.
+    pub fn creation(self) -> Option<Creation> {
+        match self {
+            Output::Found { creation, .. } => creation,
+            Output::Made { nonce, .. } => Some(Creation(nonce)),
         }
     }
 }
@@ -181,6 +196,7 @@ impl Plan {
             owned: self.owned(task),
             stages_behind,
             dest: (stages_behind == 0).then(|| self.dest.clone()),
+            dest_creation: self.output.creation().filter(|_| stages_behind == 0),
             format: self.format,
             rate_milli: if source { self.rate_of(task.index) } else { 0 },
             op_timeout_ms: self.op_timeout_ms,
@@ -286,6 +302,8 @@ pub(crate) mod tests {
                 .map(|i| {
                     vec![Slice {
                         file: format!("f{i}"),
+                        creation: Some(Creation(7)),
+                        label: None,
                         start: 0,
                         end: 10,
                         newlines_before: 0,

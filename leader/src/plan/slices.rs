@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use common::control::Slice;
+use common::ids::Creation;
 use hydfs::client::LineMark;
 
 use super::OPEN;
@@ -14,10 +15,17 @@ use super::OPEN;
 /// Files shorter than this are not split.
 pub const SPLIT_FROM: u64 = 1024 * 1024;
 
+/// A file that sources may read: a name, and which file of that name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceFile {
+    pub name: String,
+    pub creation: Creation,
+}
+
 /// An input file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input {
-    pub file: String,
+    pub file: SourceFile,
     pub len: u64,
     /// Where it may be split; looked up for files of at least [`SPLIT_FROM`] bytes.
     pub marks: Vec<LineMark>,
@@ -84,9 +92,11 @@ pub fn follow(inputs: &[Input], tasks: u16) -> Vec<Vec<Slice>> {
 }
 
 /// A file's one slice, open.
-pub fn whole(file: &str) -> Slice {
+pub fn whole(file: &SourceFile) -> Slice {
     Slice {
-        file: file.into(),
+        file: file.name.clone(),
+        creation: Some(file.creation),
+        label: None,
         start: 0,
         end: OPEN,
         newlines_before: 0,
@@ -171,7 +181,9 @@ fn piece(inputs: &[&Input], cuts: &[Cut], from: usize, to: usize) -> Vec<Slice> 
         };
         if stop > mark.offset {
             out.push(Slice {
-                file: input.file.clone(),
+                file: input.file.name.clone(),
+                creation: Some(input.file.creation),
+                label: None,
                 start: mark.offset,
                 end: stop,
                 newlines_before: mark.newlines_before,
@@ -191,11 +203,18 @@ mod tests {
             .iter()
             .enumerate()
             .map(|(i, len)| Input {
-                file: format!("d/{i:05}"),
+                file: named(&format!("d/{i:05}")),
                 len: *len,
                 marks: vec![],
             })
             .collect()
+    }
+
+    fn named(name: &str) -> SourceFile {
+        SourceFile {
+            name: name.into(),
+            creation: Creation(7),
+        }
     }
 
     /// A file with a mark every `step` bytes and a newline every 10.
@@ -205,7 +224,7 @@ mod tests {
             newlines_before: offset / 10,
         });
         Input {
-            file: name.into(),
+            file: named(name),
             len,
             marks: marks.collect(),
         }
@@ -215,7 +234,7 @@ mod tests {
         for input in inputs {
             let mut at = 0;
             // Tasks take the files in order, so the slices of one file follow each other.
-            for s in tasks.iter().flatten().filter(|s| s.file == input.file) {
+            for s in tasks.iter().flatten().filter(|s| s.file == input.file.name) {
                 prop_assert_eq!(s.start, at);
                 prop_assert!(s.end > s.start);
                 prop_assert_eq!(s.newlines_before, s.start / 10);
@@ -262,7 +281,7 @@ mod tests {
             prop_assert_eq!(tasks.len(), usize::from(n));
             for input in &inputs {
                 let mut at = 0;
-                let mut of_file: Vec<&Slice> = tasks.iter().flatten().filter(|s| s.file == input.file).collect();
+                let mut of_file: Vec<&Slice> = tasks.iter().flatten().filter(|s| s.file == input.file.name).collect();
                 of_file.sort_by_key(|s| s.start);
                 for s in of_file {
                     prop_assert_eq!(s.start, at);
@@ -280,7 +299,7 @@ mod tests {
             newlines_before,
         };
         let input = Input {
-            file: "a".into(),
+            file: named("a"),
             len: 4_000_000,
             // The second half is one line that has no end yet.
             marks: vec![
@@ -322,7 +341,7 @@ mod tests {
     #[test]
     fn a_large_file_without_marks_stays_whole() {
         let inputs = [Input {
-            file: "a".into(),
+            file: named("a"),
             len: 50_000_000,
             marks: vec![],
         }];

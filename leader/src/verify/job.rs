@@ -175,7 +175,8 @@ impl Judge {
                     reading.map(|r| place(r.first)),
                     reading.filter(|r| r.done).map(|r| place(r.next)),
                 );
-                all.push((slice.file.clone(), slice.start, slice.end, plan.task, first, end));
+                let file = (slice.file.clone(), slice.creation);
+                all.push((file, slice.start, slice.end, plan.task, first, end));
             }
         }
         all.sort();
@@ -191,8 +192,8 @@ impl Judge {
                 self.wrong(
                     Some(*task),
                     format!(
-                        "it begins {file} at byte {}, line {}; {reader}, which reads what lies before, ended at byte {}, line {}",
-                        first.0, first.1, reached.0, reached.1
+                        "it begins {} at byte {}, line {}; {reader}, which reads what lies before, ended at byte {}, line {}",
+                        file.0, first.0, first.1, reached.0, reached.1
                     ),
                 );
             }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::control::{Slice, TaskPlan};
 use common::groups::Owners;
-use common::ids::TaskId;
+use common::ids::{Creation, TaskId};
 use common::task_log::{Cut, Order, Owned, Place, SourcePos, SourceRun};
 
 use super::moves::is_peer;
@@ -218,6 +218,15 @@ impl State {
             wrong.push(format!("{} lines in bytes {}..{}", run.lines, run.from, run.to));
         }
         if let Some(slice) = slice {
+            if slice.creation.is_some() && run.creation != slice.creation {
+                let said = |c: Option<Creation>| c.map_or("unnamed".to_owned(), |c| c.to_string());
+                wrong.push(format!(
+                    "it is of another file named {}: creation {}, where the plan has {}",
+                    slice.file,
+                    said(run.creation),
+                    said(slice.creation)
+                ));
+            }
             if let Some(at) = begin {
                 wrong.extend(begins_wrong(slice, at));
             }
@@ -250,7 +259,7 @@ impl State {
         self.tuples_in = self.tuples_in.saturating_add(run.lines);
         match (&self.owners, slice) {
             (Some(owners), Some(slice)) => {
-                route_by_key(run, &slice.file, owners, &self.active, &mut self.routed);
+                route_by_key(run, slice.label(), owners, &self.active, &mut self.routed);
             }
             _ => route(run, &self.active, &mut self.routed),
         }
@@ -467,6 +476,7 @@ mod tests {
     fn lines_are_counted_to_the_outputs_that_they_go_to() {
         for (first_line, lines, outputs) in [(1, 10, 3), (7, 2, 3), (5, 0, 2), (1, 1, 1), (99, 100, 7)] {
             let run = SourceRun {
+                creation: None,
                 slice: 0,
                 from: 0,
                 to: 0,

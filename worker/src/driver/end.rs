@@ -13,7 +13,7 @@ impl From<ops::operator::Error> for End {
 
 impl From<source::Error> for End {
     fn from(error: source::Error) -> Self {
-        let fatal = !matches!(error, source::Error::Read { .. });
+        let fatal = error.is_final();
         End::Failed(Failure {
             what: error.to_string(),
             key: None,
@@ -29,11 +29,15 @@ impl From<hydfs::client::Error> for End {
         match error {
             hydfs::client::Error::Fenced { .. } => End::Fenced(error.to_string()),
             other => End::Failed(Failure {
+                // The file that the task wrote is gone, and so is what the job has put out.
+                fatal: matches!(
+                    other,
+                    hydfs::client::Error::Replaced { .. } | hydfs::client::Error::NoSuchFile { .. }
+                ),
                 what: other.to_string(),
                 key: None,
                 unit: None,
                 stderr: vec![],
-                fatal: false,
             }),
         }
     }

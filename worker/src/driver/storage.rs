@@ -181,9 +181,11 @@ impl Storage {
         let mut dests = vec![];
         let last = plan.downstream.len().max(usize::from(plan.dest.is_some()));
         let aside = plan.poison.as_ref().filter(|_| plan.op.is_some());
-        for (output, name, create) in [(0, plan.dest.as_ref(), false), (last, aside, true)] {
+        let dest = plan.dest.as_ref();
+        for (output, name, of, create) in [(0, dest, plan.dest_creation, false), (last, aside, None, true)] {
             if let Some(name) = name {
-                let mut appender = client.open_append(name, writer, epoch, create).await?;
+                let file = (&**name, of);
+                let mut appender = client.open_append(file, writer, epoch, create).await?;
                 appender.hold(HOLD);
                 dests.push(Dest {
                     output,

@@ -9,7 +9,7 @@ use common::task_log::{Place, SourcePos, SourceRun};
 use hydfs::client::{Client, Error as HydfsError};
 use memchr::{memchr, memrchr};
 
-use super::{Block, Error, MAX_LINE, count_lines, prefix_of_lines};
+use super::{Block, Error, MAX_LINE, count_lines, file, prefix_of_lines};
 
 /// Read at once, of one file.
 const PIECE: usize = 1024 * 1024;
@@ -22,9 +22,8 @@ pub struct Follower {
     slices: Vec<Slice>,
     turn: usize,
     drain: bool,
-    /// Slices of which nothing is left: read to a fixed end, or, when draining, to the file's.
+    /// Slices of which nothing is left: read to a fixed end, or, when draining, to the file's; or the file is gone.
     ended: BTreeSet<usize>,
-    gone: BTreeSet<usize>,
 }
 
 impl Follower {
@@ -35,7 +34,6 @@ impl Follower {
             turn: 0,
             drain,
             ended: BTreeSet::new(),
-            gone: BTreeSet::new(),
         }
     }
 
@@ -92,7 +90,10 @@ impl Follower {
         }
         let mut buffer = BytesMut::new();
         let whole = loop {
-            let piece = self.piece(index, &slice, at + buffer.len() as u64).await?;
+            let Some(piece) = self.piece(index, &slice, at + buffer.len() as u64).await? else {
+                // What there was of its last line has no end, and never will.
+                return Ok(None);
+            };
             let ended = piece.is_empty();
             let seen = buffer.len();
             buffer.extend_from_slice(&piece);
@@ -128,6 +129,7 @@ impl Follower {
         data.truncate(len);
         let run = SourceRun {
             slice: index as u32,
+            creation: slice.creation,
             from: at,
             to: at + len as u64,
             first_line: line,
@@ -138,15 +140,21 @@ impl Follower {
         Ok(Some(Block { run, data }))
     }
 
-    /// What is there from `at` on; empty at the file's end, and for a file that is gone.
-    async fn piece(&mut self, index: usize, slice: &Slice, at: u64) -> Result<Bytes, Error> {
-        match self.client.tail(&slice.file, at, PIECE, Duration::ZERO).await {
-            Ok(piece) => Ok(piece),
-            Err(HydfsError::NoSuchFile { .. }) => {
-                if self.gone.insert(index) {
-                    tracing::warn!(file = slice.file, "SOURCE_GONE");
+    /// What is there from `at` on; empty at the file's end. `None`: the file is gone, or another has its name, which the
+    /// leader finds.
+    async fn piece(&mut self, index: usize, slice: &Slice, at: u64) -> Result<Option<Bytes>, Error> {
+        match self.client.tail(file(slice), at, PIECE, Duration::ZERO).await {
+            Ok(piece) => Ok(Some(piece)),
+            Err(HydfsError::NoSuchFile { .. } | HydfsError::Replaced { .. }) => {
+                if self.ended.insert(index) {
+                    tracing::warn!(
+                        file = slice.file,
+                        read_to = at,
+                        hint = "what was appended behind that byte before it was removed, if anything, is not read",
+                        "SOURCE_GONE"
+                    );
                 }
-                Ok(Bytes::new())
+                Ok(None)
             }
             Err(source) => Err(Error::Read {
                 file: slice.file.clone(),
@@ -163,7 +171,9 @@ impl Follower {
         // A newline right before the slice: its line starts with it. Else a line of the slice before reaches in.
         let mut at = slice.start - 1;
         loop {
-            let piece = self.piece(index, slice, at).await?;
+            let Some(piece) = self.piece(index, slice, at).await? else {
+                return Ok(None);
+            };
             if let Some(n) = memchr(b'\n', &piece) {
                 let first = at + n as u64 + 1;
                 let line = slice.newlines_before + 1 + u64::from(first > slice.start);
@@ -181,15 +191,16 @@ impl Follower {
 
     /// Exactly the lines of `run` again.
     pub async fn again(&mut self, run: SourceRun) -> Result<Block, Error> {
-        let file = self.slices.get(run.slice as usize).map(|s| s.file.clone());
-        let file = file.unwrap_or_default();
+        let slice = self.slices.get(run.slice as usize);
+        let (name, creation) = slice.map_or((String::new(), None), |s| (s.file.clone(), s.creation));
         let mut data = BytesMut::new();
         let want = (run.to - run.from) as usize;
         while data.len() < want {
             let (at, left) = (run.from + data.len() as u64, want - data.len());
-            let piece = self.client.tail(&file, at, left, Duration::from_secs(5)).await;
+            let file = (&*name, creation);
+            let piece = self.client.tail(file, at, left, Duration::from_secs(5)).await;
             let piece = piece.map_err(|source| Error::Read {
-                file: file.clone(),
+                file: name.clone(),
                 source,
             })?;
             if piece.is_empty() {
@@ -200,7 +211,7 @@ impl Follower {
         let has = count_lines(&data);
         if data.len() != want || has != run.lines {
             return Err(Error::Changed {
-                file,
+                file: name,
                 from: run.from,
                 to: run.to,
                 had: run.lines,

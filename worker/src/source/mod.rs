@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::control::{Slice, TaskPlan, ToWorker};
-use hydfs::client::{Client, Error as HydfsError, ReadStream};
+use hydfs::client::{Client, Error as HydfsError, FileRef, ReadStream};
 use memchr::{memchr, memrchr};
 
 use crate::task::router::Router;
@@ -42,6 +42,26 @@ pub enum Error {
         had: u64,
         has: u64,
     },
+}
+
+impl Error {
+    /// Nobody can read these lines any more: trying again does not help.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => {
+                matches!(
+                    source,
+                    HydfsError::NoSuchFile { .. } | HydfsError::Replaced { .. }
+                )
+            }
+            Self::LongLine { .. } | Self::Changed { .. } => true,
+        }
+    }
+}
+
+/// The file of a slice: that one, and no other that has its name.
+fn file(slice: &Slice) -> FileRef<'_> {
+    (&*slice.file, slice.creation).into()
 }
 
 /// A run of whole lines and their bytes.
@@ -104,7 +124,7 @@ impl Source {
 
     pub fn file(&self, slice: u32) -> Bytes {
         self.slice(slice)
-            .map_or_else(Bytes::new, |s| Bytes::copy_from_slice(s.file.as_bytes()))
+            .map_or_else(Bytes::new, |s| Bytes::copy_from_slice(s.label().as_bytes()))
     }
 
     /// Few lines: spell the keys out.
@@ -168,6 +188,7 @@ impl Reader {
         self.seek(place.slice as usize, from);
         let run = |to: u64, lines: u64, last: bool| SourceRun {
             slice: place.slice,
+            creation: slice.creation,
             from,
             to,
             first_line,
@@ -297,7 +318,7 @@ impl Reader {
         for fresh in [false, true] {
             if self.stream.is_none() || fresh {
                 self.stream_end = slice.end.max(reached) + OVERHANG;
-                self.stream = Some(self.client.stream(&slice.file, reached..self.stream_end));
+                self.stream = Some(self.client.stream(file(slice), reached..self.stream_end));
             }
             let Some(stream) = &mut self.stream else { break };
             if let Some(piece) = stream.next().await {

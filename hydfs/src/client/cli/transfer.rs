@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{flush, local, write};
 use crate::client::stream::PIECE;
-use crate::client::{Client, Error, check_name, put};
+use crate::client::{Client, Error, FileRef, check_name, put};
 
 /// Transfers shorter than this show no progress bar.
 const WORTH_A_BAR: u64 = 8_000_000;
@@ -69,8 +69,8 @@ pub async fn create_of(
     name: &str,
     progress: impl FnMut(u64),
 ) -> Result<u64, Error> {
-    client.create(name).await?;
-    match put::append_all(client, input, name, progress).await {
+    let creation = client.create(name).await?;
+    match put::append_all(client, input, (name, creation).into(), progress).await {
         Ok(len) => Ok(len),
         Err(error) => {
             // Half a file under this name would look like a whole one. If this does not come through either, the first error says why.
@@ -235,11 +235,11 @@ pub async fn get_from_replica<W: AsyncWrite + Unpin>(
 
 async fn copy<W: AsyncWrite + Unpin>(
     client: &Client,
-    name: &str,
+    file: FileRef<'_>,
     range: Range<u64>,
     out: &mut W,
 ) -> Result<(), Error> {
-    let mut stream = client.stream(name, range);
+    let mut stream = client.stream(file, range);
     while let Some(piece) = stream.next().await {
         write(out, &piece?).await?;
     }
@@ -247,11 +247,11 @@ async fn copy<W: AsyncWrite + Unpin>(
 }
 
 /// Where the last `lines` lines of the first `len` bytes begin.
-async fn last_lines(client: &Client, name: &str, len: u64, lines: u64) -> Result<u64, Error> {
+async fn last_lines(client: &Client, file: FileRef<'_>, len: u64, lines: u64) -> Result<u64, Error> {
     let (mut from, mut left) = (len, lines);
     while from > 0 && lines > 0 {
         let begin = from.saturating_sub(BACK);
-        let bytes = client.read(name, begin, (from - begin) as usize).await?;
+        let bytes = client.read(file, begin, (from - begin) as usize).await?;
         for at in memchr::memrchr_iter(b'\n', &bytes) {
             let behind = begin + at as u64 + 1;
             // The newline that ends the last line does not count.
@@ -276,19 +276,22 @@ pub async fn tail<W: AsyncWrite + Unpin>(
     bytes: Option<u64>,
     out: &mut W,
 ) -> Result<(), Error> {
-    let len = client.stat(name).await?.len;
+    let stat = client.stat(name).await?;
+    let len = stat.len;
+    // What comes after it under its name is another file.
+    let file = FileRef::from((name, stat.creation));
     let from = match bytes {
         Some(bytes) => len.saturating_sub(bytes),
-        None => last_lines(client, name, len, lines).await?,
+        None => last_lines(client, file, len, lines).await?,
     };
-    copy(client, name, from..len, out).await?;
+    copy(client, file, from..len, out).await?;
     let mut at = len;
     if !follow {
         return Ok(());
     }
     loop {
         let more = client
-            .tail(name, at, PIECE as usize, Duration::from_secs(60))
+            .tail(file, at, PIECE as usize, Duration::from_secs(60))
             .await?;
         write(out, &more).await?;
         flush(out).await?;

@@ -9,7 +9,7 @@ use hydfs::client::{Client, Entry, Error as StoreError, Stat};
 use crate::cli::{IfExists, Start};
 use crate::driver::Error;
 use crate::operators::Resolved;
-use crate::plan::{Input, Output, Plan, SPLIT_FROM};
+use crate::plan::{Input, Output, Plan, SPLIT_FROM, SourceFile};
 
 /// Index questions under way at a time.
 const AT_ONCE: usize = 16;
@@ -20,11 +20,22 @@ pub async fn list(client: &Client, src: &str) -> Result<Vec<Entry>, StoreError> 
     let (under, single) = tokio::join!(client.find(&folder), client.stat(src));
     let mut files = under?;
     match single {
-        Ok(Stat { file, len, .. }) => files.push(Entry { file, len }),
+        Ok(stat) => files.push(Entry {
+            file: stat.file,
+            len: stat.len,
+            creation: stat.creation,
+        }),
         Err(StoreError::NoSuchFile { .. }) => {}
         Err(other) => return Err(other),
     }
     Ok(files)
+}
+
+pub fn source_file(entry: &Entry) -> SourceFile {
+    SourceFile {
+        name: entry.file.clone(),
+        creation: entry.creation,
+    }
 }
 
 /// The source's files, with the marks to split large ones at.
@@ -37,12 +48,12 @@ pub(super) async fn find_inputs(client: &Client, start: &Start) -> Result<Vec<In
     }
     let mut inputs = vec![];
     for some in files.chunks(AT_ONCE) {
-        let indexed = some.iter().map(|Entry { file, len }| {
-            let (client, file, len) = (client.clone(), file.clone(), *len);
+        let indexed = some.iter().map(|entry| {
+            let (client, file, len) = (client.clone(), source_file(entry), entry.len);
             let (tell, heard) = tokio::sync::oneshot::channel();
             let guard = common::spawn::guarded("index", async move {
                 let marks = if len >= SPLIT_FROM {
-                    client.index(&file).await
+                    client.index((&*file.name, file.creation)).await
                 } else {
                     Ok(vec![])
                 };
@@ -83,7 +94,13 @@ pub(super) fn refuse_dest(start: &Start) -> Error {
 /// [`StoreError::Exists`], unless it is to be replaced.
 pub(super) async fn make_dest(client: &Client, plan: &Plan) -> Result<(), StoreError> {
     let Output::Made { nonce, replace } = plan.output else {
-        return client.stat(&plan.dest).await.map(drop);
+        let there = client.stat(&plan.dest).await?.creation;
+        return match plan.output.creation() {
+            Some(meant) if meant != there => Err(StoreError::Replaced {
+                file: plan.dest.clone(),
+            }),
+            _ => Ok(()),
+        };
     };
     match client.create_as(&plan.dest, nonce).await {
         Err(StoreError::Exists { .. }) if replace => {}

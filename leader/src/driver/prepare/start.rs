@@ -154,7 +154,10 @@ fn planned(
     }));
     let sizes: Vec<u16> = stages.iter().map(|s| s.tasks).collect();
     let output = match (dest, start.if_exists) {
-        (Some(stat), IfExists::Append) => Output::Found { from: stat.len },
+        (Some(stat), IfExists::Append) => Output::Found {
+            from: stat.len,
+            creation: Some(stat.creation),
+        },
         (_, if_exists) => Output::Made {
             nonce: u64::from_be_bytes(random()?),
             replace: if_exists == IfExists::Overwrite,

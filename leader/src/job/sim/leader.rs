@@ -118,10 +118,20 @@ impl World {
         if self.job.as_ref().is_none_or(Job::is_draining) {
             return;
         }
-        let files = self.files.clone();
-        self.must_read = files.len();
+        let files = self.files_now();
+        self.must_read.clone_from(&files);
         self.give(Input::Files(files));
         self.give(Input::Drain);
+    }
+
+    /// What a look at the source folder finds: of each name the newest file.
+    pub(super) fn files_now(&self) -> Vec<SourceFile> {
+        let newest: BTreeMap<&String, Creation> = self.files.iter().map(|f| (&f.name, f.creation)).collect();
+        let file = |(name, creation): (&String, Creation)| SourceFile {
+            name: name.clone(),
+            creation,
+        };
+        newest.into_iter().map(file).collect()
     }
 
     /// What must hold when the job is over.
@@ -136,15 +146,23 @@ impl World {
         let Some(job) = &self.job else { return };
         if self.plan.follow {
             assert!(job.plan().drain, "seed {seed}: ended by itself");
-            let mut read: Vec<&str> = self.seen.values().flatten().map(|s| s.file.as_str()).collect();
-            read.sort();
-            let n = read.len();
-            read.dedup();
-            assert_eq!(n, read.len(), "seed {seed}: a file was read twice\n{trace}");
-            for file in &self.files[..self.must_read] {
+            let all: Vec<&Slice> = self.seen.values().flatten().collect();
+            let read: BTreeSet<_> = all.iter().map(|s| (s.file.as_str(), s.creation)).collect();
+            assert_eq!(
+                all.len(),
+                read.len(),
+                "seed {seed}: a file was read twice\n{trace}"
+            );
+            let labels: BTreeSet<&str> = all.iter().map(|s| s.label()).collect();
+            assert_eq!(
+                all.len(),
+                labels.len(),
+                "seed {seed}: two files, one label\n{trace}"
+            );
+            for SourceFile { name, creation } in &self.must_read {
                 assert!(
-                    read.binary_search(&file.as_str()).is_ok(),
-                    "seed {seed}: {file} was not read\n{trace}"
+                    read.contains(&(name.as_str(), Some(*creation))),
+                    "seed {seed}: {name}, creation {creation}, was not read\n{trace}"
                 );
             }
         }

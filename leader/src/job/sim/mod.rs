@@ -10,11 +10,12 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use common::control::{Failure, OpKind, Slice, ToLeader, Unit};
+use common::ids::Creation;
 
 use super::*;
 use crate::journal::{Entry, Record};
-use crate::plan::Scaling;
 use crate::plan::tests::sample;
+use crate::plan::{Scaling, SourceFile};
 use worker::Worker;
 
 struct Rng(u64);
@@ -115,8 +116,8 @@ struct World {
     base: Epoch,
     /// Tuples that no operator digests.
     poison: BTreeMap<TaskId, Vec<Unit>>,
-    files: Vec<String>,
-    must_read: usize,
+    files: Vec<SourceFile>,
+    must_read: Vec<SourceFile>,
     /// The most slices that any process of a source task has heard of.
     seen: BTreeMap<TaskId, Vec<Slice>>,
 }
@@ -163,7 +164,11 @@ impl World {
             max_restarts: if poison.is_empty() { 1000 } else { 2 },
         };
         let job = Job::new(plan.clone(), config.clone(), nodes.clone(), BTreeSet::new());
-        let files: Vec<String> = plan.sources.iter().flatten().map(|s| s.file.clone()).collect();
+        let file = |s: &Slice| SourceFile {
+            name: s.file.clone(),
+            creation: s.creation.unwrap_or(Creation(0)),
+        };
+        let files: Vec<SourceFile> = plan.sources.iter().flatten().map(file).collect();
         let mut world = Self {
             rng,
             seed,
@@ -202,7 +207,7 @@ impl World {
             crashes: 0,
             base: Epoch(0),
             poison,
-            must_read: files.len(),
+            must_read: files.clone(),
             files,
             seen: BTreeMap::new(),
         };
@@ -302,13 +307,19 @@ impl World {
             },
             Ev::TakeUp => self.take_up(),
             Ev::NewFile => {
-                let name = format!("new{}", self.files.len());
-                self.files.push(name);
+                let count = self.files.len();
+                // Now and then one is removed, and made anew under its name.
+                let name = match self.rng.below(4) {
+                    0 => self.files[self.rng.below(count as u64) as usize].name.clone(),
+                    _ => format!("new{count}"),
+                };
+                let creation = Creation(1000 + count as u64);
+                self.files.push(SourceFile { name, creation });
                 let next = self.rng.below(3_000);
                 self.at(next, Ev::NewFile);
             }
             Ev::Look => {
-                self.give(Input::Files(self.files.clone()));
+                self.give(Input::Files(self.files_now()));
                 self.at(500, Ev::Look);
             }
             Ev::Scale => {

@@ -1,11 +1,12 @@
 //! New files, the end of following, tuples set aside, and jobs taken up.
 
 use common::control::{TaskPlan, Unit};
+use common::ids::Creation;
 use common::task_log::SourcePos;
 
 use super::*;
 use crate::job::resume::Resumed;
-use crate::plan::{Change, OPEN};
+use crate::plan::{Change, OPEN, SourceFile};
 
 fn stored(out: &[Effect]) -> Vec<(Ticket, Change)> {
     let stores = out.iter().filter_map(|e| match e {
@@ -40,8 +41,15 @@ fn following(sources: u16) -> Rig {
     Rig::of(plan, 1, 5)
 }
 
+fn file(name: &str, creation: u64) -> SourceFile {
+    SourceFile {
+        name: name.into(),
+        creation: Creation(creation),
+    }
+}
+
 fn files(names: &[&str]) -> Input {
-    Input::Files(names.iter().map(|n| n.to_string()).collect())
+    Input::Files(names.iter().map(|n| file(n, 7)).collect())
 }
 
 #[test]
@@ -78,6 +86,29 @@ fn new_files_go_to_whom_has_the_least_once_they_are_stored_and_stay_there() {
     let (_, out) = rig.register(TaskId::new(0, 0), 2);
     let list: Vec<String> = plan_of(&out).slices.into_iter().map(|s| s.file).collect();
     assert_eq!(list, ["f0", "a", "c"]);
+}
+
+#[test]
+fn a_file_made_anew_under_its_name_is_another_file_and_said_to_be() {
+    let mut rig = following(1);
+    let (conn, _) = rig.register(SOURCE, 1);
+    let out = rig.give(Input::Files(vec![file("f0", 8)]));
+    let [(ticket, Change::Slices { slices, .. })] = &stored(&out)[..] else {
+        panic!("{out:?}")
+    };
+    assert_eq!((slices[0].label(), slices[0].start), ("f0#2", 0));
+    let out = rig.give(Input::Stored { ticket: *ticket });
+    assert_eq!(said(&out, conn), [ToWorker::Slices(slices.clone())]);
+    let label = "f0#2".to_owned();
+    assert!(out.contains(&Effect::Event(Event::FileReplaced {
+        task: SOURCE,
+        file: "f0".into(),
+        label
+    })));
+    assert!(
+        stored(&rig.give(Input::Files(vec![file("f0", 8)]))).is_empty(),
+        "known"
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::control::{OpCode, OpKind, OpSpec, Protocol, Slice};
-use common::ids::{Epoch, NodeName, TaskId};
+use common::ids::{Creation, Epoch, NodeName, TaskId};
 use common::task_log::{CUT_VERSION, Cut, Order, Place, Record, SourcePos, SourceRun};
 use hydfs::client::{Span, StreamInfo};
 use rand::rngs::StdRng;
@@ -113,6 +113,8 @@ impl Files {
                 let newlines = starts.iter().filter(|s| **s > 0 && **s - 1 < from).count();
                 all.push(Slice {
                     file: name.clone(),
+                    creation: Some(Creation(7)),
+                    label: None,
                     start: from,
                     end: to,
                     newlines_before: newlines as u64,
@@ -297,6 +299,7 @@ impl Maker {
                 let next = starts.partition_point(|s| *s < slice.end);
                 let at = starts.get(next).copied().unwrap_or(*len);
                 orders.push(Order::Source(SourceRun {
+                    creation: Some(Creation(7)),
                     slice: i as u32,
                     from: at,
                     to: at,
@@ -310,6 +313,7 @@ impl Maker {
             while !rest.is_empty() {
                 let (some, more) = rest.split_at(self.rng.random_range(1..=rest.len()));
                 orders.push(Order::Source(SourceRun {
+                    creation: Some(Creation(7)),
                     slice: i as u32,
                     from: starts[some[0]],
                     to: ends(some[some.len() - 1]),

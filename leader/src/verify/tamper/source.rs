@@ -1,6 +1,7 @@
 //! Order records of sources.
 
 use super::*;
+use common::ids::Creation;
 
 pub const ROWS: &[Row<Tamper>] = &[
     (
@@ -40,6 +41,16 @@ pub const ROWS: &[Row<Tamper>] = &[
         &["to be the last"],
     ),
     (
+        "read another file of that name",
+        |j, r| edit_run(j, r, |run| run.creation = Some(Creation(8))),
+        &["another file named"],
+    ),
+    (
+        "do not say which file was read",
+        |j, r| edit_run(j, r, |run| run.creation = None),
+        &["another file named"],
+    ),
+    (
         "read another slice",
         |j, r| edit_run(j, r, |run| run.slice += 1),
         &["where slice", "slices, not"],
@@ -49,6 +60,7 @@ pub const ROWS: &[Row<Tamper>] = &[
         |j, r| {
             let (task, i, _) = order(j, r, is_batch)?;
             let run = SourceRun {
+                creation: None,
                 slice: 0,
                 from: 0,
                 to: 1,

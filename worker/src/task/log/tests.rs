@@ -54,6 +54,7 @@ fn held(fixed: bool, age: Duration) -> Task {
 
 fn read(task: &mut Task, line: u64) {
     let run = SourceRun {
+        creation: None,
         slice: 0,
         from: 10 * line,
         to: 10 * line + 10,

@@ -73,6 +73,7 @@ impl World {
                     let from = at[slice];
                     let to = bounds[slice].min(from + batch_lines as u64);
                     SourceRun {
+                        creation: None,
                         slice: slice as u32,
                         from,
                         to,
