@@ -352,7 +352,7 @@ async fn strangers_are_refused_and_harm_nothing() {
         let mut ends = Vec::new();
         for bytes in [
             &b"GET / HTTP/1.1\r\n\r\n"[..],
-            b"RNSTR\x01\xff\xff",
+            b"RNSTR\x02\xff\xff",
             &[0xff; 4096],
         ] {
             let mut stranger = std::net::TcpStream::connect(addr).unwrap();
