@@ -118,6 +118,9 @@ pub enum Format {
     Tsv,
     /// the value alone
     Value,
+    /// `key<TAB>value` with tab, newline, CR and backslash written `\t`, `\n`, `\r`, `\\`, as PostgreSQL's COPY has them:
+    /// whatever the bytes are, they can be read back
+    Copy,
     /// one JSON object a line: `{"key": ..., "value": ...}`; bytes that are not UTF-8 become U+FFFD
     Json,
 }
@@ -200,6 +203,8 @@ pub struct Report {
     pub tuples_in: u64,
     /// Tuples given to the next stage or the destination, in the whole life of the identity.
     pub tuples_out: u64,
+    /// Of these, how many the destination's format cannot say so that they can be read back.
+    pub lossy: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
     /// Tuples per second over the last beats.
@@ -220,6 +225,10 @@ pub struct Report {
     pub awaits: u32,
     /// A source that has read all it has.
     pub exhausted: bool,
+    /// A source that follows its files, which hold nothing more just now.
+    pub idle: bool,
+    /// How late the process's own timers have been in the last seconds, milliseconds: it is to be waited for longer.
+    pub late_ms: u64,
     /// Wall clock, microseconds: the source's first read, the last stage's last durable output. 0: not yet.
     pub first_read_us: u64,
     pub last_durable_us: u64,
@@ -270,7 +279,10 @@ pub enum ToLeader {
 pub enum ToWorker {
     Plan(Box<TaskPlan>),
     Peers(Vec<Peer>),
-    Beat,
+    Beat {
+        /// As in [`Report`]: of the leader.
+        late_ms: u64,
+    },
     /// The source's new rate, thousandths of a tuple per second; 0: as fast as the job can.
     Rate(u64),
     /// More upstream tasks, which are about to begin.

@@ -12,6 +12,7 @@ pub mod groups;
 pub mod heap;
 pub mod hold;
 pub mod ids;
+pub mod lateness;
 pub mod net;
 pub mod secret;
 pub mod size;

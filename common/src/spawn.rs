@@ -33,6 +33,24 @@ pub fn task<E: std::fmt::Display>(
     })
 }
 
+/// Runs `future` on a thread and a runtime of its own: it goes on in time whatever the caller's thread does. It ends with its
+/// future, or with the process.
+pub fn thread<E: std::fmt::Display>(
+    name: &'static str,
+    future: impl Future<Output = Result<(), E>> + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        if let Err(error) = runtime.block_on(future) {
+            tracing::warn!(task = name, error = %error, "TASK_ERROR");
+        }
+        // What still waits for somebody is not waited for.
+        runtime.shutdown_background();
+    })
+}
+
 /// Like [`task`], bound to the returned guard's life.
 pub fn guarded<E: std::fmt::Display>(
     name: &'static str,

@@ -139,6 +139,9 @@ pub struct Cut {
     pub owned: Option<Owned>,
     pub tuples_in: u64,
     pub tuples_out: u64,
+    /// Of these, how many the destination's format cannot say so that they can be read back.
+    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    pub lossy: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
     /// Per output: how many units were acknowledged when this was written. Empty: all of `emitted`.
@@ -146,6 +149,10 @@ pub struct Cut {
     pub acked: Vec<u64>,
     /// The operator's state: extents `(offset, length)` of the task's snapshot file, to be restored in this order.
     pub snapshot: Vec<(u64, u64)>,
+}
+
+fn is_none_of_them(n: &u64) -> bool {
+    *n == 0
 }
 
 fn is_zero(n: &u32) -> bool {

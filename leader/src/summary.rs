@@ -28,6 +28,8 @@ pub struct Summary {
     pub scale_events: u32,
     /// Tuples set aside in `<dest>.poison`.
     pub poisoned: u64,
+    /// Lines of the output that cannot be read back as the tuples that they were.
+    pub lossy_lines: u64,
     /// Without exactly-once: tuples that were sent again after a restart, and may have counted twice; in a job that was
     /// taken up, all that was in the destination by then.
     pub possible_duplicates: u64,
@@ -112,6 +114,7 @@ impl Summary {
             restarts: job.restarts(),
             scale_events: job.scale_events(),
             poisoned: job.poisoned(),
+            lossy_lines: job.lossy(),
             possible_duplicates: job.possible_duplicates(),
             stages,
             latency_ms: Latency::of(&histogram),
@@ -248,6 +251,7 @@ mod tests {
             "restarts",
             "scale_events",
             "poisoned",
+            "lossy_lines",
             "possible_duplicates",
             "stages",
             "latency_ms",

@@ -33,10 +33,16 @@ fn t261_a_source_made_anew_ends_the_job_with_its_name() -> Result<()> {
     );
     let said = job.fail(LIMIT)?;
     let last = said.lines().last().unwrap_or_default();
-    ensure!(last.contains("in/data.txt"), "the last line names the file: {said}");
+    ensure!(
+        last.contains("in/data.txt"),
+        "the last line names the file: {said}"
+    );
     let out = cluster.sorted("out")?;
     let out = String::from_utf8_lossy(&out);
-    ensure!(!out.is_empty() && !out.contains("\tnew "), "lines of another file");
+    ensure!(
+        !out.is_empty() && !out.contains("\tnew "),
+        "lines of another file"
+    );
     // What was put out before counted once, by the logs as well: nothing of another file is in them.
     succeed(cluster.command("rainstormctl").args(["verify", "replaced"]))?;
     Ok(())
@@ -54,7 +60,10 @@ fn t262_a_source_removed_ends_the_job_with_its_name() -> Result<()> {
     ensure!(job.is_running()?, "all was read before the source was removed");
     let said = job.fail(LIMIT)?;
     let last = said.lines().last().unwrap_or_default();
-    ensure!(last.contains("in/data.txt"), "the last line names the file: {said}");
+    ensure!(
+        last.contains("in/data.txt"),
+        "the last line names the file: {said}"
+    );
     Ok(())
 }
 
@@ -102,7 +111,10 @@ fn t263_a_followed_file_made_anew_is_read_from_its_beginning_as_another() -> Res
     )?;
     let told = cluster.log_lines("FILE_REPLACED")?;
     ensure!(told.len() == 2, "{told:?}");
-    ensure!(told[0].contains("file=in/log") && told[0].contains("in/log#2:LINE"), "{told:?}");
+    ensure!(
+        told[0].contains("file=in/log") && told[0].contains("in/log#2:LINE"),
+        "{told:?}"
+    );
     succeed(cluster.command("rainstormctl").args(["verify", "rotated"]))?;
     Ok(())
 }
@@ -154,10 +166,16 @@ fn t265_a_destination_made_anew_ends_the_job_and_is_left_alone() -> Result<()> {
     cluster.hydfs(&["rm", "out"])?;
     std::fs::write(cluster.path("mine"), "mine\n")?;
     cluster.hydfs(&["create", "mine", "out"])?;
-    ensure!(job.is_running()?, "the job was over before its output was replaced");
+    ensure!(
+        job.is_running()?,
+        "the job was over before its output was replaced"
+    );
     let said = job.fail(LIMIT)?;
     let last = said.lines().last().unwrap_or_default();
     ensure!(last.contains("`out`"), "the last line names the file: {said}");
-    ensure!(cluster.hydfs(&["cat", "out"])? == "mine\n", "it has something of the job's");
+    ensure!(
+        cluster.hydfs(&["cat", "out"])? == "mine\n",
+        "it has something of the job's"
+    );
     Ok(())
 }

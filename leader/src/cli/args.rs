@@ -51,6 +51,7 @@ Exit code: 0 done, 1 the job failed (why is the last line), 2 bad usage.";
 enum FormatArg {
     Tsv,
     Value,
+    Copy,
     Json,
 }
 
@@ -67,7 +68,8 @@ pub(super) struct Args {
     /// The job's name [default: made of the time]
     #[arg(long, value_name = "NAME")]
     job: Option<String>,
-    /// How output tuples are written: key<TAB>value, the value alone, or a JSON object per line [default: tsv]
+    /// How output tuples are written: key<TAB>value, the value alone, key<TAB>value with tabs, newlines and backslashes
+    /// escaped (as PostgreSQL's COPY reads it; lossless), or a JSON object per line [default: tsv]
     #[arg(long, value_enum)]
     format: Option<FormatArg>,
     /// What of the output is printed; `sample`: at most 10 lines a second
@@ -226,6 +228,7 @@ impl Args {
             format: match self.format {
                 None | Some(FormatArg::Tsv) => Format::Tsv,
                 Some(FormatArg::Value) => Format::Value,
+                Some(FormatArg::Copy) => Format::Copy,
                 Some(FormatArg::Json) => Format::Json,
             },
             if_exists: match (self.append, self.overwrite) {

@@ -225,8 +225,11 @@ mod tests {
             panic!()
         };
         assert_eq!((task, epoch), (TaskId::new(1, 0), Epoch(2)));
-        out.send(ToWorker::Beat).unwrap();
-        assert_eq!(worker.rx.recv::<ToWorker>().await.unwrap(), Some(ToWorker::Beat));
+        out.send(ToWorker::Beat { late_ms: 3 }).unwrap();
+        assert_eq!(
+            worker.rx.recv::<ToWorker>().await.unwrap(),
+            Some(ToWorker::Beat { late_ms: 3 })
+        );
         worker.tx.send(&ToLeader::Started { replayed: 3 }).await.unwrap();
         let Heard::Message {
             message: ToLeader::Started { replayed: 3 },

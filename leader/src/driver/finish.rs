@@ -3,15 +3,17 @@
 
 use std::time::Duration;
 
+use common::control::Format;
 use common::{clock, spawn};
 use tokio::sync::{mpsc, oneshot};
 
 use super::control::Heard;
 use super::printing::Printing;
-use super::run::{Run, TICK};
+use super::run::Run;
 use super::signals::Signals;
 use super::{Error, report};
 use crate::console;
+use crate::job::TICK;
 use crate::journal::{self, Entry};
 use crate::launcher;
 use crate::summary::{Summary, Times};
@@ -126,6 +128,18 @@ impl Run {
                 job: plan.job.clone(),
                 why,
             });
+        }
+        if job.lossy() > 0 {
+            base.screen.say(&format!(
+                "warning: {} lines of {} cannot be read back as the tuples that they were ({}); --format copy writes all",
+                job.lossy(),
+                plan.dest,
+                match plan.format {
+                    Format::Json => "bytes that are no UTF-8",
+                    Format::Value => "newlines in values",
+                    Format::Tsv | Format::Copy => "tabs in keys, or newlines",
+                }
+            ));
         }
         if let (true, Some(file)) = (job.poisoned() > 0, &plan.poison) {
             let tuples = if job.poisoned() == 1 {

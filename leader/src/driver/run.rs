@@ -21,12 +21,11 @@ use super::watched;
 use super::{Error, report};
 use crate::ctl::wire::{Reply, Request};
 use crate::http::{Dashboard, Outcome};
-use crate::job::{ConnId, Effect, Event, Input, Job, Ticket};
+use crate::job::{ConnId, Effect, Event, Input, Job, TICK, Ticket};
 use crate::journal::{Entry, Journal};
 use crate::launcher::{self, Launcher};
 use crate::progress::Display;
 
-pub(super) const TICK: Duration = Duration::from_millis(50);
 const RATE_EVERY: Duration = Duration::from_secs(5);
 /// How often it is noted where a source has arrived, at most; and for each file that it follows so much later.
 const NOTE_EVERY: Duration = Duration::from_secs(1);

@@ -148,11 +148,12 @@ impl Job {
                 }
             }
             ToLeader::Beat(report) => {
-                let ends = report.exhausted && !task.report.exhausted;
+                let before = (task.report.exhausted, task.report.idle);
+                task.reported_at = now;
                 if task.take_report(report) {
                     task.progress();
                 }
-                if ends {
+                if before != (task.report.exhausted, task.report.idle) {
                     self.share(now, out);
                 }
             }

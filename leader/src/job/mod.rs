@@ -33,6 +33,7 @@ use std::time::Duration;
 use common::clock::Time;
 use common::control::ToWorker;
 use common::ids::{Epoch, NodeName, TaskId};
+use common::lateness::{Lateness, patience};
 
 use crate::autoscale::Autoscaler;
 use crate::plan::{Change, Plan};
@@ -42,6 +43,8 @@ pub use resume::{ResumeError, Resumed, resume};
 use share::{Shares, Source};
 pub use task::{Counts, State, Task, Totals};
 
+/// How often the driver gives a tick.
+pub const TICK: Duration = Duration::from_millis(50);
 /// How often rates are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A launch that has not registered by then is given up.
@@ -115,6 +118,8 @@ pub struct Job {
     /// What led to the change that is being stored.
     why: String,
     shares: Shares,
+    /// Of the ticks that the driver gives.
+    lateness: Lateness,
 }
 
 impl Job {
@@ -148,6 +153,7 @@ impl Job {
             next_look: Time::ZERO,
             why: String::new(),
             shares: Shares::default(),
+            lateness: Lateness::new(TICK),
             plan,
             config,
             tasks,
@@ -195,6 +201,11 @@ impl Job {
             true => 0,
             false => self.before + self.tasks.values().map(|t| t.totals.resent()).sum::<u64>(),
         }
+    }
+
+    /// How many tuples the destination's format could not say so that they can be read back.
+    pub fn lossy(&self) -> u64 {
+        self.tasks.values().map(|t| t.totals.lossy).sum()
     }
 
     /// How many tuples were set aside, in the job's whole life.
@@ -381,6 +392,11 @@ impl Job {
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Effect>) {
+        // In that time nobody could be heard here.
+        let missed = self.lateness.tick(now);
+        for task in self.tasks.values_mut().filter(|_| !missed.is_zero()) {
+            task.last_heard = now.min(task.last_heard + missed);
+        }
         let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
         for id in ids {
             if self.over {
@@ -396,9 +412,10 @@ impl Job {
         }
         if now >= self.next_beat {
             self.next_beat = now + self.config.lease / 6;
+            let late_ms = self.lateness.worst().as_millis() as u64;
             out.extend(self.conns.keys().map(|conn| Effect::Send {
                 conn: *conn,
-                message: ToWorker::Beat,
+                message: ToWorker::Beat { late_ms },
             }));
         }
         for (&(task, epoch), p) in &mut self.processes {
@@ -418,6 +435,20 @@ impl Job {
         }
     }
 
+    /// A task's lease has run out. It is longer where the task's node does not get round to things.
+    fn is_silent(&self, now: Time, task: &Task) -> bool {
+        let silent = now.since(task.last_heard);
+        if silent < self.config.lease {
+            return false;
+        }
+        let beside = self
+            .tasks
+            .values()
+            .filter(|t| t.node == task.node && t.conn().is_some());
+        let late = beside.map(|t| t.report.late_ms).max().unwrap_or(0);
+        silent >= patience(self.config.lease, Duration::from_millis(late))
+    }
+
     fn tick_task(&mut self, now: Time, id: TaskId, out: &mut Vec<Effect>) {
         let Some(task) = self.tasks.get(&id) else { return };
         match task.state {
@@ -434,7 +465,7 @@ impl Job {
                     out,
                 );
             }
-            State::Attached { .. } if now.since(task.last_heard) >= self.config.lease => {
+            State::Attached { .. } if self.is_silent(now, task) => {
                 let silent = now.since(task.last_heard);
                 self.lost(
                     now,
@@ -447,7 +478,7 @@ impl Job {
                 self.lost(now, id, "its process ended", out);
             }
             // A done process that is stopped or cut off cannot acknowledge either.
-            State::Done { conn: Some(_), .. } if now.since(task.last_heard) >= self.config.lease => {
+            State::Done { conn: Some(_), .. } if self.is_silent(now, task) => {
                 self.lost(now, id, "its process was silent after its end", out);
             }
             State::Done {
@@ -506,7 +537,10 @@ impl Job {
             .map(|t| Source {
                 task: t.id,
                 reads: matches!(t.state, State::Attached { started: true, .. }) && !t.report.exhausted,
+                idle: t.report.idle,
                 per_s: t.report.in_per_s,
+                lines: t.totals.tuples_in,
+                at: t.reported_at,
             })
             .collect();
         for (task, milli) in self.shares.divide(now, self.plan.rate, &sources) {

@@ -58,6 +58,8 @@ pub struct Counts {
     pub tuples_out: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    #[serde(default)]
+    pub lossy: u64,
 }
 
 /// What a task has done, over all its processes.
@@ -67,6 +69,8 @@ pub struct Totals {
     pub tuples_out: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// Tuples in the destination that cannot be read back as they were.
+    pub lossy: u64,
     /// Tuples that went out twice, of the processes that are gone, and of the present one.
     past_resent: u64,
     resent: u64,
@@ -85,6 +89,7 @@ impl Totals {
         self.tuples_out = self.tuples_out.max(report.tuples_out);
         self.bytes_in = self.bytes_in.max(report.bytes_in);
         self.bytes_out = self.bytes_out.max(report.bytes_out);
+        self.lossy = self.lossy.max(report.lossy);
         self.resent = self.resent.max(report.resent);
         if report.first_read_us > 0 {
             let first = self
@@ -106,6 +111,7 @@ impl Totals {
             tuples_out: self.tuples_out,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
+            lossy: self.lossy,
         }
     }
 
@@ -115,6 +121,7 @@ impl Totals {
             tuples_out: counts.tuples_out,
             bytes_in: counts.bytes_in,
             bytes_out: counts.bytes_out,
+            lossy: counts.lossy,
             ..Self::default()
         }
     }
@@ -160,6 +167,7 @@ pub struct Task {
     pub restarts: u32,
     /// The newest report of the newest process that sent one.
     pub report: Report,
+    pub reported_at: Time,
     pub totals: Totals,
     /// Without exactly-once, of a source: all before this has arrived at the destination.
     pub arrived: Option<SourcePos>,
@@ -204,6 +212,7 @@ impl Task {
             addr: None,
             restarts: 0,
             report: Report::default(),
+            reported_at: Time::ZERO,
             totals: Totals::default(),
             arrived: None,
             last_heard: Time::ZERO,

@@ -1,22 +1,30 @@
-//! The control connection to the leader. It lives in a task of its own, so that a busy operator does not lose the lease.
+//! The control connection to the leader. It lives on a thread of its own, so that neither a busy operator nor a crowded
+//! machine loses the lease.
 
 use std::net::SocketAddr;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use common::clock::{self, Time};
 use common::control::{Report, ToLeader, ToWorker};
-use common::net::{self, Identity, Role};
-use common::{clock, spawn};
-use tokio::sync::{mpsc, watch};
+use common::lateness::{Lateness, patience};
+use common::net::{self, Identity, Receiver, Role, Sender};
+use common::spawn;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
 use super::Event;
 use super::links::Events;
+use super::pulse::{Pulse, Watch};
 
 /// What the engine uses to speak to the leader.
 pub struct Control {
     pub to_leader: mpsc::UnboundedSender<ToLeader>,
     /// The counters that the next beat carries.
     pub report: watch::Sender<Report>,
-    guard: spawn::Guard,
+    /// Whether the engine lives: without it no beat is sent.
+    pub pulse: Pulse,
+    thread: JoinHandle<()>,
 }
 
 impl Control {
@@ -25,11 +33,12 @@ impl Control {
         let Control {
             to_leader,
             report,
-            guard,
+            thread,
+            ..
         } = self;
         drop((to_leader, report));
         let deadline = clock::now() + Duration::from_secs(1);
-        while !guard.is_finished() && clock::now() < deadline {
+        while !thread.is_finished() && clock::now() < deadline {
             clock::sleep_until(clock::now() + Duration::from_millis(2)).await;
         }
     }
@@ -43,31 +52,93 @@ pub async fn connect(
     lease: Duration,
     events: Events,
 ) -> Result<Control, net::Error> {
-    let net::Connection { mut tx, mut rx, .. } = net::dial(leader, me, Role::Control).await?;
-    tx.send(&register).await?;
-    let (to_leader, mut outgoing) = mpsc::unbounded_channel::<ToLeader>();
+    let (to_leader, outgoing) = mpsc::unbounded_channel::<ToLeader>();
     let (report, reports) = watch::channel(Report::default());
-    let guard = spawn::guarded("control", async move {
-        let speak = async {
-            let mut beat = tokio::time::interval(lease / 6);
-            loop {
-                tokio::select! {
-                    message = outgoing.recv() => match message {
-                        Some(message) => tx.send(&message).await?,
-                        None => return tx.shutdown().await,
-                    },
-                    _ = beat.tick() => {
-                        let report = reports.borrow().clone();
-                        tx.send(&ToLeader::Beat(report)).await?;
-                    }
-                }
+    let (tell, connected) = oneshot::channel::<Result<(), net::Error>>();
+    let (me, pulse) = (me.clone(), Pulse::default());
+    let engine = pulse.clone();
+    let thread = spawn::thread("control", async move {
+        let dialled = async {
+            let mut connection = net::dial(leader, &me, Role::Control).await?;
+            connection.tx.send(&register).await?;
+            Ok::<_, net::Error>(connection)
+        };
+        let connection = match dialled.await {
+            Ok(connection) => connection,
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                return Ok::<(), net::Error>(());
             }
         };
-        let hear = async {
-            loop {
-                let message = tokio::time::timeout(lease, rx.recv::<ToWorker>()).await;
-                match message.map_err(|_| net::Error::Timeout)?? {
-                    Some(ToWorker::Beat) => {}
+        let _ = tell.send(Ok(()));
+        let speak = speak(connection.tx, outgoing, reports, engine, lease);
+        let hear = hear(connection.rx, &events, lease);
+        let ended: Result<(), net::Error> = tokio::select! { ended = speak => ended, ended = hear => ended };
+        if let Err(error) = ended {
+            let _ = events.send(Event::ControlLost(error.to_string()));
+        }
+        Ok(())
+    })?;
+    connected.await.map_err(|_| net::Error::Closed)??;
+    Ok(Control {
+        to_leader,
+        report,
+        pulse,
+        thread,
+    })
+}
+
+/// Sends what there is to say, and a beat six times in a lease for as long as the engine lives.
+async fn speak(
+    mut tx: Sender,
+    mut outgoing: mpsc::UnboundedReceiver<ToLeader>,
+    reports: watch::Receiver<Report>,
+    engine: Pulse,
+    lease: Duration,
+) -> Result<(), net::Error> {
+    let mut beat = tokio::time::interval(lease / 6);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut lateness = Lateness::new(lease / 6);
+    let mut watch = Watch::default();
+    let mut hangs = false;
+    loop {
+        tokio::select! {
+            message = outgoing.recv() => match message {
+                Some(message) => tx.send(&message).await?,
+                None => return tx.shutdown().await,
+            },
+            _ = beat.tick() => {
+                let now = clock::now();
+                lateness.tick(now);
+                let lives = watch.lives(now, engine.look(), lease);
+                if lives {
+                    let late_ms = lateness.worst().as_millis() as u64;
+                    let report = Report { late_ms, ..reports.borrow().clone() };
+                    tx.send(&ToLeader::Beat(report)).await?;
+                } else if !hangs {
+                    tracing::error!(lease_ms = lease.as_millis() as u64, "HANGS");
+                }
+                hangs = !lives;
+            }
+        }
+    }
+}
+
+/// Takes in what the leader says, until it has been silent for too long.
+async fn hear(mut rx: Receiver, events: &Events, lease: Duration) -> Result<(), net::Error> {
+    let every = lease / 12;
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut lateness = Lateness::new(every);
+    let mut heard: Time = clock::now();
+    let mut leader_late = Duration::ZERO;
+    loop {
+        tokio::select! {
+            biased;
+            message = rx.recv::<ToWorker>() => {
+                heard = clock::now();
+                match message? {
+                    Some(ToWorker::Beat { late_ms }) => leader_late = Duration::from_millis(late_ms),
                     Some(message) => {
                         if events.send(Event::Control(Box::new(message))).is_err() {
                             return Ok(());
@@ -76,16 +147,13 @@ pub async fn connect(
                     None => return Err(net::Error::Closed),
                 }
             }
-        };
-        let ended: Result<(), net::Error> = tokio::select! { ended = speak => ended, ended = hear => ended };
-        if let Err(error) = ended {
-            let _ = events.send(Event::ControlLost(error.to_string()));
+            _ = tick.tick() => {
+                let now = clock::now();
+                heard = heard + lateness.tick(now);
+                if now.since(heard) >= patience(lease, leader_late) {
+                    return Err(net::Error::Timeout);
+                }
+            }
         }
-        Ok::<(), net::Error>(())
-    });
-    Ok(Control {
-        to_leader,
-        report,
-        guard,
-    })
+    }
 }

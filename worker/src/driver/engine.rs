@@ -24,6 +24,8 @@ use crate::wire::{Open, Opened};
 
 /// How often the counters for the leader's beat are made anew.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// A source that has found nothing for so long is idle.
+const IDLE_AFTER: Duration = Duration::from_millis(30);
 /// A process that has been at it for so long, and has put something out, tells the leader without waiting for the next beat. Not sooner: one
 /// that dies right after its first output each time is to be started ever more slowly.
 const WORKS_AFTER: Duration = Duration::from_millis(200);
@@ -68,6 +70,8 @@ pub struct Engine {
     /// Of the last second and of the last ten, what came in and what went out.
     rates: [Rate; 4],
     reported: Time,
+    /// Since when the source's files hold nothing more.
+    pub(super) dry_since: Option<Time>,
     rate_logged: Time,
 }
 
@@ -110,6 +114,7 @@ impl Engine {
             latency: Latency::default(),
             rates: [Rate::SECOND, Rate::TEN, Rate::SECOND, Rate::TEN].map(Rate::over),
             reported: Time::ZERO,
+            dry_since: None,
             rate_logged: clock::now(),
         }
     }
@@ -213,7 +218,7 @@ impl Engine {
             ToWorker::Refused { why } => return Err(End::Fenced(why)),
             // The source may be reading just now, beside this.
             ToWorker::Slices(_) | ToWorker::Drain => self.source_words.push(message),
-            ToWorker::Beat | ToWorker::Plan(_) => {}
+            ToWorker::Beat { .. } | ToWorker::Plan(_) => {}
         }
         Ok(())
     }
@@ -276,6 +281,7 @@ impl Engine {
 
     /// Takes acknowledgements of appends in; appends what is due; lets leave what may leave.
     pub(super) fn settle(&mut self) -> Result<(), End> {
+        self.control.pulse.beat();
         let now = clock::now();
         self.settle_snapshots(now);
         if let Some(log) = &self.storage.log
@@ -306,7 +312,8 @@ impl Engine {
         self.release();
         let senders: Vec<TaskId> = self.inputs.keys().copied().collect();
         senders.into_iter().for_each(|from| self.acknowledge(from, false));
-        if now.since(self.reported) >= REPORT_EVERY {
+        let turned = self.is_idle(now) != self.control.report.borrow().idle;
+        if turned || now.since(self.reported) >= REPORT_EVERY {
             self.reported = now;
             let report = self.report(now);
             if now.since(self.rate_logged) >= RATE_EVERY {
@@ -317,8 +324,10 @@ impl Engine {
             // A task that works again is no longer one that fails and fails, should it be killed before its next beat.
             let works = self.first_output && !self.said_works && now.since(self.began) >= WORKS_AFTER;
             self.said_works |= works;
-            // The leader shares the rate of a source that has nothing left out among the others: at once.
-            if works || (report.exhausted && !self.control.report.borrow().exhausted) {
+            // The leader shares the rate of a source that has nothing to read, or nothing left, among the others: at once; and
+            // it makes up for what was missed, so it must know what was read.
+            let paced = self.source.is_some() && self.pace.is_limited();
+            if works || turned || paced || (report.exhausted && !self.control.report.borrow().exhausted) {
                 let _ = self.control.to_leader.send(ToLeader::Beat(report.clone()));
             }
             self.control.report.send_replace(report);
@@ -418,16 +427,23 @@ impl Engine {
         Ok(())
     }
 
+    /// A source that found nothing for a while, and not only between two pieces of a file that grows.
+    fn is_idle(&self, now: Time) -> bool {
+        self.dry_since.is_some_and(|since| now.since(since) >= IDLE_AFTER)
+    }
+
     fn report(&mut self, now: Time) -> Report {
         let (cut, is_last) = (self.task.now(), self.plan.dest.is_some());
         if self.task.replaying() > 0 {
             // What is done again says nothing of what comes in.
             self.rates.iter_mut().for_each(Rate::forget);
         }
+        let idle = self.is_idle(now);
         let [in_per_s, in_per_10s, out_per_s, out_per_10s] = &mut self.rates;
         Report {
             tuples_in: cut.tuples_in,
             tuples_out: cut.tuples_out,
+            lossy: cut.lossy,
             bytes_in: cut.bytes_in,
             bytes_out: if is_last { cut.emitted[0] } else { 0 },
             in_per_s: in_per_s.update(now, cut.tuples_in),
@@ -440,6 +456,9 @@ impl Engine {
             moved: self.task.moved(),
             awaits: self.task.awaits(),
             exhausted: self.plan.op.is_none() && cut.done,
+            idle,
+            // The thread that sends it knows.
+            late_ms: 0,
             first_read_us: self.first_read_us,
             last_durable_us: self.last_durable_us,
             latency_us: if is_last { self.latency.counts() } else { vec![] },

@@ -7,6 +7,7 @@ pub mod links;
 pub mod meter;
 pub mod operator;
 pub mod pace;
+mod pulse;
 mod route;
 pub mod storage;
 mod work;

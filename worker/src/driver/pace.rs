@@ -37,6 +37,10 @@ impl Pace {
         }
     }
 
+    pub fn is_limited(&self) -> bool {
+        self.per_s > 0.0
+    }
+
     fn most(&self) -> f64 {
         (self.per_s * STALL).max(1.0)
     }
@@ -66,6 +70,11 @@ impl Pace {
 
     fn step(&self) -> f64 {
         (self.per_s * STEP.as_secs_f64()).max(1.0)
+    }
+
+    /// There was nothing to read: what was earned meanwhile is not saved up, since others get it.
+    pub fn rest(&mut self) {
+        self.tokens = self.tokens.min(self.step());
     }
 
     pub fn took(&mut self, lines: u64) {
@@ -125,6 +134,17 @@ mod tests {
         assert_eq!(pace.allowed(Time::from_millis(10_001)), u64::MAX);
         pace.set(Time::from_millis(20_000), 1_000_000);
         assert!(read(&mut pace, 20_000, 20_100, 1) <= 100);
+    }
+
+    #[test]
+    fn nothing_is_saved_up_where_there_is_nothing_to_read() {
+        let mut pace = Pace::new(1_000_000);
+        pace.allowed(Time::from_millis(1));
+        for ms in 1..400 {
+            pace.allowed(Time::from_millis(ms));
+            pace.rest();
+        }
+        assert!(pace.allowed(Time::from_millis(400)) <= 6);
     }
 
     #[test]

@@ -173,8 +173,11 @@ impl Engine {
         let block = self.beside(reader.next(&place, most, replay)).await??;
         let Some(block) = block else {
             self.source = Some(reader);
+            self.dry_since.get_or_insert_with(clock::now);
+            self.pace.rest();
             return Ok(Step::Idle);
         };
+        self.dry_since = None;
         if self.first_read_us == 0 {
             self.first_read_us = clock::unix_micros();
         }

@@ -13,6 +13,7 @@
 //! [`Task::take_records`] gives to the log and reports the append's end with [`Task::logged`]. The protocol is described in
 //! `docs/exactly-once.md`.
 
+mod format;
 mod handover;
 pub mod inbox;
 mod log;
@@ -451,9 +452,10 @@ impl Task {
             let mut left = Builder::new();
             let mut number = start;
             batch.for_each(|key, value| {
-                match skip.contains(&number) {
-                    true => aside.emit(key, value, self.config.format, born_us),
-                    false => left.push(key, value),
+                if skip.contains(&number) {
+                    aside.emit(key, value, self.config.format, born_us);
+                } else {
+                    left.push(key, value);
                 }
                 number += 1;
             });
@@ -491,6 +493,7 @@ impl Task {
             self.targets.active(),
             self.targets.owners(),
             &mut self.now.tuples_out,
+            &mut self.now.lossy,
             self.now.pos + 1,
             born_us,
             &self.config,

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use common::batch::{Batch, Builder, decimal};
 use common::control::{Format, Route};
 
+use super::format::write_tuple;
 use crate::wire::{self, Standing};
 
 /// A closed piece of an output, units `start..end`.
@@ -137,18 +138,21 @@ impl Output {
         }
     }
 
-    pub fn emit(&mut self, key: &[u8], value: &[u8], format: Format, born_us: u64) {
+    /// False: the destination's format cannot say this tuple.
+    pub fn emit(&mut self, key: &[u8], value: &[u8], format: Format, born_us: u64) -> bool {
         self.open_born_us = self.open_born_us.min(born_us);
         match &mut self.open {
             Open::Channel(builder) => {
                 builder.push(key, value);
                 self.emitted += 1;
+                true
             }
             Open::Destination(bytes, tuples) => {
                 let before = bytes.len();
-                write_tuple(format, key, value, bytes);
+                let faithful = write_tuple(format, key, value, bytes);
                 *tuples += 1;
                 self.emitted += (bytes.len() - before) as u64;
+                faithful
             }
         }
     }
@@ -296,47 +300,9 @@ pub fn line_key(file: &[u8], number: u64, key: &mut Vec<u8>) {
     decimal(number, key);
 }
 
-/// One tuple as the destination file has it, with its newline.
-pub fn write_tuple(format: Format, key: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    match format {
-        Format::Tsv => {
-            out.extend_from_slice(key);
-            out.push(b'\t');
-            out.extend_from_slice(value);
-        }
-        Format::Value => out.extend_from_slice(value),
-        Format::Json => {
-            out.extend_from_slice(b"{\"key\":");
-            json_string(key, out);
-            out.extend_from_slice(b",\"value\":");
-            json_string(value, out);
-            out.push(b'}');
-        }
-    }
-    out.push(b'\n');
-}
-
-fn json_string(bytes: &[u8], out: &mut Vec<u8>) {
-    let text = String::from_utf8_lossy(bytes);
-    // Writing a string into a Vec cannot fail.
-    serde_json::to_writer(out, &text).expect("a string is valid JSON");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn formats() {
-        let mut out = vec![];
-        write_tuple(Format::Tsv, b"k", b"v", &mut out);
-        write_tuple(Format::Value, b"k", b"v", &mut out);
-        write_tuple(Format::Json, b"k\"\xff", b"v\t", &mut out);
-        assert_eq!(
-            String::from_utf8(out).unwrap(),
-            "k\tv\nv\n{\"key\":\"k\\\"\u{fffd}\",\"value\":\"v\\t\"}\n"
-        );
-    }
 
     #[test]
     fn chunks_leave_when_durable_and_go_when_acknowledged() {

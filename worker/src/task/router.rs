@@ -15,6 +15,8 @@ pub struct Router<'a> {
     /// Who owns which key groups, where the next stage's state moves with its routing.
     owners: Option<&'a Owners>,
     tuples_out: &'a mut u64,
+    /// Of these, how many the destination's format cannot say.
+    lossy: &'a mut u64,
     pos: u64,
     born_us: u64,
     format: Format,
@@ -28,6 +30,7 @@ impl<'a> Router<'a> {
         active: &'a [usize],
         owners: Option<&'a Owners>,
         tuples_out: &'a mut u64,
+        lossy: &'a mut u64,
         pos: u64,
         born_us: u64,
         config: &Config,
@@ -37,6 +40,7 @@ impl<'a> Router<'a> {
             active,
             owners,
             tuples_out,
+            lossy,
             pos,
             born_us,
             format: config.format,
@@ -73,7 +77,8 @@ impl ops::Emit for Router<'_> {
             (many, None) => many[(key_hash(key) % many.len() as u64) as usize],
         };
         let output = &mut self.outputs[index];
-        output.emit(key, value, self.format, self.born_us);
+        let faithful = output.emit(key, value, self.format, self.born_us);
+        *self.lossy += u64::from(!faithful);
         *self.tuples_out += 1;
         if output.open_bytes() >= self.batch_bytes {
             output.close(self.pos);

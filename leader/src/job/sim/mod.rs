@@ -368,7 +368,7 @@ impl World {
         if !matches!(
             effect,
             Effect::Send {
-                message: ToWorker::Beat,
+                message: ToWorker::Beat { .. },
                 ..
             }
         ) {

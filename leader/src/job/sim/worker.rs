@@ -124,7 +124,7 @@ impl World {
                 w.drain = true;
             }
             ToWorker::Peers(peers) => w.peers.extend(peers.into_iter().map(|p| (p.task, p.epoch))),
-            ToWorker::Beat | ToWorker::Rate(_) => {}
+            ToWorker::Beat { .. } | ToWorker::Rate(_) => {}
             ToWorker::Upstream(tasks) => {
                 self.is_known(&tasks);
                 w.upstream.extend(&tasks);

@@ -43,7 +43,18 @@ impl Rig {
         out
     }
 
+    /// So much later, with the driver's ticks on the way.
     fn after(&mut self, ms: u64) -> Vec<Effect> {
+        let (end, mut out) = (self.now + Duration::from_millis(ms), vec![]);
+        while self.now < end {
+            self.now = end.min(self.now + TICK);
+            out.extend(self.give(Input::Tick));
+        }
+        out
+    }
+
+    /// So much later, without a tick: this process did not get round to anything.
+    fn stall(&mut self, ms: u64) -> Vec<Effect> {
         self.now = self.now + Duration::from_millis(ms);
         self.give(Input::Tick)
     }
@@ -159,6 +170,33 @@ fn a_closed_connection_is_replaced_at_once_elsewhere_and_its_sender_hears_of_it(
         "an epoch that was never launched"
     );
     assert!(refused(&rig.register(TaskId::new(9, 9), 1).1), "no such task");
+}
+
+#[test]
+fn a_stall_of_the_leader_costs_nobody_the_lease() {
+    let mut rig = Rig::new(1, 5);
+    rig.register(SOURCE, 1);
+    rig.register(SINK, 1);
+    rig.after(100);
+    let failed = |out: &[Effect]| out.iter().any(|e| matches!(e, Effect::Event(Event::Fail { .. })));
+    assert!(!failed(&rig.stall(60_000)) && !failed(&rig.after(2_500)));
+    assert!(failed(&rig.after(1_000)), "then they are really silent");
+}
+
+#[test]
+fn who_says_that_its_node_is_late_has_more_time_and_so_have_those_beside_it() {
+    let mut rig = Rig::new(1, 5);
+    let (source, _) = rig.register(SOURCE, 1);
+    rig.register(SINK, 1);
+    rig.after(100);
+    let late = Report {
+        late_ms: 1000,
+        ..Report::default()
+    };
+    rig.say(source, ToLeader::Beat(late));
+    let failed = |out: &[Effect]| out.iter().any(|e| matches!(e, Effect::Event(Event::Fail { .. })));
+    assert!(!failed(&rig.after(6_500)), "both have seven seconds");
+    assert!(failed(&rig.after(1_000)));
 }
 
 #[test]
