@@ -16,7 +16,7 @@ mod t220_partition;
 mod t230_absence;
 mod t260_identity;
 mod t270_pace;
-mod t280_formats;
+mod t290_formats;
 mod t30_processes;
 mod t40_operators;
 mod t50_strangers;

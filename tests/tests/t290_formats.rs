@@ -56,7 +56,7 @@ for n in range(1, 3001):
 END"#;
 
 #[test]
-fn t281_copy_is_lossless_and_the_others_say_what_they_lost() -> Result<()> {
+fn t291_copy_is_lossless_and_the_others_say_what_they_lost() -> Result<()> {
     let cluster = Cluster::up("127.0.85", 3)?;
     write_odd(&cluster)?;
     let text: String = (1..=3000).map(|n| format!("{n}\n")).collect();
