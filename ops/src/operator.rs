@@ -121,6 +121,13 @@ impl Error {
         }
     }
 
+    /// [`Self::poison`], where the key has not been spelled out.
+    pub(crate) fn refused(what: impl std::fmt::Display, batch: &Batch, index: usize) -> Self {
+        let mut key = vec![];
+        batch.key_into(index, &mut key);
+        Self::poison(what.to_string(), index, &key)
+    }
+
     /// A failure that a new process may not have.
     pub fn failed(what: impl Into<String>) -> Self {
         Self {
