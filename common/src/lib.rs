@@ -13,6 +13,7 @@ pub mod heap;
 pub mod hold;
 pub mod ids;
 pub mod net;
+pub mod orphans;
 pub mod secret;
 pub mod size;
 pub mod spawn;

@@ -65,7 +65,10 @@ impl Number {
             }
         }
         let n = if negative { n } else { n.and_then(i64::checked_neg) };
-        Some(n.map_or_else(|| Number::Long(Box::new(Long::new(negative, digits))), Number::Int))
+        Some(n.map_or_else(
+            || Number::Long(Box::new(Long::new(negative, digits))),
+            Number::Int,
+        ))
     }
 
     /// What [`Self::write`] wrote of a whole number beyond `i64`.

@@ -350,8 +350,12 @@ fn as_meant(mut words: Vec<OsString>, mut at: usize) -> Vec<OsString> {
 pub fn run(args: Args, runtime: &Runtime) -> u8 {
     if let Some(Word::Host { node, .. }) = args.word {
         // It needs nothing of the cluster file: its orders say all.
-        let served = runtime.block_on(host::serve(node, tokio::io::stdin(), tokio::io::stdout()));
-        return tell(served.map(|()| Done::default()).map_err(Error::from));
+        return tell(
+            host::begin()
+                .and_then(|()| runtime.block_on(host::serve(node, tokio::io::stdin(), tokio::io::stdout())))
+                .map(|()| Done::default())
+                .map_err(Error::from),
+        );
     }
     let console = match Console::new(args.cluster.as_deref()) {
         Ok(console) => console,

@@ -52,7 +52,11 @@ fn naive(name: &str, numbers: &[i128]) -> String {
         "avg" => {
             let mean = sum as f64 / count as f64;
             let many_digits = mean.abs() >= 1e16;
-            if many_digits { format!("{mean:e}") } else { mean.to_string() }
+            if many_digits {
+                format!("{mean:e}")
+            } else {
+                mean.to_string()
+            }
         }
         "min" => numbers.iter().min().unwrap().to_string(),
         _ => numbers.iter().max().unwrap().to_string(),
@@ -377,12 +381,19 @@ fn fractions_and_the_outputs_key() {
         last("sum -c 0", &["9223372036854775807", "1"]).1,
         "9223372036854775808"
     );
-    let close = ["18446744073709551613", "18446744073709551615", "18446744073709551614"];
+    let close = [
+        "18446744073709551613",
+        "18446744073709551615",
+        "18446744073709551614",
+    ];
     assert_eq!(last("max -c 0", &close).1, close[1]);
     assert_eq!(last("min -c 0", &close).1, close[0]);
     assert_eq!(last("sum -c 0", &close).1, "55340232221128654842");
     assert_eq!(last("avg -c 0", &close).1, close[2]);
-    assert_eq!(last("avg -c 0", &["18446744073709551615", "0.5"]).1, "9.223372036854776e18");
+    assert_eq!(
+        last("avg -c 0", &["18446744073709551615", "0.5"]).1,
+        "9.223372036854776e18"
+    );
     let longest = "9".repeat(5000);
     assert_eq!(last("max -c 0", &["1e308", &longest]).1, longest);
     assert_eq!(

@@ -113,7 +113,9 @@ impl Operator for Filter {
                 if keyer.needs_key() {
                     batch.key_into(i, key);
                 }
-                return keyer.emit(key, line, out).map_err(|e| Error::refused(e, batch, i));
+                return keyer
+                    .emit(key, line, out)
+                    .map_err(|e| Error::refused(e, batch, i));
             }
             Ok(())
         })

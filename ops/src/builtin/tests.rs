@@ -260,10 +260,22 @@ fn lines_that_are_no_records_are_refused_by_all_that_read_columns() {
         ] {
             let e = try_run(command, &["1,ok", row]).unwrap_err();
             assert!(e.what.contains(says), "{command}: {row}: {e}");
-            assert_eq!((e.index, e.key.as_deref()), (Some(1), Some("f:2")), "{command}: {row}");
+            assert_eq!(
+                (e.index, e.key.as_deref()),
+                (Some(1), Some("f:2")),
+                "{command}: {row}"
+            );
         }
-        for command in ["identity --csv", "grep . --csv --key word:0", "identity --key field:0"] {
-            assert_eq!(run(command, &[row])[0].1, row, "{command} does not look at columns in quotes");
+        for command in [
+            "identity --csv",
+            "grep . --csv --key word:0",
+            "identity --key field:0",
+        ] {
+            assert_eq!(
+                run(command, &[row])[0].1,
+                row,
+                "{command} does not look at columns in quotes"
+            );
         }
     }
 }
@@ -285,7 +297,10 @@ fn a_byte_order_mark_is_no_part_of_columns_words_and_keys() {
     assert_eq!(values("filter -c 0 -eq 7").len(), 2);
     assert_eq!(values("filter -c 0 -lt 8").len(), 2);
     assert_eq!(values("sum -c 0"), ["7", "7"]);
-    assert_eq!(run("identity --csv --key field:0", &["\u{feff}\"a,b\",c"])[0].0, "a,b");
+    assert_eq!(
+        run("identity --csv --key field:0", &["\u{feff}\"a,b\",c"])[0].0,
+        "a,b"
+    );
     assert_eq!(values("identity"), rows);
     // In the middle it is data.
     assert_eq!(run("identity --key value", &["a\u{feff}b"])[0].0, "a\u{feff}b");

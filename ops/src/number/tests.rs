@@ -79,14 +79,23 @@ fn what_is_a_number() {
 fn sums_are_exact_to_128_bits_and_then_refused() {
     let top = i128::MAX.to_string();
     let bottom = i128::MIN.to_string();
-    assert_eq!(total(&["9223372036854775807", "1"]).unwrap(), "9223372036854775808");
+    assert_eq!(
+        total(&["9223372036854775807", "1"]).unwrap(),
+        "9223372036854775808"
+    );
     assert_eq!(total(&[&top, "-1", "1"]).unwrap(), top);
     assert_eq!(total(&[&bottom]).unwrap(), bottom);
     assert_eq!(total(&[&top, "1"]), Err(Overflow::Whole));
     assert_eq!(total(&[&bottom, "-1"]), Err(Overflow::Whole));
-    assert_eq!(total(&["170141183460469231731687303715884105728"]), Err(Overflow::Whole));
+    assert_eq!(
+        total(&["170141183460469231731687303715884105728"]),
+        Err(Overflow::Whole)
+    );
     assert_eq!(total(&["1", "0.5"]).unwrap(), "1.5");
-    assert_eq!(total(&["0.5", "18446744073709551615"]).unwrap(), "1.8446744073709552e19");
+    assert_eq!(
+        total(&["0.5", "18446744073709551615"]).unwrap(),
+        "1.8446744073709552e19"
+    );
     assert_eq!(total(&["1e308", "1e308"]), Err(Overflow::Float));
     assert_eq!(total(&["0.5", &"9".repeat(400)]), Err(Overflow::Float));
     // What was refused is not in it.
@@ -130,7 +139,13 @@ fn naive(a: &str, b: &str) -> Ordering {
     match (a.starts_with('-'), b.starts_with('-')) {
         (false, false) => pad(a).cmp(&pad(b)),
         (true, true) => pad(b).cmp(&pad(a)),
-        (negative, _) => if negative { Ordering::Less } else { Ordering::Greater },
+        (negative, _) => {
+            if negative {
+                Ordering::Less
+            } else {
+                Ordering::Greater
+            }
+        }
     }
 }
 
