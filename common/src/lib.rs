@@ -15,6 +15,7 @@ pub mod ids;
 pub mod net;
 pub mod orphans;
 pub mod secret;
+pub mod shown;
 pub mod size;
 pub mod spawn;
 pub mod task_log;

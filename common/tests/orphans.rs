@@ -20,7 +20,10 @@ fn run(script: &str, folder: &std::path::Path) -> Child {
     command.args(["-c", script]).current_dir(folder);
     command.env(orphans::MARK, orphans::new_mark());
     // A helper that is not ended must not hold the streams of who runs this test.
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.process_group(0);
     command.spawn().unwrap()
 }

@@ -24,6 +24,7 @@ use clap::{Parser, Subcommand};
 use common::cluster::Cluster;
 use common::ids::{JobName, NodeName, TaskId};
 use common::net::Identity;
+use common::shown;
 use hydfs::client::Client;
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -373,15 +374,15 @@ fn tell(done: Result<Done, Error>) -> u8 {
         Ok(done) => {
             if !done.text.is_empty() {
                 // A reader that has gone has seen what it wanted.
-                let _ = writeln!(std::io::stdout(), "{}", done.text);
+                let _ = writeln!(shown::stdout(), "{}", done.text);
             }
             if let Some(complaint) = done.complaint {
-                let _ = writeln!(std::io::stderr(), "rainstormctl: {complaint}");
+                shown::say(format!("rainstormctl: {complaint}"));
             }
             done.code
         }
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "rainstormctl: {error}");
+            shown::say(format!("rainstormctl: {error}"));
             error.code()
         }
     }
@@ -444,7 +445,7 @@ impl Console {
             }
             Word::Store(command) => {
                 let client = self.store().with_patience(FILES_PATIENCE);
-                let out = &mut tokio::io::stdout();
+                let out = &mut shown::Stdout::new();
                 hydfs::client::cli::run(&client, me.node.as_ref(), command, out).await?;
                 String::new()
             }

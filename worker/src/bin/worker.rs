@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     match start(args) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("worker {who}: {error:#}");
+            common::shown::say(format!("worker {who}: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -31,12 +31,11 @@ pub(super) async fn prepare(request: Request, start: Start, started_us: u64) -> 
     let client = &base.client;
     let (launcher, hosts) = start_launcher(&base, &job, !start.dry_run)?;
 
+    let waiting = |word: &str| base.screen.say(&format!("leader: {word}"));
     let (inputs, dest, resolved, alive) = tokio::try_join!(
         find_inputs(client, &start),
         stat_dest(client, &start),
-        resolve_all(located, &start, &|word| base
-            .screen
-            .say(&format!("leader: {word}"))),
+        resolve_all(located, &start, &waiting),
         members(&base.follower, &base.node.name),
     )?;
     if start.scaling.is_some_and(|scaling| scaling.stateful) {
