@@ -42,6 +42,9 @@ fn lock() -> MutexGuard<'static, BTreeSet<i32>> {
 /// From now on what processes below this one leave behind becomes a child of this one. Not for a process that starts daemons
 /// (such as SSH masters): they would be taken for orphans.
 pub fn adopt() -> io::Result<()> {
+    // What ran before this program took the process over (a shell's `exec`) is none of ours.
+    let before = orphans();
+    lock().extend(before.into_iter().map(Pid::as_raw));
     nix::sys::prctl::set_child_subreaper(true)?;
     ADOPTS.store(true, Ordering::Relaxed);
     Ok(())

@@ -28,7 +28,7 @@ ways = [f"{helper} &", f"setsid {helper} > /dev/null 2>&1 &", f"nohup {helper} >
 if task != "asked":
     ways.append(f"(setsid sh -c '{helper} bare > /dev/null 2>&1 &' &)")
 for way in ways:
-    subprocess.run(way, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    subprocess.run(way, shell=True, stdin=subprocess.DEVNULL)
 sys.stdin.reconfigure(newline="\n")
 for line in sys.stdin:
     print("forward\nvalue: " + next(sys.stdin)[7:-1], flush=True)

@@ -1,6 +1,7 @@
 //! Asking a program what it is, before a job is planned.
 
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use common::clock;
@@ -72,9 +73,18 @@ pub async fn describe(
     let mut said = vec![];
     let mut stdout = stdout.take(LONGEST);
     let run = async {
-        stdout.read_to_end(&mut said).await?;
+        let mut read = pin!(stdout.read_to_end(&mut said));
+        let read = tokio::select! {
+            biased;
+            read = &mut read => read?,
+            // What it left behind may have held the stream open, and is gone now.
+            status = group.wait() => {
+                read.await?;
+                return status;
+            }
+        };
         // One that says too much is not waited for: it may be blocked on saying more.
-        if said.len() as u64 == LONGEST {
+        if read as u64 == LONGEST {
             group.kill();
         }
         group.wait().await

@@ -50,6 +50,13 @@ async fn a_program_says_what_it_is() {
 }
 
 #[tokio::test]
+async fn what_it_left_behind_is_not_waited_for() {
+    let line = "rainstorm-operator/1 kind=filter protocol=text";
+    let said = ask(&format!("sleep 600 &\nsetsid sleep 600 &\necho {line}")).await;
+    assert_eq!(said.unwrap().unwrap().kind, OpKind::Filter);
+}
+
+#[tokio::test]
 async fn a_program_that_says_nothing_speaks_text() {
     assert_eq!(ask("while read line; do echo filter; done").await, Ok(None));
     assert_eq!(
