@@ -195,9 +195,7 @@ impl Visit for Fields {
 }
 
 fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    crate::shown::line(text).into_owned()
 }
 
 /// As it is when it is one plain word, else in quotes with escapes: a value never breaks the line or the pairs.
@@ -205,7 +203,7 @@ fn quoted(text: &str) -> String {
     let plain = !text.is_empty()
         && text
             .chars()
-            .all(|c| !c.is_whitespace() && !c.is_control() && c != '"');
+            .all(|c| !c.is_whitespace() && !crate::shown::is_hidden(c) && c != '"');
     if plain {
         text.to_owned()
     } else {

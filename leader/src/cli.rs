@@ -129,6 +129,8 @@ pub struct Start {
     pub if_exists: IfExists,
     pub dry_run: bool,
     pub op_timeout: Duration,
+    /// How long an executable may take to say what it is.
+    pub describe_within: Duration,
     pub max_restarts: u32,
     pub poison: Poison,
     pub productions: Productions,

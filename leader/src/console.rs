@@ -1,7 +1,7 @@
 //! The job's output on standard output: follows the destination file and copies what is committed, each byte once.
 
 use std::future::Future;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::clock::{self, unix_micros};
 use common::ids::Creation;
+use common::shown;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -81,7 +82,7 @@ impl First {
 
 /// Standard output; on a terminal that also shows the live display, each piece is written while that is away.
 pub struct Stdout {
-    inner: tokio::io::Stdout,
+    inner: shown::Stdout,
     beside: Option<Screen>,
 }
 
@@ -89,7 +90,7 @@ impl Stdout {
     pub fn new(screen: Screen) -> Self {
         let shares = screen.is_live() && io::stdout().is_terminal();
         Self {
-            inner: tokio::io::stdout(),
+            inner: shown::Stdout::new(),
             beside: shares.then_some(screen),
         }
     }
@@ -99,13 +100,7 @@ impl AsyncWrite for Stdout {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         match &this.beside {
-            // A terminal takes it soon enough to wait for.
-            Some(screen) => Poll::Ready(screen.aside(|| {
-                let mut out = io::stdout().lock();
-                out.write_all(bytes)
-                    .and_then(|()| out.flush())
-                    .map(|()| bytes.len())
-            })),
+            Some(screen) => screen.aside(|| Pin::new(&mut this.inner).poll_write(cx, bytes)),
             None => Pin::new(&mut this.inner).poll_write(cx, bytes),
         }
     }

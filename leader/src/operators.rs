@@ -1,10 +1,10 @@
 //! From what the user wrote as an operator to what a worker must know: cheap checks first, nothing is started.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::control::{OpCode, OpKind, OpSpec, Protocol};
-use ops::foreign::describe;
+use ops::foreign::{check_runnable, describe};
 
 use crate::cli::{self, Productions, Stage, refuse};
 
@@ -57,18 +57,8 @@ pub fn locate(k: usize, stage: &Stage) -> Result<Located, cli::Error> {
     let Some(path) = find_file(name) else {
         return no(not_found(name));
     };
-    let meta = match std::fs::metadata(&path) {
-        Ok(meta) => meta,
-        Err(error) => return no(format!("{} cannot be read: {error}", path.display())),
-    };
-    if !meta.is_file() {
-        return no(format!("{} is not a file that can be run", path.display()));
-    }
-    if meta.permissions().mode() & 0o111 == 0 {
-        return no(format!(
-            "{0} is not executable; type: chmod +x {0}",
-            path.display()
-        ));
+    if let Err(why) = check_runnable(&path) {
+        return no(why.to_string());
     }
     Ok(Located::File {
         stage: stage.clone(),
@@ -77,12 +67,15 @@ pub fn locate(k: usize, stage: &Stage) -> Result<Located, cli::Error> {
     })
 }
 
-/// Asks a foreign executable what it is, and reads its content. `k` counts from 1.
+/// Asks a foreign executable what it is, and reads its content. `k` counts from 1; `waiting` is given a word for people while
+/// the answer takes long, at most `within`.
 pub async fn resolve(
     k: usize,
     located: Located,
     exactly_once: bool,
     productions: Productions,
+    within: Duration,
+    waiting: impl Fn(&str),
 ) -> Result<Resolved, cli::Error> {
     let (stage, path, prefix) = match located {
         Located::Builtin { spec } => {
@@ -95,7 +88,7 @@ pub async fn resolve(
         Located::File { stage, path, kind } => (stage, path, kind),
     };
     let no = |what: String| refuse(stage.number, format!("op{k}_exe"), &stage.exe, what);
-    let said = describe(&path, &stage.args).await.map_err(|e| {
+    let said = describe(&path, &stage.args, within, waiting).await.map_err(|e| {
         let stderr = if e.stderr.is_empty() {
             String::new()
         } else {
@@ -269,6 +262,7 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn stage(exe: &str, args: &[&str]) -> Stage {
         Stage {
@@ -276,6 +270,23 @@ mod tests {
             args: args.iter().map(|a| a.to_string()).collect(),
             number: 5,
         }
+    }
+
+    async fn resolve(
+        k: usize,
+        located: Located,
+        exactly_once: bool,
+        productions: Productions,
+    ) -> Result<Resolved, cli::Error> {
+        super::resolve(
+            k,
+            located,
+            exactly_once,
+            productions,
+            Duration::from_secs(5),
+            |_| {},
+        )
+        .await
     }
 
     fn refused(exe: &str, args: &[&str]) -> String {

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use common::clock::Time;
+use common::shown;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli;
@@ -47,7 +48,7 @@ impl Screen {
     /// One line for people, whatever the display shows.
     pub fn say(&self, line: &str) {
         // A closed standard error is nobody's failure.
-        self.aside(|| drop(writeln!(io::stderr(), "{line}")));
+        self.aside(|| drop(writeln!(io::stderr(), "{}", shown::text(line))));
     }
 
     /// For the log.
@@ -256,6 +257,7 @@ fn thousands(n: u64) -> String {
 }
 
 fn shorten(text: &str, most: usize) -> String {
+    let text = &*shown::line(text);
     if text.chars().count() <= most {
         return text.to_owned();
     }

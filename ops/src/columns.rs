@@ -1,13 +1,43 @@
 //! Columns of a line: delimited text, with RFC 4180 quoting under `--csv`.
 //!
-//! A line without quotes is split at the separator and nothing else. Quoting follows the common readers where the
-//! RFC is silent: a quote inside an unquoted column is itself; text behind a closing quote belongs to the column; a
-//! quote that is never closed takes the rest of the line.
+//! A line without quotes is split at the separator and nothing else. One that is no whole record of the RFC is refused:
+//! readers differ in what they make of it, and a line that is a part of a record has other columns than it seems.
+//!
+//! A byte order mark at a value's beginning is no part of its first column or word: some programs write one before all
+//! else, and the first line's key would be another.
 
 use memchr::memmem::Finder;
 use memchr::{memchr, memchr3};
 
 use crate::args::{Args, Error};
+
+/// U+FEFF in UTF-8.
+const MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// A line that is no record as RFC 4180 has them. Columns are counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    #[error(
+        "the quote that begins column {0} is still open at the line's end; a record with a line break in quotes cannot be \
+         read with --csv, since each line is a tuple of its own: take the line breaks out of the columns first"
+    )]
+    Open(usize),
+    #[error(
+        "column {0} has text behind its closing quote; --csv reads RFC 4180, where a quote inside quotes is doubled (\"\")"
+    )]
+    Behind(usize),
+    #[error(
+        "column {0} holds a quote, but does not begin with one; --csv reads RFC 4180, where such a column is in quotes and \
+         the quote inside is doubled (\"\"). Is this line the rest of a record with a line break in quotes? If quotes mean \
+         nothing in this file, leave --csv out"
+    )]
+    Bare(usize),
+}
+
+/// A value without its byte order mark.
+pub fn without_mark(value: &[u8]) -> &[u8] {
+    value.strip_prefix(MARK).unwrap_or(value)
+}
 
 #[derive(Debug, Clone)]
 enum Separator {
@@ -56,76 +86,110 @@ impl Layout {
         }
     }
 
-    /// Where the column that begins at `from` ends.
-    fn end(&self, line: &[u8], from: usize) -> usize {
-        let mut at = from;
-        if self.csv && line.get(from) == Some(&b'"') {
-            at += 1;
-            loop {
-                let Some(quote) = memchr(b'"', &line[at..]) else {
-                    return line.len();
-                };
-                at += quote + 1;
-                if line.get(at) != Some(&b'"') {
-                    break;
-                }
-                at += 1;
+    fn find(&self, text: &[u8]) -> Option<usize> {
+        match &self.separator {
+            Separator::Byte(byte) => memchr(*byte, text),
+            Separator::Text(finder) => finder.find(text),
+        }
+    }
+
+    /// Where the column that `rest` begins with ends. `rest` begins in a line that has been checked.
+    fn end(&self, rest: &[u8]) -> usize {
+        match self.closed(rest) {
+            Some(end) => end,
+            None => self.find(rest).unwrap_or(rest.len()),
+        }
+    }
+
+    /// Behind the quote that closes the column that `rest` begins with, if that is in quotes.
+    fn closed(&self, rest: &[u8]) -> Option<usize> {
+        if !self.is_quoted(rest) {
+            return None;
+        }
+        let mut at = 1;
+        loop {
+            at += memchr(b'"', &rest[at..])? + 1;
+            match rest.get(at) {
+                Some(b'"') => at += 1,
+                _ => return Some(at),
             }
         }
-        let found = match &self.separator {
-            Separator::Byte(byte) => memchr(*byte, &line[at..]),
-            Separator::Text(finder) => finder.find(&line[at..]),
-        };
-        found.map_or(line.len(), |n| at + n)
+    }
+
+    fn is_quoted(&self, rest: &[u8]) -> bool {
+        self.csv && rest.first() == Some(&b'"')
+    }
+
+    /// Refuses, under `--csv`, a line that is no whole record.
+    fn check(&self, line: &[u8]) -> Result<(), Malformed> {
+        if !self.csv || memchr(b'"', line).is_none() {
+            return Ok(());
+        }
+        let (mut rest, mut column) = (line, 0);
+        loop {
+            let end = match self.is_quoted(rest) {
+                true => self.closed(rest).ok_or(Malformed::Open(column))?,
+                false => self.end(rest),
+            };
+            let behind = &rest[end..];
+            if !self.is_quoted(rest) && memchr(b'"', &rest[..end]).is_some() {
+                return Err(Malformed::Bare(column));
+            }
+            match behind.strip_prefix(self.separator()) {
+                Some(next) => rest = next,
+                None if behind.is_empty() => return Ok(()),
+                None => return Err(Malformed::Behind(column)),
+            }
+            column += 1;
+        }
     }
 
     /// Calls `f` with every column as it stands, quotes and all, while `f` says true.
-    pub fn each_raw<'a>(&self, line: &'a [u8], mut f: impl FnMut(&'a [u8]) -> bool) {
-        let mut from = 0;
+    pub fn each_raw<'a>(&self, line: &'a [u8], mut f: impl FnMut(&'a [u8]) -> bool) -> Result<(), Malformed> {
+        let mut rest = without_mark(line);
+        self.check(rest)?;
         loop {
-            let end = self.end(line, from);
-            if !f(&line[from..end]) || end == line.len() {
-                return;
+            let (column, behind) = rest.split_at(self.end(rest));
+            if !f(column) || behind.is_empty() {
+                return Ok(());
             }
-            from = end + self.separator().len();
+            rest = &behind[self.separator().len()..];
         }
     }
 
     /// Column `n`, without its quotes; `None` when the line has not that many. `scratch` is for quotes inside it.
-    pub fn get<'a>(&self, line: &'a [u8], n: usize, scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
-        let mut from = 0;
+    pub fn get<'a>(
+        &self,
+        line: &'a [u8],
+        n: usize,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<Option<&'a [u8]>, Malformed> {
+        let mut rest = without_mark(line);
+        self.check(rest)?;
         for _ in 0..n {
-            let end = self.end(line, from);
-            if end == line.len() {
-                return None;
+            let behind = &rest[self.end(rest)..];
+            if behind.is_empty() {
+                return Ok(None);
             }
-            from = end + self.separator().len();
+            rest = &behind[self.separator().len()..];
         }
-        Some(self.plain(&line[from..self.end(line, from)], scratch))
+        Ok(Some(self.plain(&rest[..self.end(rest)], scratch)))
     }
 
     /// A raw column without its quotes.
     pub fn plain<'a>(&self, raw: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
         let mut rest = match raw {
-            [b'"', body @ ..] if self.csv => body,
+            [b'"', inside @ .., b'"'] if self.csv => inside,
             _ => return raw,
         };
-        match memchr(b'"', rest) {
-            None => return rest,
-            Some(quote) if quote + 1 == rest.len() => return &rest[..quote],
-            Some(_) => {}
+        if memchr(b'"', rest).is_none() {
+            return rest;
         }
         scratch.clear();
+        // Each is doubled.
         while let Some(quote) = memchr(b'"', rest) {
-            scratch.extend_from_slice(&rest[..quote]);
-            rest = &rest[quote + 1..];
-            match rest {
-                [b'"', tail @ ..] => {
-                    scratch.push(b'"');
-                    rest = tail;
-                }
-                _ => break,
-            }
+            scratch.extend_from_slice(&rest[..=quote]);
+            rest = rest.get(quote + 2..).unwrap_or_default();
         }
         scratch.extend_from_slice(rest);
         scratch
@@ -148,11 +212,7 @@ impl Layout {
     }
 
     fn needs_quotes(&self, plain: &[u8]) -> bool {
-        let separated = match &self.separator {
-            Separator::Byte(byte) => memchr(*byte, plain).is_some(),
-            Separator::Text(finder) => finder.find(plain).is_some(),
-        };
-        separated || memchr3(b'"', b'\r', b'\n', plain).is_some()
+        self.find(plain).is_some() || memchr3(b'"', b'\r', b'\n', plain).is_some()
     }
 }
 
@@ -162,6 +222,7 @@ pub fn word(line: &[u8], n: usize) -> Option<&[u8]> {
 }
 
 pub fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(u8::is_ascii_whitespace)
+    without_mark(line)
+        .split(u8::is_ascii_whitespace)
         .filter(|word| !word.is_empty())
 }

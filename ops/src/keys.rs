@@ -1,7 +1,7 @@
 //! `--key`: which key an output tuple gets, taken from its own (the output's) value.
 
 use crate::args::{Args, Error};
-use crate::columns::{self, Layout};
+use crate::columns::{self, Layout, Malformed};
 use crate::operator::{Emit, InputKeys};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,16 +56,17 @@ impl Keyer {
         }
     }
 
-    /// A word or field that the value lacks gives the empty key.
+    /// A word or field that the value lacks gives the empty key. The value goes on as it is, byte for byte.
     #[inline]
-    pub fn emit(&mut self, key: &[u8], value: &[u8], out: &mut dyn Emit) {
+    pub fn emit(&mut self, key: &[u8], value: &[u8], out: &mut dyn Emit) -> Result<(), Malformed> {
         let key = match &self.rule {
             Rule::Same => key,
-            Rule::Value => value,
+            Rule::Value => columns::without_mark(value),
             Rule::Word(n) => columns::word(value, *n).unwrap_or_default(),
-            Rule::Field(n) => self.layout.get(value, *n, &mut self.scratch).unwrap_or_default(),
+            Rule::Field(n) => self.layout.get(value, *n, &mut self.scratch)?.unwrap_or_default(),
             Rule::Const(key) => key,
         };
         out.emit(key, value);
+        Ok(())
     }
 }

@@ -44,7 +44,7 @@ impl<W: Write> Tsv<W> {
 /// Runs the operator on standard input, until its end or until nobody reads standard output any more.
 pub fn run(operator: &mut dyn Operator) -> Result<(), String> {
     let mut out = Tsv {
-        out: BufWriter::with_capacity(256 << 10, io::stdout().lock()),
+        out: BufWriter::with_capacity(256 << 10, common::shown::stdout()),
         failed: None,
     };
     let mut input = io::BufReader::with_capacity(256 << 10, io::stdin().lock());

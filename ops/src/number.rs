@@ -1,23 +1,36 @@
-//! Numbers in text: exact integers where they fit, else floating point.
+//! Numbers in text: whole numbers of any size, exactly; fractions as IEEE 754 doubles.
 
 use std::cmp::Ordering;
 use std::io::Write;
 
 use common::batch::decimal;
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Fewer digits than these make an `i64`, whichever they are.
+const DIGITS: usize = 19;
+
+#[derive(Debug, Clone, PartialEq)]
 pub enum Number {
     Int(i64),
-    /// Never NaN. Infinite only as the result of adding.
+    /// A whole number that is beyond `i64`.
+    Long(Box<Long>),
+    /// Finite.
     Float(f64),
+}
+
+/// A whole number as its decimal digits: as long as a line may be, it is read, compared and written in one pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Long {
+    negative: bool,
+    /// The first is not 0.
+    digits: Box<[u8]>,
 }
 
 impl Number {
     /// A decimal number, with white space around it or not; no hexadecimal, no `inf`, no `nan`.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let text = text.trim_ascii();
-        if let Some(n) = parse_int(text) {
-            return Some(Number::Int(n));
+        if let Some(whole) = Self::parse_whole(text) {
+            return Some(whole);
         }
         let plausible = |b: &u8| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E');
         if text.is_empty() || !text.iter().all(plausible) {
@@ -27,71 +40,125 @@ impl Number {
         f.is_finite().then_some(Number::Float(f))
     }
 
-    pub fn as_f64(self) -> f64 {
-        match self {
-            Number::Int(n) => n as f64,
-            Number::Float(f) => f,
+    fn parse_whole(text: &[u8]) -> Option<Self> {
+        let (negative, digits) = match text {
+            [b'-', rest @ ..] => (true, rest),
+            [b'+', rest @ ..] => (false, rest),
+            _ => (false, text),
+        };
+        if digits.is_empty() {
+            return None;
         }
+        let digit = |d: &u8| d.checked_sub(b'0').filter(|d| *d < 10).map(i64::from);
+        // Built from below zero, since i64::MIN has no positive twin.
+        let mut n = Some(0i64);
+        if digits.len() < DIGITS {
+            let mut short = 0;
+            for d in digits {
+                short = short * 10 - digit(d)?;
+            }
+            n = Some(short);
+        } else {
+            for d in digits {
+                let d = digit(d)?;
+                n = n.and_then(|n| n.checked_mul(10)?.checked_sub(d));
+            }
+        }
+        let n = if negative { n } else { n.and_then(i64::checked_neg) };
+        Some(n.map_or_else(
+            || Number::Long(Box::new(Long::new(negative, digits))),
+            Number::Int,
+        ))
     }
 
-    /// By value, exactly: an integer is not rounded to compare it with a fraction.
-    pub fn compare(self, other: Number) -> Ordering {
+    /// What [`Self::write`] wrote of a whole number beyond `i64`.
+    pub fn parse_long(text: &[u8]) -> Option<Self> {
+        Self::parse_whole(text).filter(|n| matches!(n, Number::Long(_)))
+    }
+
+    /// By value, exactly: a whole number is not rounded to compare it with a fraction.
+    pub fn compare(&self, other: &Number) -> Ordering {
         match (self, other) {
-            (Number::Int(a), Number::Int(b)) => a.cmp(&b),
-            (Number::Float(a), Number::Float(b)) => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
-            (Number::Int(a), Number::Float(b)) => int_float(a, b),
-            (Number::Float(a), Number::Int(b)) => int_float(b, a).reverse(),
+            (Number::Int(a), Number::Int(b)) => a.cmp(b),
+            (Number::Float(a), Number::Float(b)) => a.partial_cmp(b).unwrap_or(Ordering::Equal),
+            (Number::Int(a), Number::Float(b)) => int_float(*a, *b),
+            (Number::Float(a), Number::Int(b)) => int_float(*b, *a).reverse(),
+            (Number::Long(a), Number::Long(b)) => a.compare(b.negative, &b.digits),
+            (Number::Long(a), Number::Float(b)) => a.compare_float(*b),
+            (Number::Float(a), Number::Long(b)) => b.compare_float(*a).reverse(),
+            // It is beyond all that an i64 can be.
+            (Number::Long(a), Number::Int(_)) => a.sign(),
+            (Number::Int(_), Number::Long(b)) => b.sign().reverse(),
         }
     }
 
-    /// Integers add up exactly as long as the sum fits.
-    pub fn plus(self, other: Number) -> Number {
-        match (self, other) {
-            (Number::Int(a), Number::Int(b)) => match a.checked_add(b) {
-                Some(sum) => Number::Int(sum),
-                None => Number::Float(a as f64 + b as f64),
-            },
-            (a, b) => Number::Float(a.as_f64() + b.as_f64()),
-        }
-    }
-
-    /// Appends the number; a float as the shortest text that reads back as the same.
-    pub fn write(self, out: &mut Vec<u8>) {
+    /// Appends the number; a fraction as the shortest text that reads back as the same.
+    pub fn write(&self, out: &mut Vec<u8>) {
         match self {
             Number::Int(n) => {
-                if n < 0 {
+                if *n < 0 {
                     out.push(b'-');
                 }
                 decimal(n.unsigned_abs(), out);
             }
-            Number::Float(f) => {
-                let size = f.abs();
-                // Writing to a Vec cannot fail.
-                let _ = match size == 0.0 || (1e-7..1e21).contains(&size) || !size.is_finite() {
-                    true => write!(out, "{f}"),
-                    false => write!(out, "{f:e}"),
-                };
+            Number::Long(long) => {
+                if long.negative {
+                    out.push(b'-');
+                }
+                out.extend_from_slice(&long.digits);
             }
+            Number::Float(f) => write_float(*f, out),
         }
     }
 }
 
-fn parse_int(text: &[u8]) -> Option<i64> {
-    let (negative, digits) = match text {
-        [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        _ => (false, text),
+fn write_float(f: f64, out: &mut Vec<u8>) {
+    // From 1e16 on digits would be shown that the double does not have: it would look like an exact whole number.
+    let size = f.abs();
+    // Writing to a Vec cannot fail.
+    let _ = match size == 0.0 || (1e-7..1e16).contains(&size) || !size.is_finite() {
+        true => write!(out, "{f}"),
+        false => write!(out, "{f:e}"),
     };
-    if digits.is_empty() {
-        return None;
+}
+
+impl Long {
+    fn new(negative: bool, digits: &[u8]) -> Self {
+        let zeros = digits.iter().take_while(|d| **d == b'0').count();
+        Self {
+            negative,
+            digits: digits[zeros..].into(),
+        }
     }
-    let mut n = 0i64;
-    for d in digits {
-        let d = i64::from(d.checked_sub(b'0').filter(|d| *d < 10)?);
-        // Built from below zero, since i64::MIN has no positive twin.
-        n = n.checked_mul(10)?.checked_sub(d)?;
+
+    /// How it compares with everything nearer to zero.
+    fn sign(&self) -> Ordering {
+        match self.negative {
+            true => Ordering::Less,
+            false => Ordering::Greater,
+        }
     }
-    if negative { Some(n) } else { n.checked_neg() }
+
+    fn compare(&self, negative: bool, digits: &[u8]) -> Ordering {
+        if negative != self.negative {
+            return self.sign();
+        }
+        let size = (self.digits.len().cmp(&digits.len())).then_with(|| (*self.digits).cmp(digits));
+        if negative { size.reverse() } else { size }
+    }
+
+    /// A double of this size has no fraction; its decimal digits, all of them, are exact.
+    fn compare_float(&self, f: f64) -> Ordering {
+        match f.is_finite() {
+            true => self.compare(f.is_sign_negative(), format!("{:.0}", f.abs().trunc()).as_bytes()),
+            false => 0.0f64.partial_cmp(&f).unwrap_or(Ordering::Equal),
+        }
+    }
+
+    fn text(&self) -> String {
+        let sign = if self.negative { "-" } else { "" };
+        format!("{sign}{}", String::from_utf8_lossy(&self.digits))
+    }
 }
 
 fn int_float(a: i64, b: f64) -> Ordering {
@@ -109,96 +176,81 @@ fn int_float(a: i64, b: f64) -> Ordering {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
+/// A sum that has no exact text any more. It is not rounded: who asked for it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Overflow {
+    #[error(
+        "with this number the sum would leave the range of 128 bits (about 1.7e38 to either side), within which whole \
+         numbers are added exactly"
+    )]
+    Whole,
+    #[error("with this number the sum would leave the range of a double (about 1.8e308 to either side)")]
+    Float,
+}
 
-    fn shown(n: Number) -> String {
-        let mut out = vec![];
-        n.write(&mut out);
-        String::from_utf8(out).unwrap()
-    }
+/// A sum: exact while all that it is made of is whole; from the first fraction on a double.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Total {
+    Whole(i128),
+    Float(f64),
+}
 
-    #[test]
-    fn what_is_a_number() {
-        for (text, want) in [
-            ("0", "0"),
-            ("-0", "0"),
-            ("+7", "7"),
-            (" 12\t", "12"),
-            ("007", "7"),
-            ("9223372036854775807", "9223372036854775807"),
-            ("-9223372036854775808", "-9223372036854775808"),
-            ("9223372036854775808", "9223372036854776000"),
-            ("1.50", "1.5"),
-            (".5", "0.5"),
-            ("2.0", "2"),
-            ("1e3", "1000"),
-            ("1e-9", "1e-9"),
-            ("-2.5E30", "-2.5e30"),
-        ] {
-            assert_eq!(
-                Number::parse(text.as_bytes()).map(shown).as_deref(),
-                Some(want),
-                "{text}"
-            );
-        }
-        for bad in [
-            "", " ", "-", "+", ".", "e", "1e", "inf", "-inf", "nan", "NaN", "infinity", "0x1", "1_000",
-            "1,5", "--1", "1e999", "1 2", "\u{661}",
-        ] {
-            assert_eq!(Number::parse(bad.as_bytes()), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_sum_that_overflows_goes_on_as_float() {
-        let sum = Number::Int(i64::MAX).plus(Number::Int(1));
-        assert_eq!(sum, Number::Float(9_223_372_036_854_775_808.0));
-        assert_eq!(Number::Int(1).plus(Number::Float(0.5)), Number::Float(1.5));
-    }
-
-    #[test]
-    fn integers_and_floats_compare_exactly() {
-        let big = (1i64 << 53) + 1; // rounds to 2^53 as a float
-        assert_eq!(
-            Number::Int(big).compare(Number::Float((1i64 << 53) as f64)),
-            Ordering::Greater
-        );
-        assert_eq!(Number::Int(-1).compare(Number::Float(-1.5)), Ordering::Greater);
-        assert_eq!(Number::Float(-1.5).compare(Number::Int(-1)), Ordering::Less);
-        assert_eq!(
-            Number::Int(i64::MAX).compare(Number::Float(1e300)),
-            Ordering::Less
-        );
-        assert_eq!(
-            Number::Int(i64::MIN).compare(Number::Float(-9_223_372_036_854_775_808.0)),
-            Ordering::Equal
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn integers_read_as_the_standard_library_reads_them(n: i64) {
-            prop_assert_eq!(Number::parse(n.to_string().as_bytes()), Some(Number::Int(n)));
-            prop_assert_eq!(shown(Number::Int(n)), n.to_string());
-        }
-
-        #[test]
-        fn floats_come_back_exactly(f in proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL | proptest::num::f64::ZERO) {
-            let text = shown(Number::Float(f));
-            prop_assert_eq!(Number::parse(text.as_bytes()).unwrap().as_f64(), f, "{}", text);
-        }
-
-        #[test]
-        fn small_integers_compare_with_floats_as_floats_do(a in -1000i64..1000, b in -1000f64..1000.0) {
-            prop_assert_eq!(Number::Int(a).compare(Number::Float(b)), (a as f64).partial_cmp(&b).unwrap());
-        }
-
-        #[test]
-        fn no_bytes_panic(text: Vec<u8>) {
-            let _ = Number::parse(&text);
-        }
+impl Default for Total {
+    fn default() -> Self {
+        Total::Whole(0)
     }
 }
+
+impl Total {
+    pub fn add(&mut self, number: &Number) -> Result<(), Overflow> {
+        let sum = match (*self, number) {
+            (Total::Whole(a), Number::Int(b)) => whole(a, Some(i128::from(*b)))?,
+            (Total::Whole(a), Number::Long(b)) => whole(a, b.text().parse().ok())?,
+            (a, Number::Int(b)) => Total::Float(a.as_f64() + *b as f64),
+            // Text with many digits is never refused, but may be infinite.
+            (a, Number::Long(b)) => Total::Float(a.as_f64() + b.text().parse().unwrap_or(f64::INFINITY)),
+            (a, Number::Float(b)) => Total::Float(a.as_f64() + b),
+        };
+        match sum {
+            Total::Float(f) if !f.is_finite() => Err(Overflow::Float),
+            sum => {
+                *self = sum;
+                Ok(())
+            }
+        }
+    }
+
+    fn as_f64(self) -> f64 {
+        match self {
+            Total::Whole(n) => n as f64,
+            Total::Float(f) => f,
+        }
+    }
+
+    /// Appends the sum divided by how many: a whole number if it is one and the sum is, else a double.
+    pub fn write_mean(self, count: u64, out: &mut Vec<u8>) {
+        match (self, i128::from(count)) {
+            (Total::Whole(sum), n) if n != 0 && sum % n == 0 => Total::Whole(sum / n).write(out),
+            _ => write_float(self.as_f64() / count as f64, out),
+        }
+    }
+
+    pub fn write(self, out: &mut Vec<u8>) {
+        // Writing to a Vec cannot fail.
+        let _ = match self {
+            Total::Whole(n) => match i64::try_from(n) {
+                Ok(n) => return Number::Int(n).write(out),
+                Err(_) => write!(out, "{n}"),
+            },
+            Total::Float(f) => return write_float(f, out),
+        };
+    }
+}
+
+fn whole(a: i128, b: Option<i128>) -> Result<Total, Overflow> {
+    let sum = b.and_then(|b| a.checked_add(b)).ok_or(Overflow::Whole)?;
+    Ok(Total::Whole(sum))
+}
+
+#[cfg(test)]
+mod tests;

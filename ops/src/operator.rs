@@ -121,6 +121,13 @@ impl Error {
         }
     }
 
+    /// [`Self::poison`], where the key has not been spelled out.
+    pub(crate) fn refused(what: impl std::fmt::Display, batch: &Batch, index: usize) -> Self {
+        let mut key = vec![];
+        batch.key_into(index, &mut key);
+        Self::poison(what.to_string(), index, &key)
+    }
+
     /// A failure that a new process may not have.
     pub fn failed(what: impl Into<String>) -> Self {
         Self {
@@ -156,7 +163,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Bytes as an error message shows them: lossy UTF-8, shortened.
+/// Bytes as an error message shows them: lossy UTF-8, shortened, on one line, nothing for a terminal to obey.
 pub(crate) fn quoted(bytes: &[u8]) -> String {
     // A character has at most 4 bytes: what lies behind cannot be among the first `QUOTED`.
     let head = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * QUOTED + 4)]);
@@ -164,5 +171,5 @@ pub(crate) fn quoted(bytes: &[u8]) -> String {
     if text.len() < head.len() || bytes.len() > 4 * QUOTED + 4 {
         text.push_str("...");
     }
-    text
+    common::shown::line(&text).into_owned()
 }

@@ -14,6 +14,8 @@ mod t20_input;
 mod t210_disk;
 mod t220_partition;
 mod t230_absence;
+mod t240_values;
+mod t244_programs;
 mod t260_identity;
 mod t270_pace;
 mod t290_formats;

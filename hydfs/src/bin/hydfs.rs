@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hydfs: {error:#}");
+            common::shown::say(format!("hydfs: {error:#}"));
             let code = match error.downcast_ref::<hydfs::client::Error>() {
                 Some(error) => error.code(),
                 None => error.downcast_ref::<common::cluster::Error>().map_or(1, usage),
@@ -95,7 +95,13 @@ fn run(args: Args) -> anyhow::Result<()> {
         if let Some(cache) = cache {
             client = client.with_cache(Arc::new(cache));
         }
-        cli::run(&client, node.as_ref(), args.command, &mut tokio::io::stdout()).await
+        cli::run(
+            &client,
+            node.as_ref(),
+            args.command,
+            &mut common::shown::Stdout::new(),
+        )
+        .await
     });
     // A read from standard input that is under way cannot be waited for.
     runtime.shutdown_background();

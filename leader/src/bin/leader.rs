@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(driver::Error::Usage(error)) => refuse(&error),
         Err(error) => {
-            eprintln!("leader: {error}");
+            common::shown::say(format!("leader: {error}"));
             // A wrong cluster file or node is bad usage as well.
             if matches!(error, driver::Error::Cluster(_)) {
                 ExitCode::from(2)
@@ -46,9 +46,9 @@ fn main() -> ExitCode {
 }
 
 fn refuse(error: &cli::Error) -> ExitCode {
-    eprintln!(
+    common::shown::say(format!(
         "leader: {error}\n  an example that works: {}\n  all of it: leader --help",
         error.example()
-    );
+    ));
     ExitCode::from(2)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use common::control::Format;
 use common::ids::JobName;
+use ops::foreign::DESCRIBE_WITHIN;
 
 use super::positionals::Positionals;
 use super::{
@@ -106,6 +107,9 @@ pub(super) struct Args {
     /// How long an operator may take over one tuple, seconds [default: 60]
     #[arg(long, value_name = "SECONDS")]
     op_timeout: Option<f64>,
+    /// How long an executable may take to say what it is before the job starts, seconds [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    describe_timeout: Option<f64>,
     /// How often a task whose operator fails at the same tuple is restarted [default: 5]
     #[arg(long, value_name = "N")]
     max_restarts: Option<u32>,
@@ -137,7 +141,7 @@ const MAX_RESTARTS: u32 = 5;
 
 impl Args {
     pub fn check(self) -> Result<Request, Error> {
-        let op_timeout = self.op_timeout.map(op_timeout).transpose()?;
+        let op_timeout = self.op_timeout.map(|s| seconds("--op-timeout", s)).transpose()?;
         let what = match &self.resume {
             Some(job) => What::Resume(Resume {
                 job: job_name("--resume", job)?,
@@ -172,6 +176,7 @@ impl Args {
             ("--append", self.append),
             ("--overwrite", self.overwrite),
             ("--dry-run", self.dry_run),
+            ("--describe-timeout", self.describe_timeout.is_some()),
             ("--productions", self.productions.is_some()),
             ("--follow", self.follow),
         ];
@@ -197,6 +202,8 @@ impl Args {
             .as_ref()
             .map(|name| job_name("--job", name))
             .transpose()?;
+        let describe_within = self.describe_timeout.map(|s| seconds("--describe-timeout", s));
+        let describe_within = describe_within.transpose()?;
         let given = Positionals::read(&self.rest)?;
         if self.scale_stateful {
             let what = match (given.marks, given.exactly_once) {
@@ -238,6 +245,7 @@ impl Args {
             },
             dry_run: self.dry_run,
             op_timeout: op_timeout.unwrap_or(OP_TIMEOUT),
+            describe_within: describe_within.unwrap_or(DESCRIBE_WITHIN),
             max_restarts: self.max_restarts.unwrap_or(MAX_RESTARTS),
             poison: self.poison.unwrap_or(Poison::Fail),
             productions: self.productions.unwrap_or(Productions::Auto),
@@ -271,12 +279,12 @@ impl Args {
     }
 }
 
-fn op_timeout(seconds: f64) -> Result<Duration, Error> {
+fn seconds(option: &'static str, seconds: f64) -> Result<Duration, Error> {
     Duration::try_from_secs_f64(seconds)
         .ok()
         .filter(|d| *d >= Duration::from_millis(1) && *d <= Duration::from_secs(7 * 86_400))
         .ok_or(Error::Option {
-            option: "--op-timeout",
+            option,
             what: "give seconds, such as 60 or 0.5".into(),
         })
 }

@@ -154,6 +154,11 @@ fn mistakes_name_the_argument() {
         ("--resume j --format tsv", "--format: "),
         ("--resume j --dry-run", "--dry-run: "),
         ("--resume j --op-timeout 0", "--op-timeout"),
+        ("--resume j --describe-timeout 9", "--describe-timeout: "),
+        (
+            "--describe-timeout 0 1 1 identity '' d out true false",
+            "--describe-timeout",
+        ),
         (
             "--poison skip 1 1 identity '' a.poison a true false",
             "argument 6 (hydfs_dest) is `a`: tuples set aside would go to `a.poison`, which is the source",

@@ -24,6 +24,7 @@ use clap::{Parser, Subcommand};
 use common::cluster::Cluster;
 use common::ids::{JobName, NodeName, TaskId};
 use common::net::Identity;
+use common::shown;
 use hydfs::client::Client;
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -350,8 +351,12 @@ fn as_meant(mut words: Vec<OsString>, mut at: usize) -> Vec<OsString> {
 pub fn run(args: Args, runtime: &Runtime) -> u8 {
     if let Some(Word::Host { node, .. }) = args.word {
         // It needs nothing of the cluster file: its orders say all.
-        let served = runtime.block_on(host::serve(node, tokio::io::stdin(), tokio::io::stdout()));
-        return tell(served.map(|()| Done::default()).map_err(Error::from));
+        return tell(
+            host::begin()
+                .and_then(|()| runtime.block_on(host::serve(node, tokio::io::stdin(), tokio::io::stdout())))
+                .map(|()| Done::default())
+                .map_err(Error::from),
+        );
     }
     let console = match Console::new(args.cluster.as_deref()) {
         Ok(console) => console,
@@ -369,15 +374,15 @@ fn tell(done: Result<Done, Error>) -> u8 {
         Ok(done) => {
             if !done.text.is_empty() {
                 // A reader that has gone has seen what it wanted.
-                let _ = writeln!(std::io::stdout(), "{}", done.text);
+                let _ = writeln!(shown::stdout(), "{}", done.text);
             }
             if let Some(complaint) = done.complaint {
-                let _ = writeln!(std::io::stderr(), "rainstormctl: {complaint}");
+                shown::say(format!("rainstormctl: {complaint}"));
             }
             done.code
         }
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "rainstormctl: {error}");
+            shown::say(format!("rainstormctl: {error}"));
             error.code()
         }
     }
@@ -440,7 +445,7 @@ impl Console {
             }
             Word::Store(command) => {
                 let client = self.store().with_patience(FILES_PATIENCE);
-                let out = &mut tokio::io::stdout();
+                let out = &mut shown::Stdout::new();
                 hydfs::client::cli::run(&client, me.node.as_ref(), command, out).await?;
                 String::new()
             }

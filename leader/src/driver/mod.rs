@@ -67,7 +67,9 @@ pub async fn run(request: Request, started_us: u64) -> Result<(), Error> {
     match prepared {
         prepare::Outcome::Ready(ready) => run::run(*ready, signals).await,
         prepare::Outcome::DryRun(text) => {
-            print!("{text}");
+            use std::io::Write;
+            // A reader that has gone has seen what it wanted.
+            let _ = common::shown::stdout().write_all(text.as_bytes());
             Ok(())
         }
     }

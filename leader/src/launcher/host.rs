@@ -3,7 +3,7 @@
 //!
 //! On its standard input: the cluster's secret on a line, then a [`Word`] a line. On its standard output: a [`Said`] a
 //! line. All lines are JSON. It ends soon after its standard input has: workers whose leader has gone stop by themselves,
-//! and what has not stopped after [`GRACE`] is killed.
+//! and what has not stopped after [`GRACE`] is killed. What operators of killed workers leave behind comes to it, and is ended.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::ids::{Epoch, NodeName, TaskId};
 use common::secret::Secret;
-use common::spawn;
+use common::{orphans, spawn};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -74,10 +74,19 @@ pub enum Error {
         "standard input must begin with the cluster secret; the leader starts this program, nobody needs to by hand"
     )]
     Secret,
+    #[error("cannot become the parent of what operators leave behind: {0}")]
+    Adopt(io::Error),
     #[error("the leader does not take what is said: {0}")]
     Write(#[from] io::Error),
     #[error("the leader says what this program does not understand (are both of the same version?): {0}")]
     Word(String),
+}
+
+/// Makes this process the one that ends what operators leave behind, and ends what is left from before.
+pub fn begin() -> Result<(), Error> {
+    orphans::adopt().map_err(Error::Adopt)?;
+    orphans::end_left_behind();
+    Ok(())
 }
 
 /// Runs until `stdin` ends. `node` is where it runs.

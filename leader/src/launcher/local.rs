@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use common::ids::{Epoch, NodeName, TaskId};
 use common::secret::Secret;
-use common::spawn;
+use common::{orphans, spawn};
+use nix::sys::signal::Signal;
 use tokio::process::Command;
 use tokio::sync::Notify;
 
@@ -62,7 +63,11 @@ impl Launcher for Local {
 
     fn close(self: Box<Self>) -> Closing {
         // Dropping the tasks kills what still runs.
-        Box::pin(async move { drop(self) })
+        Box::pin(async move {
+            drop(self);
+            tokio::task::yield_now().await;
+            orphans::end(None, None);
+        })
     }
 }
 
@@ -77,15 +82,17 @@ async fn run(
         // The receiver is gone only when the job is over.
         let _ = events.send(Event::Failed { task, epoch, why });
     };
-    let child = Command::new(&order.program)
+    let mut command = Command::new(&order.program);
+    command
         .args(&order.args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = match child {
+        .kill_on_drop(true);
+    // Not SIGKILL: a worker ends its operator with all that it started, and nobody would be left to do that.
+    orphans::end_with_parent(command.as_std_mut(), Signal::SIGTERM);
+    let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
             // As a shell says it.
@@ -99,6 +106,7 @@ async fn run(
             return Ok(());
         }
     };
+    let own = child.id().map(orphans::own);
     let (Some(stdin), Some(stdout), Some(stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
@@ -120,6 +128,9 @@ async fn run(
         exit,
         stderr,
     });
+    drop(own);
+    // A worker that was killed has left its operator's helpers. All others have ended theirs, or still have them.
+    orphans::end(None, None);
     Ok(())
 }
 

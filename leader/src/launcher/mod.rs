@@ -156,7 +156,7 @@ impl LastLines {
         let text = text.trim_end();
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !text.is_empty() {
-            lines.push_back(text.to_owned());
+            lines.push_back(common::shown::line(text).into_owned());
         }
         if lines.len() > LAST_LINES {
             lines.pop_front();
@@ -194,7 +194,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = e.source();
     }
-    text.replace(['\n', '\r'], " ").trim().to_owned()
+    common::shown::line(text.replace(['\n', '\r'], " ").trim()).into_owned()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 """A program's main: says what it is, answers batches, or works by hand on lines."""
 
 import os
+import re
 import sys
 import traceback
 
@@ -184,8 +185,7 @@ def by_hand(operator):
             if lines:
                 _print(operator, keys, lines, sink)
             if not chunk:
-                sink.writelines(b"%s\t%s\n" % pair for pair in operator.finish())
-                sink.flush()
+                _write(sink, operator.finish())
                 return
     except BrokenPipeError:
         # Nobody reads on, as behind `| head`: nor is there anything to flush at exit.
@@ -209,5 +209,19 @@ def _print(operator, keys, values, sink):
         else:
             own = iter(out_keys or ())
             pairs = [(next(own) if o == wire.OWN_KEY else keys[o], v) for o, v in zip(origins, out_values)]
-    sink.writelines(b"%s\t%s\n" % pair for pair in pairs)
+    _write(sink, pairs)
+
+
+# What a terminal obeys: control characters but for tabs and line ends, and those that turn the direction of writing around.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def _write(sink, pairs):
+    lines = (b"%s\t%s\n" % pair for pair in pairs)
+    sink.writelines(map(_shown, lines) if sink.isatty() else lines)
     sink.flush()
+
+
+def _shown(line):
+    text = line.decode("utf-8", "backslashreplace")
+    return _HIDDEN.sub(lambda found: repr(found[0])[1:-1], text).encode()

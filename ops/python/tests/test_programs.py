@@ -55,6 +55,18 @@ class Programs(unittest.TestCase):
         self.assertIn(b"at line 3", done.stderr)
         self.assertEqual(done.returncode, 1)
 
+    def test_a_terminal_is_shown_what_it_would_obey(self):
+        text = "import rainstorm\n@rainstorm.transform\ndef f(value):\n    return value\nrainstorm.run()\n"
+        program, given = self.write("op.py", text), b"\x1b]0;owned\x07 \xc3\xa9 \xff\n"
+        piped = self.start(sys.executable, program, input=given)
+        self.assertEqual(piped.stdout, b"stdin:1\t" + given, piped.stderr)
+        in_pty = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+        shell = 'printf "$0" | "$1" "$2"'
+        words = (given.decode("latin-1").encode("unicode_escape").decode(), sys.executable, program)
+        seen = self.start(sys.executable, "-c", in_pty, "bash", "-c", shell, *words)
+        self.assertIn(rb"\x1b]0;owned\x07 " + "é".encode() + rb" \xff", seen.stdout)
+        self.assertNotIn(b"\x1b", seen.stdout)
+
     def test_described(self):
         done = self.start(sys.executable, self.write("op.py", WORDS), RAINSTORM_DESCRIBE="1")
         want = b"rainstorm-operator/1 kind=transform protocol=batch snapshot=yes deterministic=yes keys=yes\n"

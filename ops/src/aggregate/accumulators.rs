@@ -4,31 +4,68 @@ use std::cmp::Ordering;
 use std::convert::Infallible;
 
 use super::table::{State, take};
-use crate::number::Number;
+use crate::number::{Number, Overflow, Total};
 
 pub trait Accumulator: State<Unsaveable = Infallible> {
-    fn add(&mut self, number: Number);
+    /// After an error nothing has changed.
+    fn add(&mut self, number: Number) -> Result<(), Overflow>;
     /// Appends the running value as text.
     fn write(&self, out: &mut Vec<u8>);
 }
 
-fn save_number(number: Number, out: &mut Vec<u8>) {
+/// How a number begins in a snapshot. What version 1 had are `INT` and `FLOAT`.
+mod form {
+    pub const INT: u8 = 0;
+    pub const FLOAT: u8 = 1;
+    /// A sum beyond 64 bits.
+    pub const WIDE: u8 = 2;
+    /// A whole number beyond 64 bits, as text.
+    pub const LONG: u8 = 3;
+}
+
+fn save_int(n: i64, out: &mut Vec<u8>) {
+    out.push(form::INT);
+    out.extend_from_slice(&n.to_le_bytes());
+}
+
+fn save_float(f: f64, out: &mut Vec<u8>) {
+    out.push(form::FLOAT);
+    out.extend_from_slice(&f.to_bits().to_le_bytes());
+}
+
+fn load_int(input: &mut &[u8]) -> Option<i64> {
+    Some(i64::from_le_bytes(take(input)?))
+}
+
+fn load_float(input: &mut &[u8]) -> Option<f64> {
+    Some(f64::from_bits(u64::from_le_bytes(take(input)?)))
+}
+
+fn save_number(number: &Number, out: &mut Vec<u8>) {
     match number {
-        Number::Int(n) => {
-            out.push(0);
-            out.extend_from_slice(&n.to_le_bytes());
-        }
-        Number::Float(f) => {
-            out.push(1);
-            out.extend_from_slice(&f.to_bits().to_le_bytes());
+        Number::Int(n) => save_int(*n, out),
+        Number::Float(f) => save_float(*f, out),
+        Number::Long(_) => {
+            out.push(form::LONG);
+            let begin = out.len();
+            out.extend_from_slice(&[0; 4]);
+            number.write(out);
+            let length = (out.len() - begin - 4) as u32;
+            out[begin..begin + 4].copy_from_slice(&length.to_le_bytes());
         }
     }
 }
 
 fn load_number(input: &mut &[u8]) -> Option<Number> {
     match take(input)? {
-        [0] => Some(Number::Int(i64::from_le_bytes(take(input)?))),
-        [1] => Some(Number::Float(f64::from_bits(u64::from_le_bytes(take(input)?)))),
+        [form::INT] => load_int(input).map(Number::Int),
+        [form::FLOAT] => load_float(input).map(Number::Float),
+        [form::LONG] => {
+            let length = u32::from_le_bytes(take(input)?) as usize;
+            let (text, rest) = input.split_at_checked(length)?;
+            *input = rest;
+            Number::parse_long(text)
+        }
         _ => None,
     }
 }
@@ -37,8 +74,9 @@ fn load_number(input: &mut &[u8]) -> Option<Number> {
 pub struct Count(u64);
 
 impl Accumulator for Count {
-    fn add(&mut self, _: Number) {
+    fn add(&mut self, _: Number) -> Result<(), Overflow> {
         self.0 += 1;
+        Ok(())
     }
     fn write(&self, out: &mut Vec<u8>) {
         common::batch::decimal(self.0, out);
@@ -57,17 +95,12 @@ impl State for Count {
     }
 }
 
-pub struct Sum(Number);
-
-impl Default for Sum {
-    fn default() -> Self {
-        Self(Number::Int(0))
-    }
-}
+#[derive(Default)]
+pub struct Sum(Total);
 
 impl Accumulator for Sum {
-    fn add(&mut self, number: Number) {
-        self.0 = self.0.plus(number);
+    fn add(&mut self, number: Number) -> Result<(), Overflow> {
+        self.0.add(&number)
     }
     fn write(&self, out: &mut Vec<u8>) {
         self.0.write(out);
@@ -76,13 +109,29 @@ impl Accumulator for Sum {
 
 impl State for Sum {
     const TAG: u8 = b's';
+    const VERSION: u8 = 2;
     type Unsaveable = Infallible;
     fn save(&self, out: &mut Vec<u8>) -> Result<(), Infallible> {
-        save_number(self.0, out);
+        match self.0 {
+            Total::Float(f) => save_float(f, out),
+            Total::Whole(n) => match i64::try_from(n) {
+                Ok(n) => save_int(n, out),
+                Err(_) => {
+                    out.push(form::WIDE);
+                    out.extend_from_slice(&n.to_le_bytes());
+                }
+            },
+        }
         Ok(())
     }
     fn load(input: &mut &[u8]) -> Option<Self> {
-        Some(Self(load_number(input)?))
+        let total = match take(input)? {
+            [form::INT] => Total::Whole(load_int(input)?.into()),
+            [form::FLOAT] => Total::Float(load_float(input)?),
+            [form::WIDE] => Total::Whole(i128::from_le_bytes(take(input)?)),
+            _ => return None,
+        };
+        Some(Self(total))
     }
 }
 
@@ -93,17 +142,19 @@ pub struct Average {
 }
 
 impl Accumulator for Average {
-    fn add(&mut self, number: Number) {
-        self.sum.add(number);
-        self.count.add(number);
+    fn add(&mut self, number: Number) -> Result<(), Overflow> {
+        self.sum.0.add(&number)?;
+        self.count.0 += 1;
+        Ok(())
     }
     fn write(&self, out: &mut Vec<u8>) {
-        Number::Float(self.sum.0.as_f64() / self.count.0 as f64).write(out);
+        self.sum.0.write_mean(self.count.0, out);
     }
 }
 
 impl State for Average {
     const TAG: u8 = b'a';
+    const VERSION: u8 = 2;
     type Unsaveable = Infallible;
     fn save(&self, out: &mut Vec<u8>) -> Result<(), Infallible> {
         self.sum.save(out)?;
@@ -119,7 +170,7 @@ impl State for Average {
 
 /// The smallest or the largest so far; of equal ones the first.
 fn keep(best: &mut Option<Number>, number: Number, wanted: Ordering) {
-    if best.is_none_or(|b| number.compare(b) == wanted) {
+    if best.as_ref().is_none_or(|b| number.compare(b) == wanted) {
         *best = Some(number);
     }
 }
@@ -131,8 +182,9 @@ macro_rules! extreme {
         pub struct $type(Option<Number>);
 
         impl Accumulator for $type {
-            fn add(&mut self, number: Number) {
+            fn add(&mut self, number: Number) -> Result<(), Overflow> {
                 keep(&mut self.0, number, $wanted);
+                Ok(())
             }
             fn write(&self, out: &mut Vec<u8>) {
                 self.0.iter().for_each(|n| n.write(out));
@@ -141,9 +193,10 @@ macro_rules! extreme {
 
         impl State for $type {
             const TAG: u8 = $tag;
+            const VERSION: u8 = 2;
             type Unsaveable = Infallible;
             fn save(&self, out: &mut Vec<u8>) -> Result<(), Infallible> {
-                save_number(self.0.unwrap_or(Number::Int(0)), out);
+                save_number(self.0.as_ref().unwrap_or(&Number::Int(0)), out);
                 Ok(())
             }
             fn load(input: &mut &[u8]) -> Option<Self> {

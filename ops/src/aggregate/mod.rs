@@ -6,7 +6,7 @@ pub(crate) mod table;
 use common::batch::Batch;
 
 use crate::args::{self, Args};
-use crate::columns::Layout;
+use crate::columns::{Layout, Malformed};
 use crate::keys::Keyer;
 use crate::number::Number;
 use crate::operator::{self, Emit, Error, Operator};
@@ -93,21 +93,24 @@ impl<A: Accumulator> Operator for Aggregate<A> {
         table.next_batch();
         let mut index = 0;
         batch.try_for_each(|key, line| {
+            let poison = |what: String| Error::poison(what, index, key);
             let number = match column {
                 None => Number::Int(1),
                 Some(column) => {
-                    let text = layout.get(line, *column, scratch);
+                    let text = layout
+                        .get(line, *column, scratch)
+                        .map_err(|e| poison(e.to_string()))?;
                     text.and_then(Number::parse)
-                        .ok_or_else(|| not_a_number(*column, text, index, key))?
+                        .ok_or_else(|| poison(not_a_number(*column, text)))?
                 }
             };
             let touch = table.touch(key);
-            touch.state.add(number);
+            touch.state.add(number).map_err(|e| poison(e.to_string()))?;
             match when {
                 When::Update => {
                     value.clear();
                     touch.state.write(value);
-                    keyer.emit(key, value, out);
+                    keyer.emit(key, value, out).map_err(|e| poison(e.to_string()))?;
                 }
                 When::Batch if touch.first_in_batch => touched.push(touch.entry),
                 When::Batch | When::Final => {}
@@ -119,7 +122,7 @@ impl<A: Accumulator> Operator for Aggregate<A> {
             let (key, accumulator) = table.get(entry);
             value.clear();
             accumulator.write(value);
-            keyer.emit(key, value, out);
+            keyer.emit(key, value, out).map_err(no_number_is_refused)?;
         }
         Ok(())
     }
@@ -129,7 +132,8 @@ impl<A: Accumulator> Operator for Aggregate<A> {
             for (key, accumulator) in self.table.sorted() {
                 self.value.clear();
                 accumulator.write(&mut self.value);
-                self.keyer.emit(key, &self.value, out);
+                let emitted = self.keyer.emit(key, &self.value, out);
+                emitted.map_err(no_number_is_refused)?;
             }
         }
         Ok(())
@@ -168,12 +172,16 @@ impl<A: Accumulator> Operator for Aggregate<A> {
     }
 }
 
-fn not_a_number(column: usize, text: Option<&[u8]>, index: usize, key: &[u8]) -> Error {
-    let what = match text {
+fn not_a_number(column: usize, text: Option<&[u8]>) -> String {
+    match text {
         Some(text) => format!("column {column} is not a number: `{}`", operator::quoted(text)),
         None => format!("the value has no column {column}"),
-    };
-    Error::poison(what, index, key)
+    }
+}
+
+/// A number has no quotes that could be wrong.
+fn no_number_is_refused(e: Malformed) -> Error {
+    Error::fatal(format!("an aggregate's value is refused: {e}"))
 }
 
 #[cfg(test)]

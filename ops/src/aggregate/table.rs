@@ -2,7 +2,7 @@
 //!
 //! A snapshot is one *delta*; deltas are restored in order, and a later one wins, key by key:
 //! ```text
-//! delta = version (u8 = 1)  tag (u8, which aggregate)  n (u32)  n * entry
+//! delta = version (u8)  tag (u8, which aggregate)  n (u32)  n * entry
 //! entry = key length (u32)  key  state (length known from its tag and first bytes)
 //! ```
 //! Integers are little-endian. Checksums are the log's and HyDFS's business.
@@ -15,12 +15,12 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-const VERSION: u8 = 1;
-
 /// What is kept for a key, and how it goes into a snapshot.
 pub trait State: Default + Send {
     /// Tells snapshots of different operators apart.
     const TAG: u8;
+    /// The version of the form in which it is saved; `load` knows all from 1 on.
+    const VERSION: u8 = 1;
     /// Why a state cannot be saved.
     type Unsaveable;
     fn save(&self, out: &mut Vec<u8>) -> Result<(), Self::Unsaveable>;
@@ -36,7 +36,7 @@ pub fn take<const N: usize>(input: &mut &[u8]) -> Option<[u8; N]> {
 
 /// One key's state on its way to another task: `version (u8)  tag (u8)  state`.
 pub fn save_one<S: State>(state: &S, out: &mut Vec<u8>) -> Result<(), S::Unsaveable> {
-    out.extend_from_slice(&[VERSION, S::TAG]);
+    out.extend_from_slice(&[S::VERSION, S::TAG]);
     state.save(out)
 }
 
@@ -49,8 +49,8 @@ pub fn load_one<S: State>(mut input: &[u8]) -> Result<S, Error> {
 
 fn check_head<S: State>(input: &mut &[u8]) -> Result<(), Error> {
     let [version, tag] = take(input).ok_or(Error::Damaged)?;
-    if version != VERSION {
-        return Err(Error::Version(version));
+    if !(1..=S::VERSION).contains(&version) {
+        return Err(Error::Version(version, S::VERSION));
     }
     match tag == S::TAG {
         true => Ok(()),
@@ -61,8 +61,8 @@ fn check_head<S: State>(input: &mut &[u8]) -> Result<(), Error> {
 /// A snapshot that this operator cannot take in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("it is of version {0}, this program knows version {VERSION}")]
-    Version(u8),
+    #[error("it is of version {0}, this program knows versions 1 to {1}")]
+    Version(u8, u8),
     #[error("it was made by another operator (tag {0:#04x}, here {1:#04x})")]
     Operator(u8, u8),
     #[error("it is cut short or damaged")]
@@ -216,7 +216,7 @@ impl<S: State> Table<S> {
     /// all that is left of this round. True: the round ends with it. After an error nothing here is to be used.
     pub fn snapshot(&mut self, rewrite: usize, out: &mut Vec<u8>) -> Result<bool, S::Unsaveable> {
         let begin = out.len();
-        out.extend_from_slice(&[VERSION, S::TAG, 0, 0, 0, 0]);
+        out.extend_from_slice(&[S::VERSION, S::TAG, 0, 0, 0, 0]);
         let header = out.len();
         let mut count = 0u32;
         for at in self.dirty.drain(..) {

@@ -34,16 +34,30 @@ fn end(op: &mut dyn Operator) -> Tuples {
 
 /// Batches of `<key, "x,number">`.
 fn batches() -> impl Strategy<Value = Vec<Input>> {
-    let tuple = ("[a-e]{0,2}", -1000i32..1000).prop_map(|(k, n)| (k, format!("x,{n}")));
+    let number = prop_oneof![
+        (-1000i32..1000).prop_map(i128::from),
+        any::<i64>().prop_map(|n| i128::from(n) * 7)
+    ];
+    let tuple = ("[a-e]{0,2}", number).prop_map(|(k, n)| (k, format!("x,{n}")));
     proptest::collection::vec(proptest::collection::vec(tuple, 0..20), 0..8)
 }
 
 /// The running value of `name` over the numbers of one key, the slow way.
-fn naive(name: &str, numbers: &[i64]) -> String {
+fn naive(name: &str, numbers: &[i128]) -> String {
+    let (sum, count) = (numbers.iter().sum::<i128>(), numbers.len());
     match name {
-        "count" => numbers.len().to_string(),
-        "sum" => numbers.iter().sum::<i64>().to_string(),
-        "avg" => (numbers.iter().sum::<i64>() as f64 / numbers.len() as f64).to_string(),
+        "count" => count.to_string(),
+        "sum" => sum.to_string(),
+        "avg" if sum % count as i128 == 0 => (sum / count as i128).to_string(),
+        "avg" => {
+            let mean = sum as f64 / count as f64;
+            let many_digits = mean.abs() >= 1e16;
+            if many_digits {
+                format!("{mean:e}")
+            } else {
+                mean.to_string()
+            }
+        }
         "min" => numbers.iter().min().unwrap().to_string(),
         _ => numbers.iter().max().unwrap().to_string(),
     }
@@ -97,7 +111,7 @@ proptest! {
     #[test]
     fn aggregates_are_what_the_slow_way_gives(batches in batches(), which in 0usize..5) {
         let name = NAMES[which];
-        let mut seen: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        let mut seen: BTreeMap<String, Vec<i128>> = BTreeMap::new();
         let (mut updates, mut by_batch): (Tuples, Tuples) = (vec![], vec![]);
         for b in &batches {
             let mut touched: Vec<String> = vec![];
@@ -311,6 +325,45 @@ fn what_is_no_number_names_its_tuple() {
 }
 
 #[test]
+fn a_sum_that_would_not_be_exact_is_refused_with_its_tuple() {
+    let top = i128::MAX.to_string();
+    for (command, values, says) in [
+        ("sum -c 0", [top.as_str(), "1"], "128 bits"),
+        ("avg -c 0", ["-1", &format!("-{}", "9".repeat(39))], "128 bits"),
+        ("sum -c 0", ["1e308", "1e308"], "double"),
+    ] {
+        let input: Input = values.iter().map(|v| ("k".to_owned(), (*v).to_owned())).collect();
+        let e = op(command)
+            .process(&batch(&input), &mut Collect::default())
+            .unwrap_err();
+        assert!(e.what.contains(says) && e.restart_helps, "{command}: {e}");
+        assert_eq!((e.key.as_deref(), e.index), (Some("k"), Some(1)));
+    }
+}
+
+/// Written by programs that knew nothing of whole numbers beyond 64 bits.
+#[test]
+fn snapshots_of_version_1_are_read() {
+    let int = |n: i64| [&[0], &n.to_le_bytes()[..]].concat();
+    let float = |f: f64| [&[1], &f.to_bits().to_le_bytes()[..]].concat();
+    let average = [float(2.5), 2u64.to_le_bytes().to_vec()].concat();
+    for (name, tag, state, want) in [
+        ("sum", b's', int(i64::MAX), "9223372036854775808"),
+        ("sum", b's', float(0.5), "1.5"),
+        ("max", b'>', int(-7), "1"),
+        ("min", b'<', float(0.25), "0.25"),
+        ("avg", b'a', average, (3.5f64 / 3.0).to_string().as_str()),
+        ("count", b'c', 41u64.to_le_bytes().to_vec(), "42"),
+    ] {
+        let delta = [&[1, tag, 1, 0, 0, 0, 1, 0, 0, 0, b'k'], &state[..]].concat();
+        let mut o = op(&command(name, "update"));
+        o.restore(&delta).unwrap();
+        let out = feed(&mut *o, &[vec![("k".into(), "x,1".into())]]);
+        assert_eq!(out, [("k".to_owned(), want.to_owned())], "{name}");
+    }
+}
+
+#[test]
 fn fractions_and_the_outputs_key() {
     let input = |vs: &[&str]| {
         vec![
@@ -326,9 +379,23 @@ fn fractions_and_the_outputs_key() {
     assert_eq!(last("min -c 0 --csv", &["\"2\"", " -3 "]).1, "-3");
     assert_eq!(
         last("sum -c 0", &["9223372036854775807", "1"]).1,
-        "9223372036854776000",
-        "as a float from there on"
+        "9223372036854775808"
     );
+    let close = [
+        "18446744073709551613",
+        "18446744073709551615",
+        "18446744073709551614",
+    ];
+    assert_eq!(last("max -c 0", &close).1, close[1]);
+    assert_eq!(last("min -c 0", &close).1, close[0]);
+    assert_eq!(last("sum -c 0", &close).1, "55340232221128654842");
+    assert_eq!(last("avg -c 0", &close).1, close[2]);
+    assert_eq!(
+        last("avg -c 0", &["18446744073709551615", "0.5"]).1,
+        "9.223372036854776e18"
+    );
+    let longest = "9".repeat(5000);
+    assert_eq!(last("max -c 0", &["1e308", &longest]).1, longest);
     assert_eq!(
         last("count --key const:all", &["", ""]),
         ("all".to_owned(), "2".to_owned())

@@ -95,12 +95,13 @@ impl Operator for Filter {
         } = self;
         first.each(batch, |i| {
             let line = batch.value(i);
-            let text = layout.get(line, *column, scratch).unwrap_or_default();
+            let text = layout.get(line, *column, scratch);
+            let text = text.map_err(|e| Error::refused(e, batch, i))?.unwrap_or_default();
             let passes = match test {
                 Test::Equal(wanted) => (text == value.as_slice()) == *wanted,
                 Test::Contains(finder) => finder.find(text).is_some(),
                 Test::Order(wanted, number) => {
-                    let order = match (number.and_then(|_| Number::parse(text)), *number) {
+                    let order = match (number.as_ref().and_then(|_| Number::parse(text)), number) {
                         (Some(a), Some(b)) => a.compare(b),
                         _ => text.cmp(value),
                     };
@@ -112,7 +113,9 @@ impl Operator for Filter {
                 if keyer.needs_key() {
                     batch.key_into(i, key);
                 }
-                keyer.emit(key, line, out);
+                return keyer
+                    .emit(key, line, out)
+                    .map_err(|e| Error::refused(e, batch, i));
             }
             Ok(())
         })

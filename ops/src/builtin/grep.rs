@@ -37,8 +37,9 @@ impl Operator for Grep {
             if keyer.needs_key() {
                 batch.key_into(i, key);
             }
-            keyer.emit(key, batch.value(i), out);
-            Ok(())
+            keyer
+                .emit(key, batch.value(i), out)
+                .map_err(|e| Error::refused(e, batch, i))
         })
     }
 

@@ -18,16 +18,14 @@ pub fn build(args: &Args) -> Result<Box<dyn Operator>, args::Error> {
 
 impl Operator for Identity {
     fn process(&mut self, batch: &Batch, out: &mut dyn Emit) -> Result<(), Error> {
-        match self.keyer.needs_key() {
-            true => batch.for_each(|key, value| out.emit(key, value)),
-            false => {
-                return batch.try_for_each_value(|_, value| {
-                    self.keyer.emit(b"", value, out);
-                    Ok(())
-                });
-            }
+        if self.keyer.needs_key() {
+            batch.for_each(|key, value| out.emit(key, value));
+            return Ok(());
         }
-        Ok(())
+        batch.try_for_each_value(|i, value| {
+            let emitted = self.keyer.emit(b"", value, out);
+            emitted.map_err(|e| Error::refused(e, batch, i))
+        })
     }
 
     fn input_keys(&self) -> InputKeys {

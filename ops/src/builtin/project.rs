@@ -4,7 +4,7 @@ use common::batch::Batch;
 
 use crate::args::{self, Args};
 use crate::builtin::grep::each_selected;
-use crate::columns::Layout;
+use crate::columns::{Layout, Malformed};
 use crate::keys::Keyer;
 use crate::operator::{Emit, Error, InputKeys, Operator};
 use crate::pattern::Matcher;
@@ -35,7 +35,7 @@ impl Columns {
         })
     }
 
-    fn project(&mut self, value: &[u8]) -> &[u8] {
+    fn project(&mut self, value: &[u8]) -> Result<&[u8], Malformed> {
         let Self {
             wanted,
             last,
@@ -50,7 +50,7 @@ impl Columns {
             let from = raw.as_ptr() as usize - start;
             spans.push((from, from + raw.len()));
             spans.len() <= *last
-        });
+        })?;
         line.clear();
         for (i, column) in wanted.iter().enumerate() {
             if i > 0 {
@@ -64,7 +64,7 @@ impl Columns {
                 }
             }
         }
-        line
+        Ok(line)
     }
 }
 
@@ -104,18 +104,19 @@ impl Operator for Project {
             keyer,
             key,
         } = self;
+        let mut each = |i: usize| {
+            key.clear();
+            if keyer.needs_key() {
+                batch.key_into(i, key);
+            }
+            let line = columns.project(batch.value(i));
+            line.and_then(|line| keyer.emit(key, line, out))
+                .map_err(|e| Error::refused(e, batch, i))
+        };
         match filter {
-            None => batch.for_each(|key, value| keyer.emit(key, columns.project(value), out)),
-            Some((matcher, invert)) => each_selected(matcher, *invert, batch, |i| {
-                key.clear();
-                if keyer.needs_key() {
-                    batch.key_into(i, key);
-                }
-                keyer.emit(key, columns.project(batch.value(i)), out);
-                Ok::<_, Error>(())
-            })?,
+            None => (0..batch.len()).try_for_each(each),
+            Some((matcher, invert)) => each_selected(matcher, *invert, batch, &mut each),
         }
-        Ok(())
     }
 
     fn input_keys(&self) -> InputKeys {

@@ -142,8 +142,8 @@ impl Operator for Replace {
             What::Literal { finder, text } => {
                 let mut holding: Peekable<_> = Holding::new(batch, finder).peekable();
                 let mut i = 0;
-                batch.for_each(|key, value| {
-                    match holding.next_if_eq(&i) {
+                batch.try_for_each(|key, value| {
+                    let emitted = match holding.next_if_eq(&i) {
                         None => keyer.emit(key, value, out),
                         Some(_) => {
                             scratch.clear();
@@ -154,22 +154,25 @@ impl Operator for Replace {
                                 from = at + finder.needle().len();
                             }
                             scratch.extend_from_slice(&value[from..]);
-                            keyer.emit(key, scratch, out);
+                            keyer.emit(key, scratch, out)
                         }
-                    }
+                    };
                     i += 1;
-                });
+                    emitted.map_err(|e| Error::poison(e.to_string(), i - 1, key))
+                })
             }
             What::Regex { regex, pieces, found } => {
-                batch.for_each(
-                    |key, value| match replaced(regex, pieces, found, value, scratch) {
+                let mut i = 0;
+                batch.try_for_each(|key, value| {
+                    let emitted = match replaced(regex, pieces, found, value, scratch) {
                         true => keyer.emit(key, scratch, out),
                         false => keyer.emit(key, value, out),
-                    },
-                )
+                    };
+                    i += 1;
+                    emitted.map_err(|e| Error::poison(e.to_string(), i - 1, key))
+                })
             }
         }
-        Ok(())
     }
 
     fn input_keys(&self) -> InputKeys {

@@ -20,9 +20,12 @@ pub fn build(args: &Args) -> Result<Box<dyn Operator>, args::Error> {
 impl Operator for Split {
     fn process(&mut self, batch: &Batch, out: &mut dyn Emit) -> Result<(), Error> {
         let keyer = &mut self.keyer;
-        let mut each = |key: &[u8], value: &[u8]| words(value).for_each(|word| keyer.emit(key, word, out));
-        batch.for_each(&mut each);
-        Ok(())
+        let mut index = 0;
+        batch.try_for_each(|key, value| {
+            let emitted = words(value).try_for_each(|word| keyer.emit(key, word, out));
+            index += 1;
+            emitted.map_err(|e| Error::poison(e.to_string(), index - 1, key))
+        })
     }
 
     fn input_keys(&self) -> InputKeys {

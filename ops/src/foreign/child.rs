@@ -1,16 +1,16 @@
 //! Starting a program so that nothing of it is left behind.
 //!
-//! It leads a process group of its own, which is killed as a whole. A worker killed with SIGKILL runs no destructor:
-//! for that the kernel is asked to kill the program when the thread that started it ends, and what the program itself
-//! started sees its pipes close.
+//! It leads a process group of its own, which is killed as a whole; what got away from there is ended as an orphan
+//! ([`common::orphans`]). A worker killed with SIGKILL runs no destructor: for that the kernel is asked to kill the program
+//! when the thread that started it ends, and the worker's host ends what the program itself had started.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use common::orphans;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, getppid};
 use tokio::process::{Child, Command};
 
 use crate::operator::Error;
@@ -23,7 +23,9 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Group {
     pub child: Child,
-    group: Option<Pid>,
+    /// While there is something to kill. Its leader has the group's number.
+    leader: Option<orphans::Own>,
+    mark: String,
 }
 
 impl Group {
@@ -35,21 +37,23 @@ impl Group {
         env: &[(String, String)],
         input: bool,
     ) -> Result<Self, Error> {
+        // What the system would only call "no such file", or give to `sh`.
+        super::runnable::check(exe)
+            .map_err(|e| Error::fatal(format!("the operator cannot be started: {e}")))?;
         let mut command = Command::new(exe);
-        command.args(args).envs(env.iter().map(|(k, v)| (k, v)));
+        let mark = orphans::new_mark();
+        command.args(args).env(orphans::MARK, &mark);
+        command.envs(env.iter().map(|(k, v)| (k, v)));
         command.stdin(if input { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
-        die_with_this_thread(&mut command);
+        orphans::end_with_parent(command.as_std_mut(), Signal::SIGKILL);
         let mut tries = 0;
         loop {
             match command.spawn() {
                 Ok(child) => {
-                    let group = child
-                        .id()
-                        .and_then(|id| i32::try_from(id).ok())
-                        .map(Pid::from_raw);
-                    return Ok(Self { child, group });
+                    let leader = child.id().map(orphans::own);
+                    return Ok(Self { child, leader, mark });
                 }
                 Err(e) if e.raw_os_error() == Some(Errno::ETXTBSY as i32) && tries < BUSY_TRIES => {
                     tries += 1;
@@ -60,12 +64,13 @@ impl Group {
         }
     }
 
-    /// Kills everything in the group. The number cannot have passed to another group: either the program has not been
-    /// waited for, or this comes right after.
+    /// Kills everything in the group, and what has left it. The number cannot have passed to another group: either the program
+    /// has not been waited for, or this comes right after.
     pub fn kill(&mut self) {
-        if let Some(group) = self.group.take() {
+        if let Some(leader) = self.leader.take() {
             // Gone already: that is what is wanted.
-            let _ = killpg(group, Signal::SIGKILL);
+            let _ = killpg(leader.pid(), Signal::SIGKILL);
+            orphans::end(Some(leader.pid()), Some(&self.mark));
         }
     }
 
@@ -85,31 +90,11 @@ impl Drop for Group {
 
 fn not_started(exe: &Path, e: &std::io::Error) -> Error {
     let advice = match e.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOENT) if exe.exists() => {
-            "; the interpreter named in its first line (#!) is not on this node"
-        }
-        Some(Errno::ENOENT) => "; give the path of an executable",
-        Some(Errno::EACCES) => "; make it executable: chmod +x",
+        Some(Errno::EACCES) => "; may this user run it, and is its file system mounted without noexec?",
         _ => "",
     };
     Error::fatal(format!(
         "the operator {} cannot be started: {e}{advice}",
         exe.display()
     ))
-}
-
-#[allow(unsafe_code)] // pre_exec is the only way to have the kernel kill a child whose parent got SIGKILL
-fn die_with_this_thread(command: &mut Command) {
-    let parent = Pid::this();
-    let before_exec = move || {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        // The parent may have died before the request was made.
-        if getppid() == parent {
-            Ok(())
-        } else {
-            Err(Errno::ESRCH.into())
-        }
-    };
-    // SAFETY: between fork and exec the closure makes two system calls; it neither allocates nor takes a lock.
-    unsafe { command.pre_exec(before_exec) };
 }

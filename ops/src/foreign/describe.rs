@@ -1,8 +1,10 @@
 //! Asking a program what it is, before a job is planned.
 
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
+use common::clock;
 use common::control::{OpKind, Protocol};
 use tokio::io::AsyncReadExt;
 
@@ -10,8 +12,11 @@ use super::child::Group;
 use super::stderr::Drain;
 use crate::operator::{Error, quoted};
 
-/// How long a program may take to end when it has nothing to read.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a program may take to say what it is, unless somebody says otherwise: some import for many seconds.
+pub const DESCRIBE_WITHIN: Duration = Duration::from_secs(30);
+/// Who waits is told why after the first, and then after each of the second.
+const SAY_AFTER: Duration = Duration::from_secs(2);
+const SAY_EVERY: Duration = Duration::from_secs(5);
 /// More than any description.
 const LONGEST: u64 = 64 << 10;
 
@@ -53,15 +58,12 @@ impl std::fmt::Display for Description {
 }
 
 /// Runs the program with nothing to read and `RAINSTORM_DESCRIBE=1`. `None`: it said nothing, as programs do that know
-/// nothing of it; they speak the text protocol.
-pub async fn describe(exe: &Path, args: &[String]) -> Result<Option<Description>, Error> {
-    describe_within(exe, args, PATIENCE).await
-}
-
-async fn describe_within(
+/// nothing of it; they speak the text protocol. `waiting` is given a word for people while it takes long.
+pub async fn describe(
     exe: &Path,
     args: &[String],
-    patience: Duration,
+    within: Duration,
+    waiting: impl Fn(&str),
 ) -> Result<Option<Description>, Error> {
     let env = [(DESCRIBE.to_owned(), "1".to_owned())];
     let mut group = Group::start(exe, args, &env, false).await?;
@@ -71,16 +73,40 @@ async fn describe_within(
     let mut said = vec![];
     let mut stdout = stdout.take(LONGEST);
     let run = async {
-        stdout.read_to_end(&mut said).await?;
+        let mut read = pin!(stdout.read_to_end(&mut said));
+        let read = tokio::select! {
+            biased;
+            read = &mut read => read?,
+            // What it left behind may have held the stream open, and is gone now.
+            status = group.wait() => {
+                read.await?;
+                return status;
+            }
+        };
         // One that says too much is not waited for: it may be blocked on saying more.
-        if said.len() as u64 == LONGEST {
+        if read as u64 == LONGEST {
             group.kill();
         }
         group.wait().await
     };
-    let status = tokio::time::timeout(patience, run).await;
-    group.kill();
     let name = exe.display();
+    let began = clock::now();
+    let say = async {
+        tokio::time::sleep(SAY_AFTER).await;
+        loop {
+            let (waited, most) = (clock::now().since(began).as_secs(), within.as_secs_f32());
+            waiting(&format!("asking {name} what it is: {waited} s, at most {most} s"));
+            tokio::time::sleep(SAY_EVERY).await;
+        }
+    };
+    let status = tokio::time::timeout(within, async {
+        tokio::select! {
+            status = run => status,
+            never = say => never,
+        }
+    });
+    let status = status.await;
+    group.kill();
     let failed = async |what: String, stderr: &mut Drain| {
         Err(Error {
             stderr: stderr.last_lines().await,
@@ -97,15 +123,12 @@ async fn describe_within(
             .await;
         }
         Err(_) => {
-            let seconds = patience.as_secs_f32();
-            let advice = "an operator must end at the end of its standard input";
-            return failed(
-                format!(
-                    "the operator {name} did not end within {seconds} s of seeing an empty input; {advice}"
-                ),
-                &mut stderr,
-            )
-            .await;
+            let what = format!(
+                "the operator {name} did not end within {} s, asked what it is; an operator must end at the end of its standard \
+                 input. If it only takes long to start, give it longer: --describe-timeout SECONDS",
+                within.as_secs_f32()
+            );
+            return failed(what, &mut stderr).await;
         }
     };
     if said.is_empty() {

@@ -240,7 +240,21 @@ impl Pipes {
         drop(self.stdin.take());
         let deadline = clock::now() + self.op_timeout;
         if self.buffer.is_empty() {
-            let read = self.stdout.read_buf(&mut self.buffer);
+            let Self {
+                group,
+                stdout,
+                buffer,
+                ..
+            } = &mut self;
+            let mut read = pin!(stdout.read_buf(buffer));
+            let read = async {
+                tokio::select! {
+                    biased;
+                    read = &mut read => read,
+                    // What it left behind may have held the stream open, and is gone now.
+                    _ = group.wait() => read.await,
+                }
+            };
             match tokio::time::timeout(deadline.since(clock::now()), read).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "OPERATOR_END"),

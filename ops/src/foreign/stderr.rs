@@ -1,4 +1,5 @@
-//! A program's standard error: always drained, each line handed on, the last ones kept for error messages.
+//! A program's standard error: always drained, each line handed on, the last ones kept for error messages. Escape sequences are
+//! shown from here on.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -140,7 +141,8 @@ impl<F: FnMut(&str)> Sink<F> {
     }
 
     fn line(&mut self) {
-        let text = String::from_utf8_lossy(self.partial.trim_ascii_end()).into_owned();
+        let text = String::from_utf8_lossy(self.partial.trim_ascii_end());
+        let text = common::shown::line(&text).into_owned();
         self.partial.clear();
         match self.in_second < PER_SECOND {
             true => {

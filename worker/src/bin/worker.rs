@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     match start(args) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("worker {who}: {error:#}");
+            common::shown::say(format!("worker {who}: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -88,6 +88,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    common::orphans::adopt().context("cannot become the parent of what the operator leaves behind")?;
     let end = runtime.block_on(worker::driver::run(start));
     // Helper tasks that still wait for somebody are not waited for.
     runtime.shutdown_background();

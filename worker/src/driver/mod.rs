@@ -21,9 +21,11 @@ use common::cluster::{Cluster, Node};
 use common::control::{Failure, TaskPlan, ToLeader, ToWorker};
 use common::ids::{Epoch, JobName, TaskId};
 use common::net::Identity;
+use common::orphans;
 use common::task_log::Keeps;
 use hydfs::client::Client;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::failpoint::FailPoint;
@@ -96,8 +98,33 @@ pub struct Start {
     pub fail_point: FailPoint,
 }
 
-/// Lives the whole life of a worker process.
+/// How often orphans that ended by themselves are reaped, at most.
+const REAP_EVERY: Duration = Duration::from_secs(1);
+
+/// Lives the whole life of a worker process, or until its host has gone: then nobody would be left to end what its operator
+/// has started, if it were killed.
 pub async fn run(start: Start) -> End {
+    let signals =
+        || Ok::<_, std::io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::child())?));
+    let (mut terminate, mut ended) = match signals() {
+        Ok(signals) => signals,
+        Err(e) => return failed(format!("cannot listen for signals: {e}")),
+    };
+    let reap = async {
+        while ended.recv().await.is_some() {
+            orphans::reap();
+            tokio::time::sleep(REAP_EVERY).await;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        end = work_on(start) => end,
+        _ = terminate.recv() => End::LeaderLost("the process that started this one has gone, or it was told to end".into()),
+        end = reap => end,
+    }
+}
+
+async fn work_on(start: Start) -> End {
     let (job, task, epoch, node, pid) = (
         &start.job,
         start.task,

@@ -130,14 +130,11 @@ impl Runner {
     }
 }
 
-/// The executable's path on this node. Several tasks may fetch it at the same time: each writes a file of its own and
-/// renames it.
+/// The executable's path on this node, with the content that the job was started with: a copy that has changed since, or was
+/// cut short, is replaced. Several tasks may fetch it at the same time: each writes a file of its own and renames it.
 async fn fetch(client: &Client, name: &str, folder: &Path, hash: &str) -> Result<PathBuf, operator::Error> {
     use std::os::unix::fs::PermissionsExt;
     let path = folder.join(hash);
-    if path.exists() {
-        return Ok(path);
-    }
     let failed = |what: String| operator::Error {
         restart_helps: true,
         ..operator::Error::fatal(what)
@@ -148,15 +145,38 @@ async fn fetch(client: &Client, name: &str, folder: &Path, hash: &str) -> Result
             folder.display()
         ))
     };
+    let is_right = |content: &[u8]| blake3::hash(content).to_hex().as_str() == hash;
+    let executable = std::fs::Permissions::from_mode(0o755);
+    match std::fs::read(&path) {
+        Ok(content) if is_right(&content) => {
+            std::fs::set_permissions(&path, executable).map_err(io)?;
+            return Ok(path);
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        wrong => {
+            let why = wrong.map_or_else(
+                |e| e.to_string(),
+                |_| "its content is not what its name says".into(),
+            );
+            tracing::warn!(file = %path.display(), why, "OPERATOR_COPY_REPLACED");
+        }
+    }
     let mut content = Vec::new();
     let mut pieces = client.stream(name, 0..u64::MAX);
     while let Some(piece) = pieces.next().await {
         content.extend_from_slice(&piece.map_err(|e| failed(format!("cannot fetch operator {name}: {e}")))?);
     }
+    if !is_right(&content) {
+        return Err(operator::Error::fatal(format!(
+            "operator {name} in HyDFS is not what its name says ({} bytes with another hash); start the job again: its leader \
+             puts the right one there",
+            content.len()
+        )));
+    }
     std::fs::create_dir_all(folder).map_err(io)?;
     let own = folder.join(format!(".{hash}.{}", std::process::id()));
     std::fs::write(&own, content).map_err(io)?;
-    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).map_err(io)?;
+    std::fs::set_permissions(&own, executable).map_err(io)?;
     std::fs::rename(&own, &path).map_err(io)?;
     Ok(path)
 }

@@ -3,12 +3,12 @@
 mod args;
 mod machine;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::UdpSocket;
 use std::sync::Arc;
 
-use common::clock;
 use common::cluster::{Cluster, Node};
+use common::{clock, shown};
 use tokio::sync::{mpsc, watch};
 
 pub use args::Error as Misuse;
@@ -56,7 +56,13 @@ pub async fn run(cluster: &Cluster, words: &[String]) -> Result<Done, Error> {
     drop(tell);
 
     let mut sums: Vec<Sum> = cluster.nodes.iter().map(Sum::of).collect();
-    let mut out = io::BufWriter::new(io::stdout());
+    // Colours were asked for by name: what else the logs hold is escaped in them.
+    let coloured = search
+        .args
+        .iter()
+        .any(|a| a.starts_with("--colo") && a.ends_with("=always"));
+    let terminal = io::stdout().is_terminal() && !coloured;
+    let mut out = io::BufWriter::new(shown::Shown::new(io::stdout(), terminal));
     while let Some((at, said_there)) = said.recv().await {
         let Some(sum) = sums.get_mut(at) else { continue };
         let written = match said_there {

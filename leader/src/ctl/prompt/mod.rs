@@ -8,6 +8,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser};
+use common::shown;
 use rustyline::config::{BellStyle, CompletionType};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
@@ -66,7 +67,7 @@ fn parse(line: &str) -> Asked {
     let words = match shell_words::split(line) {
         Ok(words) => words,
         Err(error) => {
-            eprintln!("rainstormctl: {error}: {line}");
+            shown::say(format!("rainstormctl: {error}: {line}"));
             return Asked::Refused(USAGE);
         }
     };

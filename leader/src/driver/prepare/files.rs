@@ -133,7 +133,8 @@ pub(super) async fn ship(client: &Client, resolved: &[Resolved]) -> Result<(), E
     Ok(())
 }
 
-/// A file of that name may be there, whole, growing (another leader ships it just now), or left behind in part.
+/// A file of that name may be there, whole, growing (another leader ships it just now), left behind in part, or another one: its
+/// name is not trusted.
 async fn put_once(client: &Client, name: &str, bytes: &[u8]) -> Result<(), Error> {
     const GROWS_WITHIN: u32 = 10;
     let (mut len, mut still) = (0, 0);
@@ -150,7 +151,12 @@ async fn put_once(client: &Client, name: &str, bytes: &[u8]) -> Result<(), Error
                 Err(other) => return Err(other.into()),
             };
             if now == bytes.len() as u64 {
-                return Ok(());
+                if holds(client, name, bytes).await? {
+                    return Ok(());
+                }
+                tracing::warn!(name, "OPERATOR_COPY_REPLACED");
+                client.remove(name).await?;
+                break;
             }
             still = if now == len { still + 1 } else { 0 };
             len = now;
@@ -161,4 +167,15 @@ async fn put_once(client: &Client, name: &str, bytes: &[u8]) -> Result<(), Error
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
+}
+
+async fn holds(client: &Client, name: &str, bytes: &[u8]) -> Result<bool, Error> {
+    let (mut pieces, mut left) = (client.stream(name, 0..bytes.len() as u64), bytes);
+    while let Some(piece) = pieces.next().await {
+        match left.strip_prefix(&*piece?) {
+            Some(rest) => left = rest,
+            None => return Ok(false),
+        }
+    }
+    Ok(left.is_empty())
 }

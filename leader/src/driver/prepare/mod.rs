@@ -184,6 +184,10 @@ fn start_launcher(base: &Base, job: &JobName, open: bool) -> Result<(Launching, 
     let secret = base.me.secret.clone();
     match base.request.launcher {
         LauncherKind::Local => {
+            common::orphans::adopt().map_err(|source| Error::Io {
+                what: "cannot become the parent of what operators leave behind".into(),
+                source,
+            })?;
             let local = Box::new(Local::new(secret, events));
             Ok(((local, launched), BTreeMap::new()))
         }

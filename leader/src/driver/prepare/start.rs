@@ -31,10 +31,11 @@ pub(super) async fn prepare(request: Request, start: Start, started_us: u64) -> 
     let client = &base.client;
     let (launcher, hosts) = start_launcher(&base, &job, !start.dry_run)?;
 
+    let waiting = |word: &str| base.screen.say(&format!("leader: {word}"));
     let (inputs, dest, resolved, alive) = tokio::try_join!(
         find_inputs(client, &start),
         stat_dest(client, &start),
-        resolve_all(located, &start),
+        resolve_all(located, &start, &waiting),
         members(&base.follower, &base.node.name),
     )?;
     if start.scaling.is_some_and(|scaling| scaling.stateful) {
@@ -123,10 +124,15 @@ fn random() -> Result<[u8; 8], Error> {
     Ok(random)
 }
 
-async fn resolve_all(located: Vec<Located>, start: &Start) -> Result<Vec<Resolved>, Error> {
+async fn resolve_all(
+    located: Vec<Located>,
+    start: &Start,
+    waiting: &impl Fn(&str),
+) -> Result<Vec<Resolved>, Error> {
+    let (exact, productions, within) = (start.exactly_once, start.productions, start.describe_within);
     let mut resolved = vec![];
     for (i, located) in located.into_iter().enumerate() {
-        resolved.push(operators::resolve(i + 1, located, start.exactly_once, start.productions).await?);
+        resolved.push(operators::resolve(i + 1, located, exact, productions, within, waiting).await?);
     }
     Ok(resolved)
 }

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use common::batch::{Batch, Builder};
 use common::clock;
 use common::control::{OpKind, Protocol};
-use ops::foreign::{Process, Spec, describe};
+use ops::foreign::{DESCRIBE_WITHIN, Process, Spec, describe};
 use ops::{Emit, Operator};
 
 pub const USAGE: &str = "\
-rainstorm-op bench-foreign [--like 'OPERATOR ARGS'] [--seconds N] [--input FILE] [filter:|transform:|aggregate:]EXE [ARGS]
+rainstorm-op bench-foreign [--like 'OPERATOR ARGS'] [--seconds N] [--input FILE] [--describe-timeout SECONDS]
+             [filter:|transform:|aggregate:]EXE [ARGS]
     measures tuples/s through an executable, and for comparison through an operator in this process\n";
 
 const BATCH_BYTES: usize = 128 << 10;
@@ -24,6 +25,7 @@ struct Options {
     like: Option<String>,
     duration: Duration,
     input: Option<String>,
+    describe_within: Duration,
     kind: Option<OpKind>,
     exe: String,
     args: Vec<String>,
@@ -36,13 +38,16 @@ pub fn main(args: &[String]) -> ExitCode {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(run(&options)),
+        Ok(runtime) => match common::orphans::adopt() {
+            Ok(()) => runtime.block_on(run(&options)),
+            Err(e) => Err(e.to_string()),
+        },
         Err(e) => Err(e.to_string()),
     };
     match done {
         Ok(report) => crate::print(&report),
         Err(e) => {
-            eprintln!("rainstorm-op: {e}");
+            common::shown::say(format!("rainstorm-op: {e}"));
             ExitCode::FAILURE
         }
     }
@@ -53,6 +58,7 @@ fn options(args: &[String]) -> Option<Options> {
         like: None,
         duration: Duration::from_secs(2),
         input: None,
+        describe_within: DESCRIBE_WITHIN,
         kind: None,
         exe: String::new(),
         args: vec![],
@@ -62,6 +68,12 @@ fn options(args: &[String]) -> Option<Options> {
         match args.next()?.as_str() {
             "--like" => options.like = Some(args.next()?.clone()),
             "--seconds" => options.duration = Duration::from_secs(args.next()?.parse().ok()?),
+            "--describe-timeout" => {
+                let seconds = args.next()?.parse().ok()?;
+                options.describe_within = Duration::try_from_secs_f64(seconds)
+                    .ok()
+                    .filter(|d| !d.is_zero())?;
+            }
             "--input" => options.input = Some(args.next()?.clone()),
             exe => {
                 let prefixes = [
@@ -101,7 +113,9 @@ async fn run(o: &Options) -> Result<String, String> {
     let exe = Path::new(&o.exe)
         .canonicalize()
         .map_err(|e| format!("{}: {e}", o.exe))?;
-    let said = describe(&exe, &o.args).await.map_err(|e| e.to_string())?;
+    let waiting = |word: &str| common::shown::say(format!("rainstorm-op: {word}"));
+    let said = describe(&exe, &o.args, o.describe_within, waiting).await;
+    let said = said.map_err(|e| format!("{e} {}", e.stderr.join(" | ")).trim_end().to_owned())?;
     let spec = Spec {
         kind: said
             .as_ref()
@@ -112,9 +126,11 @@ async fn run(o: &Options) -> Result<String, String> {
         keys: said.as_ref().is_none_or(|d| d.keys),
     };
     let batches = batches(o.input.as_deref(), spec.kind == OpKind::Aggregate)?;
-    let mut process = Process::start(&exe, &o.args, &[], &spec, TIMEOUT, |line| eprintln!("{line}"))
-        .await
-        .map_err(|e| e.to_string())?;
+    let mut process = Process::start(&exe, &o.args, &[], &spec, TIMEOUT, |line| {
+        common::shown::say(line)
+    })
+    .await
+    .map_err(|e| e.to_string())?;
     let mut out = Columns::default();
     // The first batches start the program.
     for batch in batches.iter().take(3) {

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let mut operator = match ops::builtin(&name, &args) {
         Ok(operator) => operator,
         Err(e) => {
-            eprintln!("rainstorm-op: {e}");
+            common::shown::say(format!("rainstorm-op: {e}"));
             return ExitCode::from(2);
         }
     };
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     match ops::lines::run(&mut *operator) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("rainstorm-op: {name}: {e}");
+            common::shown::say(format!("rainstorm-op: {name}: {e}"));
             ExitCode::from(1)
         }
     }

@@ -7,7 +7,30 @@ async fn ask(script: &str) -> Result<Option<Description>, Error> {
     let exe = dir.path().join("op");
     std::fs::write(&exe, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&exe, PermissionsExt::from_mode(0o755)).unwrap();
-    describe_within(&exe, &["arg".to_owned()], Duration::from_secs(2)).await
+    describe(&exe, &["arg".to_owned()], Duration::from_secs(2), |_| {}).await
+}
+
+#[tokio::test]
+async fn who_waits_is_told_and_a_slow_start_is_borne() {
+    let dir = tempfile::tempdir().unwrap();
+    let exe = dir.path().join("op");
+    // It goes on when somebody has been told that it takes long.
+    let line = "rainstorm-operator/1 kind=filter protocol=text";
+    let script = format!("#!/bin/sh\nwhile [ ! -e \"$0.told\" ]; do sleep 0.02; done\necho {line}\n");
+    std::fs::write(&exe, script).unwrap();
+    std::fs::set_permissions(&exe, PermissionsExt::from_mode(0o755)).unwrap();
+    let said = std::sync::Mutex::new(vec![]);
+    let told = dir.path().join("op.told");
+    let done = describe(&exe, &[], DESCRIBE_WITHIN, |word| {
+        said.lock().unwrap().push(word.to_owned());
+        std::fs::write(&told, "").unwrap();
+    });
+    assert_eq!(done.await.unwrap().unwrap().kind, OpKind::Filter);
+    let said = said.into_inner().unwrap();
+    assert!(
+        said.len() == 1 && said[0].contains("what it is: 2 s, at most 30 s"),
+        "{said:?}"
+    );
 }
 
 #[tokio::test]
@@ -24,6 +47,13 @@ async fn a_program_says_what_it_is() {
     assert_eq!(parse(want.to_string().as_bytes()), Ok(want));
     let least = parse(b"rainstorm-operator/1 kind=aggregate protocol=text\n").unwrap();
     assert!(!least.snapshot && least.deterministic && least.keys);
+}
+
+#[tokio::test]
+async fn what_it_left_behind_is_not_waited_for() {
+    let line = "rainstorm-operator/1 kind=filter protocol=text";
+    let said = ask(&format!("sleep 600 &\nsetsid sleep 600 &\necho {line}")).await;
+    assert_eq!(said.unwrap().unwrap().kind, OpKind::Filter);
 }
 
 #[tokio::test]
@@ -68,7 +98,9 @@ async fn what_cannot_be_is_explained() {
         assert!(!e.restart_helps);
         assert_eq!(e.stderr.len(), usize::from(script.contains("gone")));
     }
-    let e = describe(Path::new("/nonexistent/op"), &[]).await.unwrap_err();
+    let e = describe(Path::new("/nonexistent/op"), &[], DESCRIBE_WITHIN, |_| {})
+        .await
+        .unwrap_err();
     assert!(e.what.contains("cannot be started"), "{e}");
 }
 
