@@ -1,5 +1,6 @@
 //! What every RainStorm program shares: identities, the cluster file, framed and authenticated connections,
-//! datagrams with a keyed MAC, tuple batches, the leader-worker protocol's types, clock, logging, task spawning.
+//! datagrams with a keyed MAC, tuple batches, the leader-worker protocol's types, what an SSH session needs, clock, logging, signals,
+//! output, task spawning.
 //!
 //! Nothing here knows how a component works; a thing that only one crate uses lives in that crate.
 
@@ -13,8 +14,12 @@ pub mod heap;
 pub mod hold;
 pub mod ids;
 pub mod net;
+pub mod output;
+pub mod replacement;
 pub mod secret;
+pub mod signals;
 pub mod size;
 pub mod spawn;
+pub mod ssh;
 pub mod task_log;
 pub mod telemetry;
