@@ -117,6 +117,9 @@ pub(super) struct Args {
     /// Keeps reading: files that grow, and new ones, until interrupted
     #[arg(long)]
     follow: bool,
+    /// Allow a source and a destination that RainStorm keeps for itself: under jobs/ and ops/, and *.poison
+    #[arg(long)]
+    system: bool,
     /// Takes up a job whose leader is gone; see below
     #[arg(long, value_name = "JOB")]
     resume: Option<String>,
@@ -172,6 +175,7 @@ impl Args {
             ("--dry-run", self.dry_run),
             ("--productions", self.productions.is_some()),
             ("--follow", self.follow),
+            ("--system", self.system),
         ];
         if let Some((option, _)) = planned.into_iter().find(|(_, given)| *given) {
             let what = "--resume takes the job up as it was planned; leave this option out".into();
@@ -195,7 +199,7 @@ impl Args {
             .as_ref()
             .map(|name| job_name("--job", name))
             .transpose()?;
-        let given = Positionals::read(&self.rest)?;
+        let given = Positionals::read(&self.rest, self.system)?;
         if self.scale_stateful {
             let what = match (given.marks, given.exactly_once) {
                 (None, _) => {
@@ -253,7 +257,7 @@ impl Args {
             }),
         };
         if start.poison == Poison::Skip {
-            let file = crate::plan::poison_file(&start.dest);
+            let file = hydfs::client::names::poison_file(&start.dest);
             if let Err(error) = hydfs::client::check_name(&file) {
                 return Err(start.refuse_dest(format!("--poison skip needs a file beside it: {error}")));
             }
