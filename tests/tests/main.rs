@@ -14,6 +14,8 @@ mod t20_input;
 mod t210_disk;
 mod t220_partition;
 mod t230_absence;
+mod t250_commands;
+mod t253_machines;
 mod t30_processes;
 mod t40_operators;
 mod t50_strangers;
