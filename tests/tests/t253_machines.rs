@@ -1,6 +1,7 @@
 //! Life on real machines: descriptors that run out, terminals that close, login shells that talk, folders with strange names.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -206,7 +207,7 @@ fn t254_a_terminal_that_closes_ends_nothing_under_nohup() -> Result<()> {
 const GREETING: &str = r#"#!/bin/sh
 echo 'Welcome! worker.log:TASK_START is what we like to see here.'
 echo 'a complaint of the login shell' >&2
-sleep 9
+if [ -e "${0%/*}/../slow" ]; then sleep 9; fi
 printf 'no line break behind this: worker.log:TASK_START'
 exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
 "#;
@@ -215,12 +216,18 @@ exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
 fn t255_what_a_login_shell_says_is_not_ours() -> Result<()> {
     let special = Special {
         // `$0` is wrapped/sshd.
-        first: r#"case $program in sshd) set -- "$@" -o "ForceCommand=${0%/*}/../greet" ;; esac"#.into(),
+        first: r#"case $program in sshd) set -- "$@" -o "ForceCommand=${0%/*}/../run/greet" ;; esac"#.into(),
+        prepare: Some(Box::new(|run| {
+            let greet = run.join("greet");
+            std::fs::write(&greet, GREETING)?;
+            std::fs::set_permissions(&greet, std::fs::Permissions::from_mode(0o755))?;
+            Ok(vec![])
+        })),
         ..Special::default()
     };
     let cluster = Cluster::up_with("127.25.8", 2, special)?;
     cluster.load_text(300_000)?;
-    cluster.write_operator("greet", GREETING)?;
+    File::create(cluster.path("slow"))?;
 
     // Stopped before its workers' hosts are there, a job leaves nothing.
     let mut cut = cluster.start("cut", &with_end(&GREP_REPLACE, "out/cut", "true", "0"))?;
@@ -312,7 +319,10 @@ fn t256_folders_with_strange_names() -> Result<()> {
     };
     let cluster = Cluster::up_with("127.25.9", 3, special)?;
     cluster.load_text(100_000)?;
-    cluster.write_operator("keep static", "#!/bin/sh\nexec awk '/^key: /{next} {sub(/^value: /, \"\"); if (/static/) print \"forward\\nvalue: \" $0; else print \"filter\"; fflush()}'\n")?;
+    cluster.write_operator(
+        "keep static",
+        "#!/bin/sh\nexec sed -u '/^key: /d; /static/!{s/.*/filter/;b}; s/^/forward\\n/'\n",
+    )?;
     // As `ssh` expands percent signs, and its sockets are usually here.
     let strange = tempfile::Builder::new().prefix("t%h").tempdir()?;
     let leader = |args: &[&str]| {
