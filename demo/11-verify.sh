@@ -41,7 +41,7 @@ step "and if one record of it were there once more, by somebody else's hand"
 FORGED=$(grep -oE '^ORDER at=[0-9]+' "$WORK/log" | sed -n '10,11s/.*=//p' | xargs)
 rs hydfs get "jobs/$JOB/$TASK.log" "$WORK/stored" >&2
 head -c "${FORGED#* }" "$WORK/stored" | tail -c $((${FORGED#* } - ${FORGED% *})) >"$WORK/forged"
-rs hydfs append "$WORK/forged" "jobs/$JOB/$TASK.log" >/dev/null
+rs hydfs append --system "$WORK/forged" "jobs/$JOB/$TASK.log" >/dev/null
 CODE=0
 rs rainstormctl verify "$JOB" >"$WORK/verdict" 2>&1 || CODE=$?
 cut -c 1-150 "$WORK/verdict" | sed 's/^/    /'

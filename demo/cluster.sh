@@ -86,10 +86,19 @@ remove_cluster() {
     rm -f "$CLUSTER" "$RUN/secret" "$RUN/known_hosts" "$RUN/id_ed25519" "$RUN/id_ed25519.pub"
 }
 
+# escaped TEXT: for between double quotes in sshd's settings.
+escaped() {
+    local text=${1//\\/\\\\}
+    printf '%s' "${text//\"/\\\"}"
+}
+
 # Written at each start: the folder may have been moved, sshd may be another version. SHLVL=1 keeps bash from reading the
 # user's ~/.bashrc in each session: what a program finds there is the path of whoever ran `up`, and nothing slow.
 write_sshd_config() {
-    local node=$1 dir=$RUN/$1 config=$RUN/$1/sshd_config pam=no
+    local node=$1 config=$RUN/$1/sshd_config pam=no dir keys path
+    # In quotes, where sshd knows two characters that mean more; of the keys' file it also expands percent signs.
+    dir=$(escaped "$RUN/$1") keys=$(escaped "$RUN/id_ed25519.pub") path=$(escaped "$PATH")
+    keys=${keys//%/%%}
     # A locked root account (as on Ubuntu) lets nobody in without PAM, whatever the key.
     if [ "$EUID" -eq 0 ] && getent shadow "$(id -un)" 2>/dev/null | cut -d: -f2 | grep -q '^!'; then pam=yes; fi
     cat >"$config" <<TXT
@@ -98,7 +107,7 @@ AddressFamily inet
 ListenAddress ${ADDR[$node]}
 HostKey "$dir/host_key"
 PidFile "$dir/sshd.pid"
-AuthorizedKeysFile "$RUN/id_ed25519.pub"
+AuthorizedKeysFile "$keys"
 AuthenticationMethods publickey
 PubkeyAuthentication yes
 PasswordAuthentication no
@@ -116,7 +125,7 @@ PermitTunnel no
 PermitUserRC no
 PrintMotd no
 PrintLastLog no
-SetEnv "PATH=$PATH" "SHLVL=1"
+SetEnv "PATH=$path" "SHLVL=1"
 TXT
     # Many connections from one address are what a leader makes; versions before 9.8 do not know the word.
     echo 'PerSourcePenalties no' >>"$config"
@@ -149,9 +158,13 @@ start_daemons() {
     is_up "$node" hydfsd || spawn "$node" hydfsd "$BIN/hydfsd" --cluster "$CLUSTER" --node "$node"
 }
 
+# From inside the folder: ssh would expand percent signs in its name, and more.
 ssh_works() {
-    timeout 5 ssh -F none -n -i "$RUN/id_ed25519" -p "$SSH_PORT" -l "$(id -un)" -o "UserKnownHostsFile=\"$RUN/known_hosts\"" \
-        -o GlobalKnownHostsFile=none -o IdentitiesOnly=yes -o BatchMode=yes -o LogLevel=ERROR "${ADDR[$1]}" true 2>>"$RUN/$1/log/ssh-check.out"
+    (
+        cd "$RUN" || exit 1
+        exec timeout 5 ssh -F none -n -i id_ed25519 -p "$SSH_PORT" -l "$(id -un)" -o UserKnownHostsFile=known_hosts \
+            -o GlobalKnownHostsFile=none -o IdentitiesOnly=yes -o BatchMode=yes -o LogLevel=ERROR "${ADDR[$1]}" true 2>>"$1/log/ssh-check.out"
+    )
 }
 
 # members_seen NODE: how many that node's memberd calls alive.
@@ -251,8 +264,7 @@ up() {
         esac
     done
     [ -z "$n" ] || [ $((FIRST + n - 1)) -le 254 ] || fail "$n nodes from $SUBNET.$FIRST on would need addresses above $SUBNET.254"
-    # ssh and sshd expand one and cannot be told the other.
-    [[ $RUN != *[%\"]* ]] || fail "the folder $RUN has a % or a \" in its name, which SSH settings cannot hold; set RAINSTORM_RUN to another"
+    [[ $RUN != *$'\n'* ]] || fail "the folder $RUN has a line break in its name, which SSH settings cannot hold; set RAINSTORM_RUN to another"
     need_ssh
     need_programs
     lock

@@ -37,6 +37,8 @@ scan_cluster() {
             if [[ $rest == "$run"/*/log/sshd.log ]]; then
                 rest=${rest#"$run"/}
                 PROC_NODE[$pid]=${rest%%/*} PROC_WHAT[$pid]=session
+                # One that shows its own command line with other characters than it was given.
+                [[ ${argv0[$pid]} != *'[listener]'* ]] || PROC_WHAT[$pid]=sshd
                 break
             fi
         done
@@ -74,7 +76,12 @@ recognise() {
     fi
     # The leader's connection to a node outlives a leader that was killed.
     if [ "$what" = ssh ]; then
-        [[ " ${argv[*]} " != *"$run/id_ed25519 "* ]] || PROC_NODE[$pid]=- PROC_WHAT[$pid]=ssh
+        # The key's path may be a link that ssh takes for what it is.
+        for ((i = 1; i + 1 < ${#argv[@]}; i++)); do
+            if [ "${argv[i]}" = -i ] && [ "$(realpath -m -- "${argv[i + 1]}")" = "$run/id_ed25519" ]; then
+                PROC_NODE[$pid]=- PROC_WHAT[$pid]=ssh
+            fi
+        done
         return 0
     fi
     for ((i = 1; i < ${#argv[@]}; i++)); do

@@ -1,5 +1,6 @@
 //! What every RainStorm program shares: identities, the cluster file, framed and authenticated connections,
-//! datagrams with a keyed MAC, tuple batches, the leader-worker protocol's types, clock, logging, task spawning.
+//! datagrams with a keyed MAC, tuple batches, the leader-worker protocol's types, what an SSH session needs, clock, logging, signals,
+//! output, task spawning.
 //!
 //! Nothing here knows how a component works; a thing that only one crate uses lives in that crate.
 
@@ -15,9 +16,13 @@ pub mod ids;
 pub mod lateness;
 pub mod net;
 pub mod orphans;
+pub mod output;
+pub mod replacement;
 pub mod secret;
 pub mod shown;
+pub mod signals;
 pub mod size;
 pub mod spawn;
+pub mod ssh;
 pub mod task_log;
 pub mod telemetry;

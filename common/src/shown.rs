@@ -5,7 +5,7 @@
 //! for byte.
 
 use std::borrow::Cow;
-use std::fmt::{Display, Write as _};
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -52,11 +52,6 @@ pub fn line(text: &str) -> Cow<'_, str> {
 /// For text of several lines.
 pub fn text(text: &str) -> Cow<'_, str> {
     shown(text, |c| is_hidden(c) && c != '\n')
-}
-
-/// Says something to people: a line on standard error. One that is closed is nobody's failure.
-pub fn say(what: impl Display) {
-    let _ = writeln!(io::stderr(), "{}", text(&what.to_string()));
 }
 
 /// Standard output of a program that prints data or text with data in it.

@@ -1,8 +1,9 @@
 //! The one way to spawn: every task has a name and says what its end means.
 
+use std::collections::HashMap;
 use std::future::Future;
 
-use tokio::task::JoinHandle;
+use tokio::task::{Id, JoinHandle, JoinSet};
 
 /// A spawned task that is aborted when this is dropped.
 #[derive(Debug)]
@@ -57,4 +58,67 @@ pub fn guarded<E: std::fmt::Display>(
     future: impl Future<Output = Result<(), E>> + Send + 'static,
 ) -> Guard {
     Guard(task(name, future))
+}
+
+/// Tasks without which their process is of no use: when one ends, for whatever reason, the process should. Its main loop waits for
+/// that with [`Vitals::lost`] beside its own work. All are aborted when this is dropped.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    tasks: JoinSet<Result<(), String>>,
+    names: HashMap<Id, &'static str>,
+}
+
+/// Which task ended, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("its task `{task}`, without which it is of no use, has ended: {why}")]
+pub struct Lost {
+    pub task: &'static str,
+    pub why: String,
+}
+
+impl Vitals {
+    pub fn spawn<E: std::fmt::Display>(
+        &mut self,
+        name: &'static str,
+        future: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        let task = self
+            .tasks
+            .spawn(async move { future.await.map_err(|e| e.to_string()) });
+        self.names.insert(task.id(), name);
+    }
+
+    /// Waits until one has ended, and logs it; for ever when there is none. Cancel-safe.
+    pub async fn lost(&mut self) -> Lost {
+        let (id, why) = match self.tasks.join_next_with_id().await {
+            Some(Ok((id, Err(why)))) => (id, why),
+            Some(Ok((id, Ok(())))) => (id, "it had no more to do".to_owned()),
+            Some(Err(error)) => (error.id(), error.to_string()),
+            None => std::future::pending().await,
+        };
+        let task = self.names.get(&id).copied().unwrap_or("unnamed");
+        tracing::error!(task, why, "TASK_LOST");
+        Lost { task, why }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_vital_task_is_missed_however_it_ends() {
+        let ends: [(&str, fn() -> Result<(), String>, &str); 3] = [
+            ("fails", || Err("no more".into()), "no more"),
+            ("returns", || Ok(()), "no more to do"),
+            ("panics", || panic!("on purpose"), "panicked"),
+        ];
+        for (name, end, why) in ends {
+            let mut vitals = Vitals::default();
+            vitals.spawn("lives", std::future::pending::<Result<(), String>>());
+            vitals.spawn(name, async move { end() });
+            let lost = vitals.lost().await;
+            assert!(lost.task == name && lost.why.contains(why), "{lost}");
+        }
+    }
 }

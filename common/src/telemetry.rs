@@ -1,8 +1,10 @@
 //! Logging as the contract has it: one line per event, RFC 3339 time, level, an EVENT word, then `name=value` pairs.
 
 use std::fmt::{self, Write as _};
-use std::path::Path;
-use std::sync::Arc;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -19,6 +21,50 @@ use tracing_subscriber::{EnvFilter, Layer};
 #[must_use]
 pub struct Guard {
     _file: Option<WorkerGuard>,
+    reopen: Option<Reopen>,
+}
+
+impl Guard {
+    /// Opens the log file anew by its name: whoever rotates logs has renamed the one that is open.
+    pub fn reopen(&self) {
+        let Some(reopen) = &self.reopen else { return };
+        match open(&reopen.path) {
+            Ok(file) => {
+                *reopen.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+                tracing::info!(file = %reopen.path.display(), "LOG_REOPENED");
+            }
+            // The old one is still there.
+            Err(error) => tracing::warn!(file = %reopen.path.display(), error = %error, "LOG_NOT_REOPENED"),
+        }
+    }
+}
+
+struct Reopen {
+    path: PathBuf,
+    next: Arc<Mutex<Option<File>>>,
+}
+
+/// The file that is written, until there is another one.
+struct LogFile {
+    file: File,
+    next: Arc<Mutex<Option<File>>>,
+}
+
+impl io::Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(next) = self.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.file = next;
+        }
+        self.file.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Several processes share worker.log: O_APPEND and one write per line keep lines whole.
+fn open(path: &Path) -> io::Result<File> {
+    std::fs::OpenOptions::new().create(true).append(true).open(path)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,30 +104,33 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let wanted = || EnvFilter::try_from_env("RAINSTORM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let (file_layer, guard) = match file {
+    let (file_layer, guard, reopen) = match file {
         Some((dir, name)) => {
             let failed = |source| Error::Folder {
                 dir: dir.into(),
                 source,
             };
             std::fs::create_dir_all(dir).map_err(failed)?;
-            // Several processes share worker.log: O_APPEND and one write per line keep lines whole.
-            let out = std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(dir.join(name))
-                .map_err(failed)?;
+            let path = dir.join(name);
+            let next = Arc::default();
+            let out = LogFile {
+                file: open(&path).map_err(failed)?,
+                next: Arc::clone(&next),
+            };
             let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(out);
             let layer = tracing_subscriber::fmt::layer()
                 .event_format(Line)
+                .log_internal_errors(false)
                 .with_writer(writer)
                 .with_filter(wanted());
-            (Some(layer), Some(guard))
+            (Some(layer), Some(guard), Some(Reopen { path, next }))
         }
-        None => (None, None),
+        None => (None, None, None),
     };
+    // A terminal that has gone takes no lines, and complaining about that there would end the thread that does.
     let console_layer = tracing_subscriber::fmt::layer()
         .event_format(Line)
+        .log_internal_errors(false)
         .with_writer(console)
         .with_filter(LevelFilter::WARN);
     // A second call (tests start several components in one process) keeps the first subscriber.
@@ -90,7 +139,7 @@ where
         .with(console_layer)
         .with(tap.map(|tap| TapLayer(tap).with_filter(LevelFilter::INFO)))
         .try_init();
-    Ok(Guard { _file: guard })
+    Ok(Guard { _file: guard, reopen })
 }
 
 /// `2026-11-21T05:40:00.123456Z INFO TASK_START job=j task=s1t0`

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::clock::{self, unix_micros};
 use common::ids::Creation;
+use common::output::reader_has_gone;
 use common::shown;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
@@ -114,7 +115,7 @@ impl AsyncWrite for Stdout {
 
 /// Whether whoever reads standard output has gone: nothing more to print then, and no failure.
 fn gone(error: &Error) -> bool {
-    matches!(error, Error::Write(e) if e.kind() == io::ErrorKind::BrokenPipe)
+    matches!(error, Error::Write(e) if reader_has_gone(e))
 }
 
 /// Copies everything from `offset` on, until `end` is set and reached.

@@ -45,6 +45,8 @@ pub enum Error {
     },
     #[error(transparent)]
     Cluster(#[from] cluster::Error),
+    #[error("memberd cannot go on: {0}; start it again")]
+    Lost(#[from] spawn::Lost),
 }
 
 pub(crate) enum Command {
@@ -214,15 +216,11 @@ impl Driver {
             cluster = %self.cluster.path.display(),
             "START"
         );
-        let _accepting = self.tcp.take().map(|tcp| {
-            let served = serve::accept(
-                tcp,
-                self.cluster.clone(),
-                self.identity.clone(),
-                self.handle.clone(),
-            );
-            spawn::guarded("introducer", served)
-        });
+        let mut vitals = spawn::Vitals::default();
+        if let Some(tcp) = self.tcp.take() {
+            let (cluster, me) = (self.cluster.clone(), self.identity.clone());
+            vitals.spawn("introducer", serve::accept(tcp, cluster, me, self.handle.clone()));
+        }
         let _admin = self
             .http
             .take()
@@ -236,6 +234,7 @@ impl Driver {
                 _ = self.udp.readable() => self.read_datagrams(),
                 Some(command) = self.commands.recv() => self.obey(command),
                 () = clock::sleep_until(deadline) => {}
+                lost = vitals.lost() => return Err(lost.into()),
                 () = &mut stop, if !stopping => {
                     stopping = true;
                     self.handle_input(Input::Leave);

@@ -9,9 +9,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 use common::cluster::Cluster;
 use common::ids::NodeName;
 use common::net::Identity;
+use common::output::{self, complain};
+use common::signals::Signals;
 use memberd::state::settings::KEYS;
 use memberd::{Member, State, client, driver::Driver};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Membership daemon: one per node, watches which nodes of the cluster are alive.
 #[derive(Parser)]
@@ -92,7 +93,13 @@ fn pairs(settings: &[String]) -> anyhow::Result<Vec<(String, String)>> {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(usage) => {
+            let code = usage.exit_code() as u8;
+            return ExitCode::from(output::code_of("memberd", usage.print(), code));
+        }
+    };
     let cluster = match Cluster::find(args.cluster.as_deref()) {
         Ok(cluster) => cluster,
         Err(e) => return usage(e),
@@ -117,15 +124,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // The libraries' messages name their causes themselves: `{e:#}` would say them twice.
-            eprintln!("memberd: {e}");
+            complain(format_args!("memberd: {e}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn usage(what: impl std::fmt::Display) -> ExitCode {
-    eprintln!("memberd: {what}");
-    eprintln!("{}", Args::command().render_usage());
+    complain(format_args!(
+        "memberd: {what}\n{}",
+        Args::command().render_usage()
+    ));
     ExitCode::from(2)
 }
 
@@ -138,17 +147,14 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn daemon(cluster: Cluster, name: NodeName) -> anyhow::Result<()> {
     let log = cluster.node(name.as_str())?.log.clone();
-    let _log = common::telemetry::init(Some((&log, "memberd.log")), std::io::stderr)?;
+    let log = common::telemetry::init(Some((&log, "memberd.log")), std::io::stderr)?;
     runtime()?.block_on(async {
         // Before the ports are bound: whoever sees them open may send the signal.
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut signals = Signals::new()?;
         let driver = Driver::bind(Arc::new(cluster), &name).await?;
         driver
             .run(async {
-                tokio::select! {
-                    _ = term.recv() => {}
-                    _ = int.recv() => {}
-                }
+                signals.stopped(|| log.reopen()).await;
             })
             .await?;
         Ok(())
@@ -212,7 +218,7 @@ fn ask(cluster: &Cluster, node: &NodeName, query: Query) -> anyhow::Result<()> {
             Query::ListSelf { json: false } => show(&[client::list_self(cluster, &me, node).await?], false),
             Query::Leave => {
                 client::leave(cluster, &me, node).await?;
-                eprintln!("{node} is leaving");
+                complain(format_args!("{node} is leaving"));
                 Ok(())
             }
         }
@@ -254,13 +260,6 @@ fn print(value: &serde_json::Value) -> anyhow::Result<()> {
     write(&format!("{value:#}\n"))
 }
 
-/// A reader that closed the pipe (`| head`) is no error.
 fn write(text: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(anyhow!("cannot write to standard output: {e}"))
-        }
-        _ => Ok(()),
-    }
+    Ok(output::print(text)?)
 }

@@ -1,22 +1,24 @@
 //! The introducer's port: tables for other daemons (role `Join`), answers and updates for programs (role `Subscribe`).
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::cluster::Cluster;
+use common::net::door::{Arrival, Door, Limits, Place, Strangers};
 use common::net::{self, Connection, Identity, Role};
 use common::spawn;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
 use crate::driver::{EXCHANGE_TIMEOUT, Handle};
 use crate::wire::{Reply, Request, TableExchange, Update};
 
-/// More connections than this are closed at once. A node has a handful of programs that follow the membership.
-const MAX_CONNECTIONS: usize = 512;
+/// A node has a handful of programs that follow the membership.
+const LIMITS: Limits = Limits {
+    strangers: 128,
+    connections: 512,
+};
 /// How long a program may take to say what it wants.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long a subscriber may take to read what it is sent.
@@ -30,48 +32,48 @@ pub(crate) async fn accept(
     cluster: Arc<Cluster>,
     me: Identity,
     handle: Handle,
-) -> Result<(), Infallible> {
+) -> std::io::Result<()> {
+    let mut door = Door::new("introducer", tcp, LIMITS);
+    let strangers = Arc::new(Strangers::default());
     let mut connections: Vec<spawn::Guard> = Vec::new();
     loop {
-        let (stream, addr) = match tcp.accept().await {
-            Ok(accepted) => accepted,
-            Err(e) => {
-                // Out of file descriptors, most likely; asking again at once would spin.
-                tracing::warn!(error = %e, "ACCEPT_ERROR");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+        let arrival = door.next().await?;
         connections.retain(|c| !c.is_finished());
-        if connections.len() >= MAX_CONNECTIONS {
-            tracing::warn!(from = %addr, most = MAX_CONNECTIONS, "TOO_MANY_CONNECTIONS");
-            continue;
-        }
-        let served = serve(stream, addr, cluster.clone(), me.clone(), handle.clone());
-        connections.push(spawn::guarded("connection", served));
+        let (cluster, me, handle, strangers) =
+            (cluster.clone(), me.clone(), handle.clone(), strangers.clone());
+        connections.push(spawn::guarded("connection", async move {
+            let Arrival {
+                stream,
+                addr,
+                stranger,
+                place,
+            } = arrival;
+            let greeted = net::accept(stream, addr, &me).await;
+            drop(stranger);
+            match greeted {
+                Ok(connection) => serve(connection, place, &cluster, &me, &handle).await,
+                Err(e @ (net::Error::Secret | net::Error::Magic { .. } | net::Error::TooLong { .. })) => {
+                    strangers.note(addr, e);
+                    Ok(())
+                }
+                Err(_) => Ok(()),
+            }
+        }));
     }
 }
 
 async fn serve(
-    stream: TcpStream,
-    addr: SocketAddr,
-    cluster: Arc<Cluster>,
-    me: Identity,
-    handle: Handle,
+    connection: Connection,
+    _place: Place,
+    cluster: &Cluster,
+    me: &Identity,
+    handle: &Handle,
 ) -> Result<(), net::Error> {
-    let connection = match net::accept(stream, addr, &me).await {
-        Ok(connection) => connection,
-        Err(e @ (net::Error::Secret | net::Error::Magic { .. } | net::Error::TooLong { .. })) => {
-            tracing::warn!(from = %addr, why = %e, "STRANGER");
-            return Ok(());
-        }
-        Err(_) => return Ok(()),
-    };
     let served = match connection.peer.role {
-        Role::Join => join(connection, &cluster, &handle).await,
-        Role::Subscribe => answer(connection, &me, &handle).await,
+        Role::Join => join(connection, cluster, handle).await,
+        Role::Subscribe => answer(connection, me, handle).await,
         role => {
-            tracing::warn!(from = %addr, who = connection.peer.who, ?role, "WRONG_PORT");
+            tracing::warn!(from = %connection.addr, who = connection.peer.who, ?role, "WRONG_PORT");
             Ok(())
         }
     };

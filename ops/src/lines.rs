@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufWriter, ErrorKind, Write};
 
 use bytes::Bytes;
 use common::batch::Builder;
+use common::output::{Unwritable, reader_has_gone};
 
 use crate::{Emit, Operator};
 
@@ -35,8 +36,8 @@ impl<W: Write> Tsv<W> {
         };
         match done {
             Ok(()) => Ok(true),
-            Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
-            Err(e) => Err(format!("standard output cannot be written: {e}")),
+            Err(e) if reader_has_gone(&e) => Ok(false),
+            Err(e) => Err(Unwritable::from(e).to_string()),
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct Special {
     pub first: String,
     /// What every command on the cluster begins with, such as what enters its network.
     pub enter: Vec<String>,
+    /// How the name of the cluster's folder ends.
+    pub suffix: String,
     /// Given the nodes' folders before anything starts: what must be dropped after all has ended.
     pub prepare: Option<Prepare>,
 }
@@ -152,7 +154,10 @@ impl Cluster {
         }
         let mut cluster = Self {
             _guards: vec![],
-            folder: tempfile::Builder::new().prefix("rainstorm-test-").tempdir()?,
+            folder: tempfile::Builder::new()
+                .prefix("rainstorm-test-")
+                .suffix(&special.suffix)
+                .tempdir()?,
             bin: std::path::absolute(bin)?,
             nodes,
             first: special.first,

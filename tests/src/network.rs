@@ -89,6 +89,7 @@ pub fn cluster(prefix: &str, nodes: usize) -> Result<(Cluster, Network)> {
         prepare: Some(Box::new(move |_| {
             Ok(vec![Box::new(kept) as Box<dyn Send + Sync>])
         })),
+        ..Special::default()
     };
     Ok((Cluster::up_with(prefix, nodes, special)?, network))
 }

@@ -16,6 +16,8 @@ mod t220_partition;
 mod t230_absence;
 mod t240_values;
 mod t244_programs;
+mod t250_commands;
+mod t253_machines;
 mod t260_identity;
 mod t270_pace;
 mod t290_formats;

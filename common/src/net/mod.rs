@@ -1,6 +1,7 @@
-//! One framing, one hello, one datagram seal for every connection of every program.
+//! One door, one framing, one hello, one datagram seal for every connection of every program.
 
 pub mod datagram;
+pub mod door;
 pub mod frame;
 pub mod hello;
 

@@ -55,6 +55,6 @@ fn run(args: Args) -> anyhow::Result<()> {
     // Each of several clients has connections of its own.
     let client = || Client::new(cluster.clone(), me.clone());
     let measured = runtime.block_on(load::run(client, args.load))?;
-    println!("{measured}");
+    common::output::print(&format!("{measured}\n"))?;
     Ok(())
 }

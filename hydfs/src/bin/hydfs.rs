@@ -8,11 +8,13 @@ use anyhow::Context;
 use clap::Parser;
 use common::cluster::Cluster;
 use common::net::Identity;
+use common::output::{self, complain};
+use common::signals::Stop;
 use common::size::Size;
 use hydfs::client::{Cache, Client, cli};
 
 const MORE_HELP: &str = "\
-Exit code: 0 done, 1 it could not be done (why is on standard error), 2 bad usage.";
+Exit code: 0 done, 1 it could not be done (why is on standard error), 2 bad usage, 128 and the signal's number when stopped by one.";
 
 /// Files in HyDFS: replicated, append-only
 #[derive(Parser)]
@@ -39,19 +41,22 @@ fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(usage) => {
-            let code = usage.exit_code();
-            let _ = usage.print();
-            return ExitCode::from(code as u8);
+            let code = usage.exit_code() as u8;
+            return ExitCode::from(output::code_of("hydfs", usage.print(), code));
         }
     };
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            common::shown::say(format!("hydfs: {error:#}"));
             let code = match error.downcast_ref::<hydfs::client::Error>() {
                 Some(error) => error.code(),
                 None => error.downcast_ref::<common::cluster::Error>().map_or(1, usage),
             };
+            // Where nothing was under way, whoever stopped it knows.
+            if !matches!(error.downcast_ref(), Some(hydfs::client::Error::Stopped { what, .. }) if what.is_empty())
+            {
+                complain(format_args!("hydfs: {error:#}"));
+            }
             ExitCode::from(code)
         }
     }
@@ -81,7 +86,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         0 => None,
         // Without a cache all works the same, only slower.
         limit => Cache::of_user(&me.secret, limit).unwrap_or_else(|error| {
-            eprintln!("hydfs: going on without the cache: {error}");
+            complain(format_args!("hydfs: going on without the cache: {error}"));
             None
         }),
     };
@@ -95,15 +100,11 @@ fn run(args: Args) -> anyhow::Result<()> {
         if let Some(cache) = cache {
             client = client.with_cache(Arc::new(cache));
         }
-        cli::run(
-            &client,
-            node.as_ref(),
-            args.command,
-            &mut common::shown::Stdout::new(),
-        )
-        .await
+        let (stop, _signals) = Stop::on_signals().context("cannot listen to signals")?;
+        let out = &mut common::shown::Stdout::new();
+        Ok(cli::run(&client, node.as_ref(), args.command, &stop, out).await?)
     });
     // A read from standard input that is under way cannot be waited for.
     runtime.shutdown_background();
-    Ok(done?)
+    done
 }

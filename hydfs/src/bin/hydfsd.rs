@@ -7,9 +7,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Parser;
 use common::cluster::Cluster;
+use common::output::{self, complain};
+use common::signals::Signals;
 use common::telemetry;
 use hydfs::driver::Daemon;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// A storage node of HyDFS
 #[derive(Parser)]
@@ -28,15 +29,14 @@ fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(usage) => {
-            let code = usage.exit_code();
-            let _ = usage.print();
-            return ExitCode::from(code as u8);
+            let code = usage.exit_code() as u8;
+            return ExitCode::from(output::code_of("hydfsd", usage.print(), code));
         }
     };
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hydfsd: {error:#}");
+            complain(format_args!("hydfsd: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -51,21 +51,17 @@ fn run(args: Args) -> anyhow::Result<()> {
             .context("no node of the cluster file has an address of this machine; say which with --node")?
             .clone(),
     };
-    let _log = telemetry::init(Some((&node.log, "hydfsd.log")), std::io::stderr)?;
+    let log = telemetry::init(Some((&node.log, "hydfsd.log")), std::io::stderr)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start")?;
     runtime.block_on(async {
-        let mut term = signal(SignalKind::terminate())?;
-        let mut int = signal(SignalKind::interrupt())?;
+        let mut signals = Signals::new()?;
         let daemon = Daemon::start(Arc::new(cluster), &node.name).await?;
         daemon
             .run(async {
-                tokio::select! {
-                    _ = term.recv() => {}
-                    _ = int.recv() => {}
-                }
+                signals.stopped(|| log.reopen()).await;
             })
             .await?;
         Ok(())

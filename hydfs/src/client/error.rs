@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use common::ids::{Epoch, NodeName};
+use common::signals::Asked;
 
 use crate::content::FileName;
 
@@ -37,6 +38,13 @@ pub enum Error {
     Damaged { file: String, offset: u64, why: String },
     #[error("`{file}` is not a HyDFS name: {why}")]
     InvalidName { file: String, why: &'static str },
+    #[error(
+        "`{file}` is not for users to change: {what}; choose another name, or say --system if you know what depends on it"
+    )]
+    Reserved { file: String, what: &'static str },
+    /// `what` became of it; empty where nothing was under way.
+    #[error("stopped by {by}{}{what}", if .what.is_empty() { "" } else { ": " })]
+    Stopped { by: Asked, what: String },
     #[error("cannot speak with storage node {node}: {why}")]
     Net { node: NodeName, why: String },
     /// Every storage node that could be reached closed the door.
@@ -75,10 +83,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// The exit code of a program that ends with this: 2 for bad usage, else 1.
+    /// The exit code of a program that ends with this: 2 for bad usage, that of its signal when it was stopped, else 1.
     pub fn code(&self) -> u8 {
         match self {
-            Self::InvalidName { .. } | Self::Usage(_) | Self::NoSuchNode { .. } => 2,
+            Self::InvalidName { .. } | Self::Reserved { .. } | Self::Usage(_) | Self::NoSuchNode { .. } => 2,
+            Self::Stopped { by, .. } => by.code(),
             _ => 1,
         }
     }

@@ -19,6 +19,7 @@ mod file_ref;
 mod fsck;
 mod inspect;
 mod merge;
+pub mod names;
 mod nodes;
 mod put;
 mod replica;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 use common::cluster::Cluster;
 use common::ids::{Creation, Epoch, NodeName};
 use common::net::Identity;
+use common::signals::Stop;
 
 use crate::ring::RangeIx;
 use crate::wire::client::{Reply, Request};
@@ -49,6 +51,7 @@ pub use file_ref::FileRef;
 pub use fsck::{Finding, Kind, Report};
 pub use merge::Merged;
 pub(crate) use nodes::Nodes;
+pub use put::Gather;
 pub use stream::ReadStream;
 
 /// The longest append that stays one piece: concurrent appends of others never come between its bytes.
@@ -391,6 +394,11 @@ impl Client {
             Reply::Stat(stat) => stat.nonce,
             other => return Err(self.nodes.unexpected(file, &other)),
         };
+        self.remove_made(file, nonce).await
+    }
+
+    /// Removes the file that was made under this number, and no other of that name.
+    pub async fn remove_made(&self, file: &str, nonce: u64) -> Result<(), Error> {
         let request = Request::Remove {
             file: file.into(),
             nonce,
@@ -399,22 +407,34 @@ impl Client {
     }
 
     /// Makes `file` and appends all that `local` yields, in pieces of 1 MiB, several under way at a time. `progress` is told
-    /// how many bytes are acknowledged so far. Returns the length. After a failure a part of the file may be there.
-    pub async fn put<R>(&self, local: R, file: &str, progress: impl FnMut(u64)) -> Result<u64, Error>
+    /// how many bytes are acknowledged so far. Returns the length. When it fails or is asked to stop, what was made is removed.
+    pub async fn put<R>(
+        &self,
+        local: R,
+        file: &str,
+        stop: &Stop,
+        progress: impl FnMut(u64),
+    ) -> Result<u64, Error>
     where
         R: tokio::io::AsyncRead + Unpin,
     {
-        let creation = self.create(file).await?;
-        put::append_all(self, local, (file, creation).into(), progress).await
+        put::make(self, local, file, stop, progress).await
     }
 
-    /// Appends all that `local` yields to a file that exists. Up to [`MAX_APPEND`] bytes stay one piece, with nothing of
-    /// others between them.
-    pub async fn append<R>(&self, local: R, file: &str, progress: impl FnMut(u64)) -> Result<u64, Error>
+    /// Appends all that `local` yields to a file that exists, in pieces of up to [`MAX_APPEND`] bytes, with nothing of others
+    /// between the bytes of one.
+    pub async fn append<R>(
+        &self,
+        local: R,
+        file: &str,
+        gather: Gather,
+        stop: &Stop,
+        progress: impl FnMut(u64),
+    ) -> Result<u64, Error>
     where
         R: tokio::io::AsyncRead + Unpin,
     {
-        put::append_whole(self, local, file, progress).await
+        put::append(self, local, file, gather, stop, progress).await
     }
 
     /// Opens `client`'s stream in `file` for this process, which is its `epoch`th (with `create`: makes the file when it is

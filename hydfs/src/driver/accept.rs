@@ -3,31 +3,29 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use common::clock;
+use common::net::door::{Arrival, Door, Limits, Strangers};
 use common::net::{self, Identity, Role};
 use common::spawn;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use super::core::Events;
 use super::{clients, peers};
 
-/// Hellos under way; more wait in the listener's queue.
-const HELLOS: usize = 128;
-/// Strangers are logged at most this often.
-const LOG_EVERY: Duration = Duration::from_secs(1);
+/// Clients are programs that know the secret: as many as there are descriptors for.
+const LIMITS: Limits = Limits {
+    strangers: 128,
+    connections: 65_536,
+};
 
-struct Door {
+struct Porter {
     me: Identity,
     events: Events,
     names: Vec<common::ids::NodeName>,
     came: Vec<Arc<Notify>>,
     connections: AtomicU64,
-    /// When a stranger was last logged, microseconds, and how many have come since.
-    logged: AtomicU64,
-    unlogged: AtomicU64,
+    strangers: Strangers,
 }
 
 /// Accepts until aborted. `came` is told which of the nodes `names` has come.
@@ -37,42 +35,38 @@ pub async fn accept(
     names: Vec<common::ids::NodeName>,
     came: Vec<Arc<Notify>>,
     events: Events,
-) -> Result<(), Infallible> {
-    let hellos = Arc::new(Semaphore::new(HELLOS));
-    let door = Arc::new(Door {
+) -> std::io::Result<()> {
+    let mut door = Door::new("hydfs", listener, LIMITS);
+    let porter = Arc::new(Porter {
         me,
         events,
         names,
         came,
         connections: AtomicU64::new(1),
-        logged: AtomicU64::new(0),
-        unlogged: AtomicU64::new(0),
+        strangers: Strangers::default(),
     });
     loop {
-        let hello = hellos.clone().acquire_owned().await;
-        match listener.accept().await {
-            Ok((stream, addr)) => {
-                let door = door.clone();
-                // Ends by itself: the hello has a time limit, and the connection ends with the core.
-                spawn::task("hydfs-connection", async move {
-                    let connection = door.greet(stream, addr).await;
-                    drop(hello);
-                    if let Some(connection) = connection {
-                        door.serve(connection).await;
-                    }
-                    Ok::<(), Infallible>(())
-                });
+        let Arrival {
+            stream,
+            addr,
+            stranger,
+            place,
+        } = door.next().await?;
+        let porter = porter.clone();
+        // Ends by itself: the hello has a time limit, and the connection ends with the core.
+        spawn::task("hydfs-connection", async move {
+            let _place = place;
+            let connection = porter.greet(stream, addr).await;
+            drop(stranger);
+            if let Some(connection) = connection {
+                porter.serve(connection).await;
             }
-            // Out of descriptors, or the other side is gone already.
-            Err(error) => {
-                tracing::warn!(error = %error, "ACCEPT_FAILED");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
+            Ok::<(), Infallible>(())
+        });
     }
 }
 
-impl Door {
+impl Porter {
     async fn greet(&self, stream: TcpStream, addr: std::net::SocketAddr) -> Option<net::Connection> {
         match net::accept(stream, addr, &self.me).await {
             Ok(connection) => Some(connection),
@@ -113,13 +107,6 @@ impl Door {
     }
 
     fn stranger(&self, addr: &std::net::SocketAddr, why: &str) {
-        let (now, last) = (clock::now().0, self.logged.load(Ordering::Relaxed));
-        if last != 0 && now - last < LOG_EVERY.as_micros() as u64 {
-            self.unlogged.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        self.logged.store(now, Ordering::Relaxed);
-        let more = self.unlogged.swap(0, Ordering::Relaxed);
-        tracing::warn!(from = %addr, why, not_logged = more, "STRANGER");
+        self.strangers.note(*addr, why);
     }
 }

@@ -177,7 +177,7 @@ impl Core {
     }
 
     pub async fn run(mut self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), Error> {
-        let _tasks = self.start_tasks(listener);
+        let mut vitals = self.start_tasks(listener);
         let (mut ticked, mut armed) = (clock::now(), Time::ZERO);
         let timer = tokio::time::sleep(TICK);
         tokio::pin!(stop, timer);
@@ -195,6 +195,7 @@ impl Core {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
+                lost = vitals.lost() => return Err(lost.into()),
                 () = &mut timer => {
                     armed = Time::ZERO;
                     let now = clock::now();
@@ -233,7 +234,7 @@ impl Core {
         Ok(())
     }
 
-    fn start_tasks(&self, listener: TcpListener) -> Vec<spawn::Guard> {
+    fn start_tasks(&self, listener: TcpListener) -> spawn::Vitals {
         let names: Vec<_> = self.cluster.nodes.iter().map(|n| n.name.clone()).collect();
         let came: Vec<Arc<Notify>> = names.iter().map(|_| Arc::default()).collect();
         let door = accept::accept(
@@ -243,10 +244,11 @@ impl Core {
             came.clone(),
             self.events.clone(),
         );
-        let mut tasks = vec![spawn::guarded("hydfs-accept", door)];
+        let mut vitals = spawn::Vitals::default();
+        vitals.spawn("hydfs-accept", door);
         if let Some(node) = self.me.node.clone() {
             let follow = membership::follow(self.cluster.clone(), self.me.clone(), node, self.events.clone());
-            tasks.push(spawn::guarded("hydfs-membership", follow));
+            vitals.spawn("hydfs-membership", follow);
         }
         for (i, node) in self
             .cluster
@@ -263,9 +265,9 @@ impl Core {
                 events: self.events.clone(),
                 came: came[i].clone(),
             };
-            tasks.push(spawn::guarded("hydfs-peer", peer.keep()));
+            vitals.spawn("hydfs-peer", peer.keep());
         }
-        tasks
+        vitals
     }
 
     fn set_gate(&mut self) {

@@ -32,6 +32,7 @@ use common::clock;
 use common::cluster::{self, Cluster};
 use common::ids::NodeName;
 use common::net::Identity;
+use common::spawn;
 use tokio::net::TcpListener;
 
 use crate::disk::{self, DiskStore};
@@ -51,6 +52,8 @@ pub enum Error {
     Open(#[from] disk::OpenError),
     #[error("the store failed: {0}; start again when the disk is well")]
     Broken(#[from] store::Error),
+    #[error("hydfsd cannot go on: {0}; start it again")]
+    Lost(#[from] spawn::Lost),
 }
 
 fn hint(error: &io::Error) -> &'static str {

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use common::ids::Epoch;
 use common::net::{self, Role, dial};
 use common::secret::Secret;
+use common::signals::Stop;
 use common::spawn;
 
 use super::*;
-use crate::client::{Answer, Client, Error as ClientError, Nodes};
+use crate::client::{Answer, Client, Error as ClientError, Gather, Nodes};
 use crate::wire::client::{Reply, Request};
 
 const PORT: u16 = 21010;
@@ -155,13 +156,20 @@ async fn files_are_created_appended_read_listed_and_removed() {
     let big = text(200_000);
     let mut told = 0;
     assert_eq!(
-        client.put(&big[..], "in/big", |n| told = n).await.unwrap(),
+        client
+            .put(&big[..], "in/big", &Stop::never(), |n| told = n)
+            .await
+            .unwrap(),
         big.len() as u64
     );
     assert_eq!(told, big.len() as u64);
     for (i, file) in ["in/a", "in/b", "other"].iter().enumerate() {
         client.create(file).await.unwrap();
-        world.client(i).append(&b"one\n"[..], file, |_| {}).await.unwrap();
+        world
+            .client(i)
+            .append(&b"one\n"[..], file, Gather::Whole, &Stop::never(), |_| {})
+            .await
+            .unwrap();
     }
     assert!(matches!(
         client.create("in/a").await,
@@ -389,7 +397,10 @@ async fn strangers_are_refused_and_harm_nothing() {
             .unwrap();
         assert!(!matches!(end, Ok(Some(_))), "{role:?}");
     }
-    client.append(&b"still here"[..], "f", |_| {}).await.unwrap();
+    client
+        .append(&b"still here"[..], "f", Gather::Whole, &Stop::never(), |_| {})
+        .await
+        .unwrap();
     assert_eq!(read(&client, "f").await, b"still here");
 }
 
@@ -432,7 +443,7 @@ async fn a_damaged_copy_is_not_served_and_is_repaired() {
     let mut world = World::start(6, 3, "[hydfs]\nrepair_bytes_per_s = 0\n").await;
     let client = world.client(0);
     let bytes = text(100_000);
-    client.put(&bytes[..], "f", |_| {}).await.unwrap();
+    client.put(&bytes[..], "f", &Stop::never(), |_| {}).await.unwrap();
     let stat = client.stat("f").await.unwrap();
     let victim = world.index(&stat.replicas[1]);
     let before = world.copy(victim, "f", bytes.len() as u64).await;
@@ -484,10 +495,18 @@ async fn a_missing_copy_is_rebuilt_from_the_others() {
     let mut world = World::start(7, 3, "[hydfs]\nrepair_bytes_per_s = 0\n").await;
     let client = world.client(0);
     let bytes = text(150_000);
-    client.put(&bytes[..], "big", |_| {}).await.unwrap();
+    client
+        .put(&bytes[..], "big", &Stop::never(), |_| {})
+        .await
+        .unwrap();
     for i in 0..50 {
         client
-            .put(format!("tiny {i}").as_bytes(), &format!("tiny/{i}"), |_| {})
+            .put(
+                format!("tiny {i}").as_bytes(),
+                &format!("tiny/{i}"),
+                &Stop::never(),
+                |_| {},
+            )
             .await
             .unwrap();
     }
@@ -530,7 +549,7 @@ async fn a_node_runs_once() {
     assert!(matches!(&again, Err(e @ Error::Listen { .. }) if e.to_string().contains("another hydfsd")));
     // One node alone is a cluster, too.
     let client = world.client(0);
-    client.put(&b"x"[..], "f", |_| {}).await.unwrap();
+    client.put(&b"x"[..], "f", &Stop::never(), |_| {}).await.unwrap();
     assert_eq!(read(&client, "f").await, b"x");
 }
 

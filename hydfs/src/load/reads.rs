@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::clock;
 use common::ids::Epoch;
+use common::signals::Stop;
 
 use super::quantile;
 use crate::client::{Cache, Client, Error};
@@ -99,7 +100,7 @@ pub(super) async fn run(client: Client, what: Reads) -> Result<serde_json::Value
             Ok(stat) => lens.push(stat.len),
             Err(Error::NoSuchFile { .. }) => {
                 let bytes = vec![b'a' + (i % 26) as u8; what.size as usize];
-                lens.push(client.put(&bytes[..], &name(i), |_| {}).await?);
+                lens.push(client.put(&bytes[..], &name(i), &Stop::never(), |_| {}).await?);
             }
             Err(other) => return Err(other),
         }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use common::output::{self, complain};
 use leader::cli::{self, Parsed};
 use leader::driver;
 
@@ -11,19 +12,15 @@ fn main() -> ExitCode {
     let request = match cli::parse(std::env::args_os()) {
         Ok(Parsed::Request(request)) => *request,
         Ok(Parsed::Print(text)) => {
-            let _ = text.print();
-            return if text.use_stderr() {
-                ExitCode::from(2)
-            } else {
-                ExitCode::SUCCESS
-            };
+            let code = if text.use_stderr() { 2 } else { 0 };
+            return ExitCode::from(output::code_of("leader", text.print(), code));
         }
         Err(error) => return refuse(&error),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("leader: {error}");
+            complain(format_args!("leader: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -34,7 +31,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(driver::Error::Usage(error)) => refuse(&error),
         Err(error) => {
-            common::shown::say(format!("leader: {error}"));
+            complain(format_args!("leader: {error}"));
             // A wrong cluster file or node is bad usage as well.
             if matches!(error, driver::Error::Cluster(_)) {
                 ExitCode::from(2)
@@ -46,7 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn refuse(error: &cli::Error) -> ExitCode {
-    common::shown::say(format!(
+    complain(format_args!(
         "leader: {error}\n  an example that works: {}\n  all of it: leader --help",
         error.example()
     ));

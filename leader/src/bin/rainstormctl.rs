@@ -2,12 +2,20 @@
 
 use std::process::ExitCode;
 
+use common::output::{self, complain};
+
 fn main() -> ExitCode {
-    let args = leader::ctl::parse(std::env::args_os());
+    let args = match leader::ctl::parse(std::env::args_os()) {
+        Ok(args) => args,
+        Err(text) => {
+            let code = text.exit_code() as u8;
+            return ExitCode::from(output::code_of("rainstormctl", text.print(), code));
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("rainstormctl: {error}");
+            complain(format_args!("rainstormctl: {error}"));
             return ExitCode::FAILURE;
         }
     };

@@ -123,6 +123,9 @@ pub(super) struct Args {
     /// Keeps reading: files that grow, and new ones, until interrupted
     #[arg(long)]
     follow: bool,
+    /// Allow a source and a destination that RainStorm keeps for itself: under jobs/ and ops/, and *.poison
+    #[arg(long)]
+    system: bool,
     /// Takes up a job whose leader is gone; see below
     #[arg(long, value_name = "JOB")]
     resume: Option<String>,
@@ -179,6 +182,7 @@ impl Args {
             ("--describe-timeout", self.describe_timeout.is_some()),
             ("--productions", self.productions.is_some()),
             ("--follow", self.follow),
+            ("--system", self.system),
         ];
         if let Some((option, _)) = planned.into_iter().find(|(_, given)| *given) {
             let what = "--resume takes the job up as it was planned; leave this option out".into();
@@ -204,7 +208,7 @@ impl Args {
             .transpose()?;
         let describe_within = self.describe_timeout.map(|s| seconds("--describe-timeout", s));
         let describe_within = describe_within.transpose()?;
-        let given = Positionals::read(&self.rest)?;
+        let given = Positionals::read(&self.rest, self.system)?;
         if self.scale_stateful {
             let what = match (given.marks, given.exactly_once) {
                 (None, _) => {
@@ -264,7 +268,7 @@ impl Args {
             }),
         };
         if start.poison == Poison::Skip {
-            let file = crate::plan::poison_file(&start.dest);
+            let file = hydfs::client::names::poison_file(&start.dest);
             if let Err(error) = hydfs::client::check_name(&file) {
                 return Err(start.refuse_dest(format!("--poison skip needs a file beside it: {error}")));
             }

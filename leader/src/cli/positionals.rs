@@ -1,5 +1,7 @@
 //! The positional grammar of the contract.
 
+use hydfs::client::names::{Deed, check_users};
+
 use super::{Error, Stage, refuse};
 
 pub(super) struct Positionals {
@@ -17,7 +19,8 @@ const MOST_STAGES: u16 = 64;
 const MOST_TASKS: u16 = 1000;
 
 impl Positionals {
-    pub fn read(rest: &[String]) -> Result<Self, Error> {
+    /// `system`: names that are not for users may be given all the same.
+    pub fn read(rest: &[String], system: bool) -> Result<Self, Error> {
         let Some(first) = rest.first() else {
             return Err(Error::Count {
                 what: "no arguments; `leader --help` explains them".into(),
@@ -38,8 +41,10 @@ impl Positionals {
         let stages = (0..n).map(|k| stage(k, rest)).collect::<Result<_, _>>()?;
         let tail = &rest[2 + 2 * n..];
         let at = 3 + 2 * n;
-        let src = hydfs_name(at, "hydfs_src", tail[0].trim_end_matches('/'), &tail[0])?;
-        let dest = hydfs_name(at + 1, "hydfs_dest", &tail[1], &tail[1])?;
+        let allowed = |deed| if system { None } else { Some(deed) };
+        let src = tail[0].trim_end_matches('/');
+        let src = hydfs_name(at, "hydfs_src", src, &tail[0], allowed(Deed::Feed))?;
+        let dest = hydfs_name(at + 1, "hydfs_dest", &tail[1], &tail[1], allowed(Deed::Write))?;
         if dest == src || dest.starts_with(&format!("{src}/")) {
             let what = format!(
                 "it lies inside the source `{src}`, so the job would read its own output; choose another name"
@@ -132,8 +137,16 @@ fn stage(k: usize, rest: &[String]) -> Result<Stage, Error> {
     })
 }
 
-fn hydfs_name(number: usize, name: &str, text: &str, given: &str) -> Result<String, Error> {
-    hydfs::client::check_name(text).map_err(|e| match e {
+fn hydfs_name(
+    number: usize,
+    name: &str,
+    text: &str,
+    given: &str,
+    deed: Option<Deed>,
+) -> Result<String, Error> {
+    let checked = hydfs::client::check_name(text);
+    let checked = checked.and_then(|()| deed.map_or(Ok(()), |deed| check_users(text, deed)));
+    checked.map_err(|e| match e {
         hydfs::client::Error::InvalidName { why, .. } => {
             refuse(number, name, given, format!("not a HyDFS name: {why}"))
         }

@@ -135,6 +135,13 @@ fn mistakes_name_the_argument() {
         ("1 1 identity '' d d/out true false", "inside the source"),
         ("1 1 identity '' d d true false", "inside the source"),
         (
+            "1 1 identity '' d jobs/j/s1t0.log true false",
+            "argument 6 (hydfs_dest)",
+        ),
+        ("1 1 identity '' d ops/x true false", "RainStorm's own"),
+        ("1 1 identity '' d out.poison true false", "set tuples aside"),
+        ("1 1 identity '' jobs out true false", "argument 5 (hydfs_src)"),
+        (
             "1 1 identity '' /d out true false",
             "argument 5 (hydfs_src) is `/d`",
         ),

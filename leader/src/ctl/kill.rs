@@ -1,11 +1,13 @@
 //! `kill_task NODE PID`.
 
 use std::net::UdpSocket;
+use std::sync::Arc;
 
 use common::cluster::{Cluster, Node};
+use common::ssh::Folder;
 
 use super::Error;
-use crate::launcher::remote::{KILL, Remote, kill_outcome, socket_folder};
+use crate::launcher::remote::{KILL, Remote, kill_outcome};
 
 /// Kills a worker of this cluster over SSH; what was killed is returned. On a node that is this very machine and has no
 /// SSH it is killed directly.
@@ -16,8 +18,8 @@ pub async fn kill_task(cluster: &Cluster, node: &str, pid: u32) -> Result<String
         why,
     };
     let must = format!("--cluster {} --node {} --job ", cluster.path.display(), node.name);
-    let sockets = socket_folder().map_err(|e| failed(e.to_string()))?;
-    let remote = Remote::new(node.clone(), sockets.path().into());
+    let folder = Folder::new().map_err(|e| failed(e.to_string()))?;
+    let remote = Remote::new(node.clone(), Arc::new(folder));
     let killed = match remote.connect().await {
         Ok(()) => remote.kill(pid, &must).await,
         Err(_) if is_here(node) => directly(pid, &must).await,

@@ -15,7 +15,6 @@ mod verify;
 pub mod wire;
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +23,9 @@ use clap::{Parser, Subcommand};
 use common::cluster::Cluster;
 use common::ids::{JobName, NodeName, TaskId};
 use common::net::Identity;
+use common::output::{self, complain};
 use common::shown;
+use common::signals::Stop;
 use hydfs::client::Client;
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -54,7 +55,7 @@ Examples:
   rainstormctl log myjob s1t0            what a task consumed in which order, and its checkpoints
   rainstormctl verify myjob              do the job's logs prove that everything counted exactly once?
 
-Exit code: 0 done, 1 it could not be done (why is on standard error), 2 bad usage.
+Exit code: 0 done, 1 it could not be done (why is on standard error), 2 bad usage, 128 and the signal's number when stopped by one.
 Of verify: 0 proved, 1 refuted, 2 it could not be checked. Of grep: 0 something was found, 1 nothing, 2 a machine failed.
 Of words from standard input: that of the last one that failed.";
 
@@ -269,6 +270,10 @@ pub enum Error {
     Host(#[from] host::Error),
     #[error("cannot write JSON: {0}")]
     Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Output(#[from] output::Unwritable),
+    #[error("cannot listen to signals: {0}")]
+    Signals(std::io::Error),
     #[error("HyDFS: {0}")]
     Store(#[from] hydfs::client::Error),
     #[error("HyDFS has no journal of a job `{job}`{have}")]
@@ -294,6 +299,7 @@ impl Error {
         match self {
             Self::Unverified(_) => verify::UNCHECKED,
             Self::Grep(_) => grep::FAILED,
+            Self::Store(error) => error.code(),
             _ => 1,
         }
     }
@@ -320,9 +326,9 @@ impl From<String> for Done {
 }
 
 /// The command line, ready for clap: what follows `grep` is grep's own, `--` included.
-pub fn parse<T: AsRef<OsStr>>(words: impl IntoIterator<Item = T>) -> Args {
+pub fn parse<T: AsRef<OsStr>>(words: impl IntoIterator<Item = T>) -> Result<Args, clap::Error> {
     let words = words.into_iter().map(|w| w.as_ref().to_owned()).collect();
-    Args::parse_from(as_meant(words, 1))
+    Args::try_parse_from(as_meant(words, 1))
 }
 
 /// The first word from `at` on but for `--cluster FILE`: behind `grep` comes a `--`, so that the rest is grep's own (help is
@@ -363,26 +369,47 @@ pub fn run(args: Args, runtime: &Runtime) -> u8 {
         Err(error) => return tell(Err(error)),
     };
     match args.word {
-        Some(word) => tell(runtime.block_on(console.carry_out(word))),
+        Some(word) => carry_out(&console, runtime, word),
         None => prompt::run(&console, runtime),
     }
+}
+
+/// Carries out one word of a command line or a script, until it is done or a signal stops it.
+fn carry_out(console: &Console, runtime: &Runtime, word: Word) -> u8 {
+    tell(runtime.block_on(async {
+        // Other words leave nothing behind: signals end them where they stand.
+        let (stop, _signals) = match word {
+            Word::Store(_) => Stop::on_signals()
+                .map(|(stop, guard)| (stop, Some(guard)))
+                .map_err(Error::Signals)?,
+            _ => (Stop::never(), None),
+        };
+        console.carry_out(word, &stop).await
+    }))
 }
 
 /// Says what a word came to; returns its exit code.
 fn tell(done: Result<Done, Error>) -> u8 {
     match done {
         Ok(done) => {
-            if !done.text.is_empty() {
-                // A reader that has gone has seen what it wanted.
-                let _ = writeln!(shown::stdout(), "{}", done.text);
-            }
+            let printed = match done.text.is_empty() {
+                true => Ok(()),
+                false => output::print(&format!("{}\n", done.text)),
+            };
             if let Some(complaint) = done.complaint {
-                shown::say(format!("rainstormctl: {complaint}"));
+                complain(format_args!("rainstormctl: {complaint}"));
             }
-            done.code
+            match printed {
+                Ok(()) => done.code,
+                Err(error) => tell(Err(error.into())),
+            }
         }
         Err(error) => {
-            shown::say(format!("rainstormctl: {error}"));
+            // Where nothing was under way, whoever stopped it knows.
+            if !matches!(&error, Error::Store(hydfs::client::Error::Stopped { what, .. }) if what.is_empty())
+            {
+                complain(format_args!("rainstormctl: {error}"));
+            }
             error.code()
         }
     }
@@ -410,7 +437,7 @@ impl Console {
         Client::new(self.cluster.clone(), self.me.clone()).with_patience(STORE_PATIENCE)
     }
 
-    async fn carry_out(&self, word: Word) -> Result<Done, Error> {
+    async fn carry_out(&self, word: Word, stop: &Stop) -> Result<Done, Error> {
         let (cluster, me) = (&*self.cluster, &self.me);
         let text = match word {
             Word::Host { .. } => return Err(Error::NotHere("host")),
@@ -446,7 +473,7 @@ impl Console {
             Word::Store(command) => {
                 let client = self.store().with_patience(FILES_PATIENCE);
                 let out = &mut shown::Stdout::new();
-                hydfs::client::cli::run(&client, me.node.as_ref(), command, out).await?;
+                hydfs::client::cli::run(&client, me.node.as_ref(), command, stop, out).await?;
                 String::new()
             }
         };

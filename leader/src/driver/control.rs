@@ -7,16 +7,20 @@ use std::time::Duration;
 
 use common::control::{ToLeader, ToWorker};
 use common::ids::{Epoch, JobName, TaskId};
+use common::net::door::{Arrival, Door, Limits, Strangers};
 use common::net::{self, Connection, Identity, Role};
 use common::spawn;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::ctl::wire;
 use crate::job::ConnId;
 
-/// Strangers cannot hold more than so many connections in their hello.
-const HELLOS: usize = 256;
+/// A job has a thousand tasks a stage at most, and processes of a task that was replaced go soon.
+const LIMITS: Limits = Limits {
+    strangers: 256,
+    connections: 65_536,
+};
 const REGISTER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the control port hears.
@@ -44,51 +48,45 @@ pub enum Heard {
 
 pub type Tell = mpsc::UnboundedSender<Heard>;
 
-/// Accepts until the returned guard is dropped.
-pub fn listen(listener: TcpListener, me: Identity, job: JobName, tell: Tell) -> spawn::Guard {
-    spawn::guarded("control", async move {
-        let ids = Arc::new(AtomicU64::new(1));
-        let hellos = Arc::new(Semaphore::new(HELLOS));
-        loop {
-            let Ok(permit) = hellos.clone().acquire_owned().await else {
-                return Ok::<(), net::Error>(());
-            };
-            let (stream, addr) = match listener.accept().await {
-                Ok(accepted) => accepted,
+/// Accepts until dropped.
+pub async fn listen(listener: TcpListener, me: Identity, job: JobName, tell: Tell) -> std::io::Result<()> {
+    let mut door = Door::new("control", listener, LIMITS);
+    let (ids, strangers) = (Arc::new(AtomicU64::new(1)), Arc::new(Strangers::default()));
+    loop {
+        let Arrival {
+            stream,
+            addr,
+            stranger,
+            place,
+        } = door.next().await?;
+        let (me, job, tell) = (me.clone(), job.clone(), tell.clone());
+        let (ids, strangers) = (ids.clone(), strangers.clone());
+        spawn::task("control-connection", async move {
+            let _place = place;
+            let greeted = net::accept(stream, addr, &me).await;
+            drop(stranger);
+            let connection = match greeted {
+                Ok(connection) => connection,
+                // As whoever asks all ports whether a leader is there.
+                Err(net::Error::Io(_) | net::Error::Closed) => return Ok(()),
                 Err(error) => {
-                    // Out of descriptors, perhaps: others will be closed.
-                    tracing::warn!(error = %error, "ACCEPT_FAILED");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
+                    strangers.note(addr, error);
+                    return Ok(());
                 }
             };
-            let (me, job, tell, ids) = (me.clone(), job.clone(), tell.clone(), ids.clone());
-            spawn::task("control-connection", async move {
-                let connection = greet(stream, addr, &me).await?;
-                drop(permit);
-                match connection.peer.role {
-                    Role::Control => {
-                        worker(
-                            connection,
-                            &job,
-                            ConnId(ids.fetch_add(1, Ordering::Relaxed)),
-                            tell,
-                        )
-                        .await
-                    }
-                    Role::Console => console(connection, tell).await,
-                    role => {
-                        tracing::warn!(peer = connection.peer.who, role = ?role, "ROLE_REFUSED");
-                        Ok(())
-                    }
+            match connection.peer.role {
+                Role::Control => {
+                    let conn = ConnId(ids.fetch_add(1, Ordering::Relaxed));
+                    worker(connection, &job, conn, tell).await
                 }
-            });
-        }
-    })
-}
-
-async fn greet(stream: TcpStream, addr: SocketAddr, me: &Identity) -> Result<Connection, net::Error> {
-    net::accept(stream, addr, me).await
+                Role::Console => console(connection, tell).await,
+                role => {
+                    tracing::warn!(peer = connection.peer.who, role = ?role, "ROLE_REFUSED");
+                    Ok(())
+                }
+            }
+        });
+    }
 }
 
 async fn worker(
@@ -184,7 +182,10 @@ mod tests {
         (
             addr,
             heard,
-            listen(listener, me("the right secret"), JobName::new("j").unwrap(), tell),
+            spawn::guarded(
+                "control",
+                listen(listener, me("the right secret"), JobName::new("j").unwrap(), tell),
+            ),
         )
     }
 

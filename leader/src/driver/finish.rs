@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use common::control::Format;
+use common::replacement;
+use common::signals::Signals;
 use common::{clock, spawn};
 use tokio::sync::{mpsc, oneshot};
 
 use super::control::Heard;
 use super::printing::Printing;
 use super::run::Run;
-use super::signals::Signals;
 use super::{Error, report};
 use crate::console;
 use crate::job::TICK;
@@ -103,7 +104,21 @@ impl Run {
             let (ok, why) = (outcome.is_ok(), outcome.clone().err().unwrap_or_default());
             self.journal.write(Entry::End { ok, why });
         }
-        self.last_look(clock::now(), &outcome).await;
+        let mut unkept = Vec::new();
+        if let Some(file) = &self.base.request.summary {
+            let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::Cannot(e.to_string()))?;
+            let kept = replacement::write(file, (text + "\n").as_bytes());
+            unkept.extend(kept.err().map(|e| ("its figures", file.clone(), e)));
+        }
+        if let Err((file, error)) = self.last_look(clock::now(), &outcome).await {
+            unkept.push(("its page", file, error));
+        }
+        let mut whys = Vec::new();
+        for (what, file, error) in unkept {
+            let file = file.display();
+            tracing::warn!(job = %self.job.plan().job, file = %file, error = %error, "NOT_KEPT");
+            whys.push(format!("{what} could not be kept in {file}: {error}"));
+        }
         let Self {
             base,
             job,
@@ -152,13 +167,6 @@ impl Run {
                 job.poisoned()
             ));
         }
-        if let Some(file) = &base.request.summary {
-            let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::Cannot(e.to_string()))?;
-            std::fs::write(file, text + "\n").map_err(|source| Error::Io {
-                what: format!("cannot write {}", file.display()),
-                source,
-            })?;
-        }
         drop(base.log);
         outcome.map_err(|why| Error::Job {
             job: plan.job.clone(),
@@ -168,7 +176,14 @@ impl Run {
             job: plan.job.clone(),
             dest: plan.dest.clone(),
             why: e.to_string(),
-        })
+        })?;
+        match whys.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Unkept {
+                job: plan.job.clone(),
+                why: whys.join("; "),
+            }),
+        }
     }
 }
 

@@ -17,8 +17,10 @@ mod prepare;
 mod printing;
 mod report;
 mod run;
-mod signals;
 mod watched;
+
+use common::output;
+use common::signals::{Asked, Signals, Stopper};
 
 use crate::cli::{self, Request};
 
@@ -40,6 +42,13 @@ pub enum Error {
     Io { what: String, source: std::io::Error },
     #[error("{0}")]
     Cannot(String),
+    #[error(transparent)]
+    Output(#[from] output::Unwritable),
+    #[error("stopped by {0} before any worker was started")]
+    Stopped(Asked),
+    /// It is done, and a file that was asked for is not there.
+    #[error("job {job} is done, but {why}")]
+    Unkept { job: common::ids::JobName, why: String },
     /// The job ran and failed.
     #[error("job {job} failed: {why}")]
     Job { job: common::ids::JobName, why: String },
@@ -58,19 +67,33 @@ pub enum Error {
 
 /// Runs the job from start to end. `started_us`: when the program started, wall clock.
 pub async fn run(request: Request, started_us: u64) -> Result<(), Error> {
-    let mut signals = signals::Signals::new()?;
-    let prepared = tokio::select! {
-        prepared = prepare::prepare(request, started_us) => prepared?,
-        // Dropping what was prepared closes its connections.
-        name = signals.next() => return Err(Error::Cannot(format!("stopped by {name} before any worker was started"))),
+    let mut signals = Signals::new().map_err(|source| Error::Io {
+        what: "cannot listen for signals".into(),
+        source,
+    })?;
+    let (stopper, stop) = Stopper::new();
+    let prepared = {
+        let mut preparing = std::pin::pin!(prepare::prepare(request, started_us, &stop));
+        tokio::select! {
+            prepared = &mut preparing => prepared?,
+            asked = signals.next() => {
+                stopper.ask(asked);
+                // What was made is removed, unless that takes too long for somebody.
+                tokio::select! {
+                    prepared = preparing => prepared?,
+                    asked = signals.next() => return Err(Error::Stopped(asked)),
+                }
+            }
+        }
     };
     match prepared {
-        prepare::Outcome::Ready(ready) => run::run(*ready, signals).await,
-        prepare::Outcome::DryRun(text) => {
-            use std::io::Write;
-            // A reader that has gone has seen what it wanted.
-            let _ = common::shown::stdout().write_all(text.as_bytes());
-            Ok(())
+        prepare::Outcome::Ready(ready) => {
+            // It came too late to be minded there.
+            if let Some(asked) = stop.was_asked() {
+                signals.put_back(asked);
+            }
+            run::run(*ready, signals).await
         }
+        prepare::Outcome::DryRun(text) => Ok(output::print(&text)?),
     }
 }

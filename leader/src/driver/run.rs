@@ -8,6 +8,8 @@ use std::time::Duration;
 use common::clock::{self, Time};
 use common::control::ToWorker;
 use common::ids::TaskId;
+use common::signals::{Asked, Signals};
+use common::spawn;
 use common::task_log::SourcePos;
 use hydfs::client::Error as StoreError;
 use tokio::sync::{mpsc, oneshot};
@@ -16,7 +18,6 @@ use super::control::{self, Heard};
 use super::follow::{Found, Lookout};
 use super::prepare::{Base, Ready};
 use super::printing::Printing;
-use super::signals::Signals;
 use super::watched;
 use super::{Error, report};
 use crate::ctl::wire::{Reply, Request};
@@ -75,7 +76,11 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
     report::run_start(plan, &base.node.name, addr);
     let dashboard = watched::start(&base, &plan.job).await;
     let (tell, mut heard) = mpsc::unbounded_channel();
-    let _control = control::listen(listener, base.me.clone(), plan.job.clone(), tell);
+    let mut vitals = spawn::Vitals::default();
+    vitals.spawn(
+        "control",
+        control::listen(listener, base.me.clone(), plan.job.clone(), tell),
+    );
     let lookout = (plan.follow && !plan.drain).then(|| Lookout::start(base.client.clone(), plan.src.clone()));
     let mut membership = base.follower.watch();
     let now = clock::now();
@@ -117,7 +122,8 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
                 let view = membership.borrow_and_update().clone();
                 run.members(&view);
             }
-            name = signals.next() => run.signalled(name),
+            asked = signals.next() => run.signalled(asked),
+            lost = vitals.lost() => run.give(Input::Stop { why: format!("the leader cannot go on: {lost}") }),
             found = found(&mut run.lookout) => run.found(found),
             _ = tick.tick() => {
                 run.give(Input::Tick);
@@ -250,18 +256,18 @@ impl Run {
     }
 
     /// Following ends with what is there now; the second time, and without following, the job ends at once.
-    fn signalled(&mut self, name: &'static str) {
+    fn signalled(&mut self, asked: Asked) {
         match &self.lookout {
             // While the last look and the drain are under way, too, once more stops at once.
-            Some(lookout) if name != "SIGHUP" && !self.ending => {
+            Some(lookout) if asked != Asked::Hangup && !self.ending => {
                 self.ending = true;
                 lookout.end();
                 self.base.screen.say(&format!(
-                    "{name}: reading what is there, then ending (once more stops at once)"
+                    "{asked}: reading what is there, then ending (once more stops at once)"
                 ));
             }
             _ => self.give(Input::Stop {
-                why: format!("stopped by {name}"),
+                why: format!("stopped by {asked}"),
             }),
         }
     }

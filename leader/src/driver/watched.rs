@@ -1,6 +1,7 @@
 //! Snapshots of the job for its page, and the page's end.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use common::clock::{Time, unix_micros};
@@ -65,18 +66,20 @@ impl Run {
         Snapshot::new(view, job.tasks().map(task).collect(), latency_us)
     }
 
-    /// Tells those who watch how it ended, and keeps the page where that was asked for.
-    pub(super) async fn last_look(&mut self, now: Time, outcome: &Result<(), String>) {
+    /// Tells those who watch how it ended, and keeps the page where that was asked for; else where that could not be done.
+    pub(super) async fn last_look(
+        &mut self,
+        now: Time,
+        outcome: &Result<(), String>,
+    ) -> Result<(), (PathBuf, std::io::Error)> {
         let last = match outcome {
             Ok(()) => self.snapshot(now, Outcome::Done, ""),
             Err(why) => self.snapshot(now, Outcome::Failed, why),
         };
         self.dashboard.end(now, last).await;
-        let Some(file) = &self.base.request.report else {
-            return;
-        };
-        if let Err(error) = self.dashboard.keep(file) {
-            tracing::warn!(file = %file.display(), error = %error, "REPORT_FAILED");
+        match &self.base.request.report {
+            Some(file) => self.dashboard.keep(file).map_err(|error| (file.clone(), error)),
+            None => Ok(()),
         }
     }
 }

@@ -125,6 +125,6 @@ impl Dashboard {
 
     /// Keeps the run as one file.
     pub fn keep(&self, file: &Path) -> std::io::Result<()> {
-        std::fs::write(file, page::kept(&self.state))
+        common::replacement::write(file, page::kept(&self.state).as_bytes())
     }
 }

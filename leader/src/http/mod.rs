@@ -7,7 +7,6 @@
 //! The job comes first: the driver hands over what it has and never waits; who does not read fast enough is dropped; how many
 //! may be connected is bounded; an error here is a line in the log.
 
-mod bound;
 mod dashboard;
 mod events;
 mod history;

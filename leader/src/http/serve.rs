@@ -11,13 +11,13 @@ use axum::middleware::{self, Next};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use common::net::door::IdleDoor;
 use common::spawn;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::bound::{Bounded, Limits};
 use super::dashboard::State;
 use super::snapshot::{Outcome, Snapshot};
 use super::{metrics, page};
@@ -41,14 +41,8 @@ pub async fn serve(
     state: State,
     watched: watch::Sender<()>,
 ) -> Result<(), std::io::Error> {
-    let bounded = Bounded::new(
-        listener,
-        Limits {
-            clients: CLIENTS,
-            idle: IDLE,
-        },
-    );
-    axum::serve(bounded, router(Server { state, watched })).await
+    let door = IdleDoor::new("http", listener, CLIENTS, IDLE)?;
+    axum::serve(door, router(Server { state, watched })).await
 }
 
 fn router(server: Server) -> Router {

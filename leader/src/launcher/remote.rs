@@ -1,20 +1,27 @@
 //! The one SSH connection to a node, which carries all sessions there.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::cluster::Node;
 use common::ids::NodeName;
-use nix::fcntl::{Flock, FlockArg};
-use openssh::{ControlPersist, KnownHosts, Session, SessionBuilder};
+use common::ssh::{Folder, Marker, Silent, quoted};
+use openssh::{
+    Child, ChildStderr, ChildStdin, ChildStdout, ControlPersist, KnownHosts, Session, SessionBuilder, Stdio,
+};
+use tokio::io::{AsyncReadExt, BufReader};
 use tokio::sync::Mutex;
 
 use super::chain;
 
-pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(8);
+const CONNECT_WITHIN: Duration = Duration::from_secs(8);
+/// Until a command's own words begin: login shells that read much before are not in a hurry.
+const BEGIN_WITHIN: Duration = Duration::from_secs(30);
 const KILL_WITHIN: Duration = Duration::from_secs(5);
+/// How long the reason of a command's end may take to arrive.
+const REASON_WITHIN: Duration = Duration::from_secs(1);
+/// Of what a command says, at most so much is kept.
+const MOST_SAID: u64 = 64 * 1024;
 const CLOSE_WITHIN: Duration = Duration::from_millis(500);
 /// A master that nobody uses ends by itself after so many seconds: that is when this program was killed.
 const IDLE: usize = 10;
@@ -32,15 +39,23 @@ pub struct Unreachable {
 pub struct Remote {
     node: Node,
     /// Where the master's socket is.
-    sockets: PathBuf,
+    folder: Arc<Folder>,
     open: Mutex<Option<Arc<Session>>>,
 }
 
+/// A command that runs on a node; its outputs begin where it does, not with what the login shell says.
+pub struct Channel {
+    pub child: Child<Arc<Session>>,
+    pub stdin: ChildStdin,
+    pub stdout: BufReader<ChildStdout>,
+    pub stderr: BufReader<ChildStderr>,
+}
+
 impl Remote {
-    pub fn new(node: Node, sockets: PathBuf) -> Self {
+    pub fn new(node: Node, folder: Arc<Folder>) -> Self {
         Self {
             node,
-            sockets,
+            folder,
             open: Mutex::new(None),
         }
     }
@@ -54,7 +69,7 @@ impl Remote {
         self.session().await.map(drop)
     }
 
-    pub(crate) async fn session(&self) -> Result<Arc<Session>, Unreachable> {
+    async fn session(&self) -> Result<Arc<Session>, Unreachable> {
         let mut open = self.open.lock().await;
         if let Some(session) = &*open {
             return Ok(session.clone());
@@ -74,7 +89,7 @@ impl Remote {
         let mut builder = SessionBuilder::default();
         builder.connect_timeout(Duration::from_secs(5));
         builder.server_alive_interval(Duration::from_secs(5));
-        builder.control_directory(&self.sockets);
+        builder.control_directory(self.folder.path());
         builder.control_persist(
             std::num::NonZeroUsize::new(IDLE).map_or(ControlPersist::Forever, ControlPersist::IdleFor),
         );
@@ -89,11 +104,15 @@ impl Remote {
         if let Some(port) = ssh.port {
             builder.port(port);
         }
+        let plain = |path| {
+            let failed = |e| self.unreachable(format!("cannot make a link for ssh: {e}"), "true");
+            self.folder.plain(path).map_err(failed)
+        };
         if let Some(key) = &ssh.key {
-            builder.keyfile(key);
+            builder.keyfile(plain(key)?);
         }
         if let Some(file) = &ssh.known_hosts {
-            builder.user_known_hosts_file(file);
+            builder.user_known_hosts_file(plain(file)?);
         }
         match tokio::time::timeout(CONNECT_WITHIN, builder.connect_mux(self.node.addr.to_string())).await {
             Ok(Ok(session)) => Ok(session),
@@ -113,24 +132,94 @@ impl Remote {
         }
     }
 
+    /// Starts a command and waits until its own words begin. The connection may be one that has died since: then once more with
+    /// a new one.
+    pub async fn run(&self, words: &[String]) -> Result<Channel, Unreachable> {
+        let began = async {
+            let mut again = true;
+            loop {
+                let session = self.session().await?;
+                match self.begin(session, words).await {
+                    Ok(channel) => return Ok(channel),
+                    Err(Begin::Lost(_)) if std::mem::take(&mut again) => self.forget().await,
+                    Err(Begin::Lost(why) | Begin::Silent(why)) => {
+                        return Err(self.unreachable(why, "true"));
+                    }
+                }
+            }
+        };
+        let began = tokio::time::timeout(CONNECT_WITHIN + BEGIN_WITHIN, began).await;
+        let began = began.unwrap_or_else(|_| {
+            let why = format!(
+                "nothing began within {} s; is its login shell slow, or does it wait?",
+                BEGIN_WITHIN.as_secs()
+            );
+            Err(self.unreachable(why, "true"))
+        });
+        if began.is_err() {
+            self.forget().await;
+        }
+        began
+    }
+
+    async fn begin(&self, session: Arc<Session>, words: &[String]) -> Result<Channel, Begin> {
+        let marker = Marker::new().map_err(|e| Begin::Silent(e.to_string()))?;
+        let marked = marker.command(words.iter().cloned());
+        let mut command = session.arc_command(&marked[0]);
+        command
+            .args(&marked[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().await.map_err(|e| Begin::Lost(chain(&e)))?;
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin().take(), child.stdout().take(), child.stderr().take())
+        else {
+            return Err(Begin::Silent("its standard streams are not piped".into()));
+        };
+        let (mut stdout, mut stderr) = (BufReader::new(stdout), BufReader::new(stderr));
+        // Both at once: a shell that cannot go on complaining does not go on at all.
+        let (out, err) = tokio::join!(marker.pass(&mut stdout), marker.pass(&mut stderr));
+        if let Err(Silent { said }) = out.or(err) {
+            let why = reason(child).await;
+            return Err(Begin::Silent(match said.is_empty() {
+                true => format!("the login shell ended before the command began: {why}"),
+                false => format!(
+                    "the login shell ended before the command began: {why}; its last words: {}",
+                    said.join(" | ")
+                ),
+            }));
+        }
+        Ok(Channel {
+            child,
+            stdin,
+            stdout,
+            stderr,
+        })
+    }
+
     /// Kills process `pid` if its command line (words with spaces between) holds `must`; returns that line.
     pub async fn kill(&self, pid: u32, must: &str) -> Result<String, String> {
-        let run = async {
-            let session = self.session().await.map_err(|e| e.to_string())?;
-            let mut command = session.command("sh");
-            command.args(["-c", KILL, "sh", &pid.to_string(), must]);
-            command.output().await.map_err(|e| chain(&e))
+        let words = ["sh", "-c", KILL, "sh", &pid.to_string(), must].map(str::to_owned);
+        let channel = self.run(&words).await.map_err(|e| e.to_string())?;
+        let Channel {
+            child,
+            stdin,
+            stdout,
+            stderr,
+        } = channel;
+        drop(stdin);
+        let said = async {
+            let (mut line, mut complaint) = (String::new(), String::new());
+            let (mut out, mut err) = (stdout.take(MOST_SAID), stderr.take(MOST_SAID));
+            // What there is is enough.
+            let _ = tokio::join!(out.read_to_string(&mut line), err.read_to_string(&mut complaint));
+            let status = child.wait().await.map_err(|e| chain(&e))?;
+            kill_outcome(status.code(), pid, line.trim().to_owned(), complaint.trim())
         };
-        let output = tokio::time::timeout(KILL_WITHIN, run)
+        tokio::time::timeout(KILL_WITHIN, said)
             .await
-            .map_err(|_| "no answer in time".to_owned())??;
-        let line = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        kill_outcome(
-            output.status.code(),
-            pid,
-            line,
-            String::from_utf8_lossy(&output.stderr).trim(),
-        )
+            .unwrap_or_else(|_| Err("no answer in time".to_owned()))
     }
 
     /// Closes the connection: the master ends once no session is left.
@@ -148,6 +237,22 @@ impl Remote {
             // A master whose node is gone has ended already, or will for lack of use.
             tracing::info!(node = %self.node.name, "SSH_CLOSE_FAILED");
         }
+    }
+}
+
+/// Why a command did not begin.
+enum Begin {
+    /// Perhaps the connection's fault.
+    Lost(String),
+    Silent(String),
+}
+
+/// Why a command ended.
+pub(super) async fn reason(child: Child<Arc<Session>>) -> String {
+    match tokio::time::timeout(REASON_WITHIN, child.wait()).await {
+        Ok(Ok(status)) => status.to_string(),
+        Ok(Err(error)) => chain(&error),
+        Err(_) => "no exit code".into(),
     }
 }
 
@@ -178,11 +283,11 @@ fn by_hand(node: &Node, command: &str) -> String {
             "-o".into(),
             "IdentitiesOnly=yes".into(),
             "-i".into(),
-            key.display().to_string(),
+            key.display().to_string().replace('%', "%%"),
         ]);
     }
     if let Some(file) = &node.ssh.known_hosts {
-        words.extend(["-o".into(), format!("UserKnownHostsFile={}", file.display())]);
+        words.extend(["-o".into(), format!("UserKnownHostsFile={}", quoted(file))]);
     }
     let host = node
         .ssh
@@ -191,64 +296,6 @@ fn by_hand(node: &Node, command: &str) -> String {
         .map_or(node.addr.to_string(), |user| format!("{user}@{}", node.addr));
     words.extend([host, command.to_owned()]);
     shell_words::join(words)
-}
-
-/// A private folder for sockets; removed with all in it when dropped, and by a later program when this one was killed.
-pub struct SocketFolder {
-    dir: tempfile::TempDir,
-    /// Held as long as this process lives.
-    _lock: Flock<File>,
-}
-
-const PREFIX: &str = "rs-ssh-";
-const LOCK: &str = "lock";
-
-impl SocketFolder {
-    pub fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    fn make(place: &Path) -> std::io::Result<Self> {
-        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place)?;
-        // It has its name only when it is locked: nobody takes it for one that was left behind.
-        let unnamed = dir.path().join("unlocked");
-        let lock = lock(File::create(&unnamed)?)?;
-        std::fs::rename(&unnamed, dir.path().join(LOCK))?;
-        Ok(Self { dir, _lock: lock })
-    }
-
-    /// Removes what programs that were killed have left.
-    fn tidy(place: &Path) {
-        let Ok(entries) = std::fs::read_dir(place) else {
-            return;
-        };
-        let ours = entries
-            .flatten()
-            .filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX));
-        for entry in ours {
-            // Others' are not ours to open, or to remove.
-            let left = File::open(entry.path().join(LOCK)).and_then(lock);
-            if left.is_ok() {
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
-    }
-}
-
-fn lock(file: File) -> std::io::Result<Flock<File>> {
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
-}
-
-/// Paths of sockets may have about 100 bytes: not below a long TMPDIR.
-pub fn socket_folder() -> std::io::Result<SocketFolder> {
-    let usual = std::env::temp_dir();
-    let place = if usual.as_os_str().len() <= 30 {
-        usual
-    } else {
-        "/tmp".into()
-    };
-    SocketFolder::tidy(&place);
-    SocketFolder::make(&place)
 }
 
 #[cfg(test)]
@@ -275,29 +322,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_is_not_there_is_named_with_what_to_try() {
-        let sockets = socket_folder().unwrap();
-        let error = Remote::new(node(), sockets.path().into())
+        let error = Remote::new(node(), Arc::new(Folder::new().unwrap()))
             .connect()
             .await
             .unwrap_err()
             .to_string();
         let hint = "ssh -p 1 -o 'IdentitiesOnly=yes' -i '/k y' -o 'UserKnownHostsFile=/kh' u@127.0.0.1 true";
         assert!(error.contains("node n1") && error.contains(hint), "{error}");
-    }
-
-    #[test]
-    fn folders_of_killed_programs_are_removed_and_no_others() {
-        let place = tempfile::tempdir().unwrap();
-        let live = SocketFolder::make(place.path()).unwrap();
-        let killed = SocketFolder::make(place.path()).unwrap();
-        let left = killed.path().to_owned();
-        let SocketFolder { dir, _lock } = killed;
-        let _ = dir.keep();
-        drop(_lock);
-        let strange = place.path().join("rs-ssh-without-a-lock");
-        std::fs::create_dir(&strange).unwrap();
-        SocketFolder::tidy(place.path());
-        assert!(live.path().exists() && strange.exists() && !left.exists());
     }
 
     async fn kill_script(pid: u32, must: &str) -> Result<String, String> {

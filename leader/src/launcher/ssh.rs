@@ -8,19 +8,19 @@ use std::time::Duration;
 use common::cluster::{Cluster, Node};
 use common::ids::{Epoch, JobName, NodeName, TaskId};
 use common::secret::Secret;
+use common::ssh::Folder;
 use common::{clock, spawn};
-use openssh::{Child, ChildStdin, Session, Stdio};
-use tokio::io::BufReader;
+use openssh::{Child, ChildStdin, Session};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::host::{self, Said, Word};
-use super::remote::{CONNECT_WITHIN, Remote, SocketFolder, Unreachable, socket_folder};
-use super::{Closing, DRAIN, Event, Events, LastLines, Launcher, Order, chain, signature};
+use super::remote::{Channel, Remote, Unreachable, reason};
+use super::{Closing, DRAIN, Event, Events, LastLines, Launcher, Order, signature};
 use crate::job::Exit;
 
-/// How long the reason of a host's end may take to arrive.
-const REASON_WITHIN: Duration = Duration::from_secs(1);
+/// A host answers as soon as it is there.
+const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// A host ends at once when none of its workers is left, and otherwise kills them first.
 const CLOSE_WITHIN: Duration = Duration::from_millis(4500);
 
@@ -38,8 +38,6 @@ pub struct Ssh {
     job: JobName,
     events: Events,
     nodes: BTreeMap<NodeName, (mpsc::UnboundedSender<Ask>, JoinHandle<()>)>,
-    /// Removed with all in it when the last connection is closed.
-    _sockets: Arc<SocketFolder>,
 }
 
 impl Ssh {
@@ -51,15 +49,15 @@ impl Ssh {
         own: &Path,
         events: Events,
     ) -> std::io::Result<Self> {
-        let sockets = Arc::new(socket_folder()?);
+        // Removed with all in it when the last connection is closed.
+        let folder = Arc::new(Folder::new()?);
         let keep = |node: &Node| {
             let keeper = Keeper {
-                remote: Remote::new(node.clone(), sockets.path().to_owned()),
+                remote: Remote::new(node.clone(), folder.clone()),
                 program: node.bin.as_deref().unwrap_or(own).join("rainstormctl"),
                 args: host_args(&cluster.path, &node.name, &job),
                 secret: secret.clone(),
                 events: events.clone(),
-                _sockets: sockets.clone(),
             };
             let (ask, asks) = mpsc::unbounded_channel();
             (
@@ -73,7 +71,6 @@ impl Ssh {
             job,
             events,
             nodes,
-            _sockets: sockets,
         })
     }
 
@@ -151,7 +148,6 @@ struct Keeper {
     args: Vec<String>,
     secret: Secret,
     events: Events,
-    _sockets: Arc<SocketFolder>,
 }
 
 /// A host that runs.
@@ -227,51 +223,35 @@ impl Keeper {
         Ok(())
     }
 
-    /// The connection may be one that has died since: then once more with a new one.
+    /// Starts the host, gives it the secret, and waits until it answers.
     async fn open(&self) -> Result<Host, Unreachable> {
+        let program = self.program.display().to_string();
+        let words: Vec<String> = std::iter::once(program)
+            .chain(self.args.iter().cloned())
+            .collect();
+        let channel = self.remote.run(&words).await?;
         let last = Arc::new(LastLines::default());
-        let open = async {
-            let mut again = true;
-            loop {
-                let session = self.remote.session().await?;
-                let mut command = session.arc_command(self.program.display().to_string());
-                command
-                    .args(&self.args)
-                    .stdin(Stdio::piped())
-                    .stdout(Stdio::piped())
-                    .stderr(Stdio::piped());
-                match command.spawn().await {
-                    Ok(child) => return self.greet(child, last.clone()).await,
-                    Err(error) => {
-                        self.remote.forget().await;
-                        if !std::mem::take(&mut again) {
-                            return Err(self.remote.unreachable(chain(&error), "true"));
-                        }
-                    }
-                }
-            }
-        };
-        let opened = tokio::time::timeout(CONNECT_WITHIN, open).await;
-        let opened = opened.unwrap_or_else(|_| {
+        let greeted = tokio::time::timeout(ANSWER_WITHIN, self.greet(channel, last.clone())).await;
+        let greeted = greeted.unwrap_or_else(|_| {
             let why = format!(
-                "workers' host did not start within {} s",
-                CONNECT_WITHIN.as_secs()
+                "workers' host did not answer within {} s",
+                ANSWER_WITHIN.as_secs()
             );
             Err(self.no_host(why, &last))
         });
-        if opened.is_err() {
+        if greeted.is_err() {
             self.remote.forget().await;
         }
-        opened
+        greeted
     }
 
-    /// Gives the secret, and waits until the host answers.
-    async fn greet(&self, mut child: Child<Arc<Session>>, last: Arc<LastLines>) -> Result<Host, Unreachable> {
-        let (Some(mut stdin), Some(stdout), Some(stderr)) =
-            (child.stdin().take(), child.stdout().take(), child.stderr().take())
-        else {
-            return Err(self.no_host("its standard streams are not piped".into(), &last));
-        };
+    async fn greet(&self, channel: Channel, last: Arc<LastLines>) -> Result<Host, Unreachable> {
+        let Channel {
+            child,
+            mut stdin,
+            mut stdout,
+            stderr,
+        } = channel;
         let (tell, mut said) = mpsc::unbounded_channel();
         let lines = last.clone();
         let stderr = spawn::guarded("host-stderr", async move {
@@ -280,11 +260,10 @@ impl Keeper {
         });
         let lines = last.clone();
         let stdout = spawn::guarded("host-stdout", async move {
-            let mut stdout = BufReader::new(stdout);
             while let Some(text) = host::line(&mut stdout).await? {
                 match host::parse(&text) {
                     Some(said) => drop(tell.send(said)),
-                    // What a login shell prints may be the reason why nothing else comes.
+                    // It may be the reason why nothing else comes.
                     None => lines.push(text.as_bytes()),
                 }
             }
@@ -404,15 +383,6 @@ impl Keeper {
             });
         }
         self.remote.forget().await;
-    }
-}
-
-/// Why a host ended.
-async fn reason(child: Child<Arc<Session>>) -> String {
-    match tokio::time::timeout(REASON_WITHIN, child.wait()).await {
-        Ok(Ok(status)) => status.to_string(),
-        Ok(Err(error)) => chain(&error),
-        Err(_) => "no exit code".into(),
     }
 }
 

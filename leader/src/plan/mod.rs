@@ -20,11 +20,6 @@ pub use slices::{Input, SPLIT_FROM, SourceFile, fewest, follow, slices, whole};
 /// The end of a slice whose file may still grow.
 pub const OPEN: u64 = u64::MAX;
 
-/// Where tuples of a job with this destination are set aside.
-pub fn poison_file(dest: &str) -> String {
-    format!("{dest}.poison")
-}
-
 /// How the job comes to its destination file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {

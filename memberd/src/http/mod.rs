@@ -1,15 +1,14 @@
 //! HTTP for operators and scripts: what the group looks like, its configuration, metrics. Reading needs nothing; what
 //! changes something needs the token.
 
-mod listener;
 mod metrics;
 
-use std::convert::Infallible;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -20,6 +19,7 @@ use axum::routing::{get, post};
 use common::cluster::{Cluster, Node};
 use common::ids::NodeName;
 use common::net;
+use common::net::door::IdleDoor;
 use common::secret::Secret;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -30,6 +30,10 @@ use crate::wire::Member;
 
 /// The longest request body. A whole configuration has some hundred bytes.
 const MAX_BODY: usize = 64 * 1024;
+/// Connections at once.
+const CLIENTS: usize = 64;
+/// How long nothing may move on one.
+const IDLE: Duration = Duration::from_secs(15);
 const TOKEN_FILE: &str = "admin.token";
 
 const PATHS: &str = "GET /get /set?KEY=VALUE /list_mem /list_self /display_suspects /display_protocol /leave /metrics /healthz, POST /switch /set /leave";
@@ -90,7 +94,7 @@ impl Admin {
         })
     }
 
-    pub(crate) async fn serve(self, handle: Handle) -> Result<(), Infallible> {
+    pub(crate) async fn serve(self, handle: Handle) -> std::io::Result<()> {
         tracing::info!(node = %self.me, addr = %self.addr, "HTTP");
         let shared = Shared(Arc::new(Inner {
             handle,
@@ -114,10 +118,7 @@ impl Admin {
             .method_not_allowed_fallback(unknown)
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .with_state(shared);
-        if let Err(error) = axum::serve(listener::Bounded::new(self.tcp), router).await {
-            tracing::warn!(%error, "HTTP_END");
-        }
-        Ok(())
+        axum::serve(IdleDoor::new("admin", self.tcp, CLIENTS, IDLE)?, router).await
     }
 }
 

@@ -159,7 +159,7 @@ proptest! {
         }
         let mut nothing = vec![];
         again.snapshot(0, &mut nothing);
-        prop_assert_eq!(nothing, vec![], "what was restored has not changed since");
+        prop_assert_eq!(nothing, Vec::<u8>::new(), "what was restored has not changed since");
         // The new process goes on with the file: its first round holds all of the state again.
         let (mut rest, mut out) = (batches[stop..].to_vec(), vec![]);
         rest.push(vec![]);

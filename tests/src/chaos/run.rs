@@ -269,7 +269,7 @@ fn clean(cluster: &Cluster, scenario: &Scenario, work: &Path) -> Result<()> {
     }
     names
         .iter()
-        .try_for_each(|name| cluster.hydfs(&["rm", name]).map(drop))?;
+        .try_for_each(|name| cluster.hydfs(&["rm", "--system", name]).map(drop))?;
     std::fs::remove_dir_all(work)?;
     for end in ["out", "err", "json", "resumed.out", "resumed.err", "resumed.json"] {
         let _ = std::fs::remove_file(cluster.path(&format!("{}.{end}", scenario.job())));

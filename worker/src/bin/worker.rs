@@ -10,6 +10,7 @@ use clap::Parser;
 use common::cluster::Cluster;
 use common::ids::{Epoch, JobName, TaskId};
 use common::net::Identity;
+use common::output::{self, complain};
 use common::secret::Secret;
 use worker::driver::{End, Start};
 use worker::failpoint::{self, FailPoint};
@@ -39,12 +40,18 @@ struct Args {
 
 fn main() -> ExitCode {
     common::heap::keep_freed_memory();
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(usage) => {
+            let code = usage.exit_code() as u8;
+            return ExitCode::from(output::code_of("worker", usage.print(), code));
+        }
+    };
     let who = format!("{} of job {}", args.task_id, args.job);
     match start(args) {
         Ok(code) => code,
         Err(error) => {
-            common::shown::say(format!("worker {who}: {error:#}"));
+            complain(format_args!("worker {who}: {error:#}"));
             ExitCode::FAILURE
         }
     }

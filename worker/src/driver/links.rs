@@ -7,6 +7,7 @@ use bytes::Bytes;
 use common::backoff::Backoff;
 use common::clock;
 use common::ids::{Epoch, JobName, TaskId};
+use common::net::door::{Arrival, Door, Limits, Strangers};
 use common::net::{self, Identity, Role};
 use common::spawn;
 use tokio::net::TcpListener;
@@ -22,36 +23,46 @@ const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(3);
 
 pub type Events = mpsc::UnboundedSender<Event>;
 
-/// Accepts data connections until dropped.
-pub fn listen(listener: TcpListener, me: Arc<Identity>, events: Events, fail: FailPoint) -> spawn::Guard {
-    spawn::guarded("data_listener", accept(listener, me, events, fail))
-}
+/// A stage has a thousand tasks at most; where processes are replaced, old connections go as new ones come.
+const LIMITS: Limits = Limits {
+    strangers: 256,
+    connections: 8192,
+};
 
-async fn accept(
+/// Accepts data connections until dropped.
+pub async fn listen(
     listener: TcpListener,
     me: Arc<Identity>,
     events: Events,
     fail: FailPoint,
 ) -> std::io::Result<()> {
+    let mut door = Door::new("data", listener, LIMITS);
+    let strangers = Arc::new(Strangers::default());
     let mut next = 0u64;
     loop {
-        let (stream, addr) = listener.accept().await?;
+        let Arrival {
+            stream,
+            addr,
+            stranger,
+            place,
+        } = door.next().await?;
         next += 1;
         let (id, me, events, fail) = (next, me.clone(), events.clone(), fail.clone());
+        let strangers = strangers.clone();
         spawn::task("data_in", async move {
-            match net::accept(stream, addr, &me).await {
+            let _place = place;
+            let greeted = net::accept(stream, addr, &me).await;
+            drop(stranger);
+            match greeted {
                 Ok(connection) if connection.peer.role == Role::Data => {
-                    serve(id, connection, events, fail).await
+                    return serve(id, connection, events, fail).await;
                 }
                 Ok(connection) => {
-                    tracing::warn!(%addr, role = ?connection.peer.role, "STRANGER");
-                    Ok(())
+                    strangers.note(addr, format_args!("its role is {:?}", connection.peer.role))
                 }
-                Err(error) => {
-                    tracing::warn!(%addr, %error, "STRANGER");
-                    Ok(())
-                }
+                Err(error) => strangers.note(addr, error),
             }
+            Ok(())
         });
     }
 }

@@ -22,6 +22,7 @@ use common::control::{Failure, TaskPlan, ToLeader, ToWorker};
 use common::ids::{Epoch, JobName, TaskId};
 use common::net::Identity;
 use common::orphans;
+use common::spawn;
 use common::task_log::Keeps;
 use hydfs::client::Client;
 use tokio::net::TcpListener;
@@ -174,11 +175,14 @@ async fn work_on(start: Start) -> End {
         }
     };
     let me = Arc::new(start.me.clone());
-    let _listener = links::listen(listener, me, events, start.fail_point.clone());
+    let mut vitals = spawn::Vitals::default();
+    let doors = links::listen(listener, me, events, start.fail_point.clone());
+    vitals.spawn("data_listener", doors);
     engine.link_up();
-    let end = match engine.run().await {
-        Ok(()) => End::Finished,
-        Err(end) => end,
+    let end = tokio::select! {
+        end = engine.run() => end.err().unwrap_or(End::Finished),
+        // The leader starts another.
+        lost = vitals.lost() => failed(format!("{} cannot go on: {lost}", start.task)),
     };
     tell(&end, &to_leader);
     drop(to_leader);

@@ -1,16 +1,15 @@
 //! `merge`, `fsck`, `stat`: how files are.
 
 use common::ids::NodeName;
-use tokio::io::AsyncWrite;
 
-use super::write;
+use super::out::Out;
 use crate::client::{Client, Error};
 
 fn names(nodes: &[NodeName]) -> String {
     nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
 }
 
-pub async fn merge<W: AsyncWrite + Unpin>(client: &Client, name: &str, out: &mut W) -> Result<(), Error> {
+pub async fn merge(client: &Client, name: &str, out: &mut Out<'_>) -> Result<(), Error> {
     let merged = client.merge(name).await?;
     let wanted = client.cluster().replication.min(client.cluster().nodes.len());
     let short = match merged.replicas.len() < wanted {
@@ -27,15 +26,10 @@ pub async fn merge<W: AsyncWrite + Unpin>(client: &Client, name: &str, out: &mut
         merged.read_back,
         merged.elapsed.as_secs_f64() * 1000.0,
     );
-    write(out, text.as_bytes()).await
+    out.write(text.as_bytes()).await
 }
 
-pub async fn fsck<W: AsyncWrite + Unpin>(
-    client: &Client,
-    prefix: &str,
-    quick: bool,
-    out: &mut W,
-) -> Result<(), Error> {
+pub async fn fsck(client: &Client, prefix: &str, quick: bool, out: &mut Out<'_>) -> Result<(), Error> {
     let report = client.fsck(prefix, quick).await?;
     let line = |f: &crate::client::Finding| {
         let file = f.file.as_deref().unwrap_or("-");
@@ -53,9 +47,9 @@ pub async fn fsck<W: AsyncWrite + Unpin>(
         report.elapsed.as_secs_f64()
     );
     if report.findings.is_empty() {
-        return write(out, format!("{summary}: all is well\n").as_bytes()).await;
+        return out.write(format!("{summary}: all is well\n").as_bytes()).await;
     }
-    write(out, text.as_bytes()).await?;
+    out.write(text.as_bytes()).await?;
     let mut files: Vec<&str> = report.findings.iter().filter_map(|f| f.file.as_deref()).collect();
     files.dedup();
     files.sort_unstable();
@@ -71,12 +65,7 @@ pub async fn fsck<W: AsyncWrite + Unpin>(
     )))
 }
 
-pub async fn stat<W: AsyncWrite + Unpin>(
-    client: &Client,
-    name: &str,
-    json: bool,
-    out: &mut W,
-) -> Result<(), Error> {
+pub async fn stat(client: &Client, name: &str, json: bool, out: &mut Out<'_>) -> Result<(), Error> {
     let stat = client.stat_any(name).await?;
     let replicas: Vec<&str> = stat.replicas.iter().map(NodeName::as_str).collect();
     let text = if json {
@@ -100,5 +89,5 @@ pub async fn stat<W: AsyncWrite + Unpin>(
             replicas.join(","),
         )
     };
-    write(out, format!("{text}\n").as_bytes()).await
+    out.write(format!("{text}\n").as_bytes()).await
 }

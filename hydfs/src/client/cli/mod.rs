@@ -3,25 +3,44 @@
 mod check;
 mod many;
 mod multiappend;
+mod out;
 mod transfer;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Subcommand;
 use common::ids::NodeName;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use common::signals::Stop;
+use tokio::io::AsyncWrite;
 
+use super::names::{Deed, check_users};
 use super::{Client, Error};
 use crate::ring::token;
 pub use multiappend::Launcher;
+use out::Out;
+
+/// For the names that the system keeps.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct System {
+    /// Allow names that RainStorm keeps for itself: under jobs/ and ops/, and *.poison
+    #[arg(long)]
+    system: bool,
+}
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Make a HyDFS file from a local one
+    #[command(long_about = "Make a HyDFS file from a local one.\n\n\
+        The file is made whole or not at all: when the input fails, or Ctrl-C or SIGTERM comes, it is removed (a second Ctrl-C ends at once).\n\n\
+        With -r, symbolic links to files are taken for the files. Those to folders, and those that lead nowhere, are left out and named; the rest \
+        is made all the same, and the exit code is 1.")]
     Create {
         /// Make a file of each file in the folder LOCAL, named NAME/...; many at a time
         #[arg(short = 'r', long)]
         recursive: bool,
+        #[command(flatten)]
+        system: System,
         /// Local file; `-` for standard input
         local: PathBuf,
         name: String,
@@ -32,8 +51,18 @@ pub enum Command {
         /// Local file, replaced when the copy is whole, or a folder; `-` for standard output
         local: PathBuf,
     },
-    /// Append a local file to a HyDFS file, as one piece (up to 32 MiB)
+    /// Append a local file to a HyDFS file, as one piece (up to 32 MiB); from a pipe, line by line as they come
+    #[command(long_about = "Append a local file to a HyDFS file.\n\n\
+        A file goes as one piece, with nothing of others between its bytes; longer ones in pieces of up to 32 MiB, each of whole lines. What comes \
+        from a pipe goes in pieces of whole lines, each at most --linger after it came; what there is at the end, or at Ctrl-C or SIGTERM, goes \
+        as it is.\n\n\
+        Example: tail -F app.log | hydfs append - logs/app.log")]
     Append {
+        /// How long lines from a pipe may wait for more, such as 100ms; a long one keeps up to 32 MiB together
+        #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = humantime::parse_duration)]
+        linger: Duration,
+        #[command(flatten)]
+        system: System,
         /// Say READY when the file was found, and begin at the first line of standard input: for multiappend
         #[arg(long, hide = true)]
         gate: bool,
@@ -82,6 +111,8 @@ pub enum Command {
         /// How the appends are started; `local`: as processes of this machine, where there is no sshd
         #[arg(long, value_name = "HOW", default_value = "ssh")]
         launcher: Launcher,
+        #[command(flatten)]
+        system: System,
         name: String,
         #[arg(required = true, num_args = 2.., value_name = "NODE... LOCAL")]
         words: Vec<String>,
@@ -97,6 +128,8 @@ pub enum Command {
         /// Before each name, such as `in/`
         #[arg(long, value_name = "TEXT", default_value = "")]
         prefix: String,
+        #[command(flatten)]
+        system: System,
         #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         n: u32,
         #[arg(required = true)]
@@ -126,7 +159,11 @@ pub enum Command {
     /// All files, or those whose names begin with PREFIX
     Find { prefix: Option<String> },
     /// Remove a file
-    Rm { name: String },
+    Rm {
+        #[command(flatten)]
+        system: System,
+        name: String,
+    },
     /// Look at every copy of every file; names those that are under-replicated, damaged or unavailable (exit code 1)
     #[command(long_about = "Look at every copy of every file.\n\n\
         Prints a line for each file that has fewer whole copies than it should, a damaged copy, or a range that is unavailable: what is wrong, \
@@ -140,39 +177,75 @@ pub enum Command {
     },
 }
 
-/// Carries `command` out; its data goes to `out`. `here` is the node that this runs on, if any.
-pub async fn run<W>(
+impl Command {
+    /// Refuses names that are not for users.
+    fn check(&self) -> Result<(), Error> {
+        let (system, name, deed) = match self {
+            Self::Create { system, name, .. }
+            | Self::Append { system, name, .. }
+            | Self::Multiappend { system, name, .. } => (system, name, Deed::Write),
+            Self::Rm { system, name } => (system, name, Deed::Remove),
+            // Those that `multicreate` makes are checked when they are known.
+            _ => return Ok(()),
+        };
+        match system.system {
+            true => Ok(()),
+            false => check_users(name, deed),
+        }
+    }
+
+    /// Has something to tidy up or to finish when it is stopped. Others are given up where they stand, which leaves nothing behind.
+    fn minds_a_stop(&self) -> bool {
+        matches!(
+            self,
+            Self::Create { .. } | Self::Multicreate { .. } | Self::Append { .. }
+        )
+    }
+}
+
+/// Carries `command` out; its data go to `out`. `here` is the node that this runs on, if any. Asked to stop, it ends with
+/// [`Error::Stopped`].
+pub async fn run(
     client: &Client,
     here: Option<&NodeName>,
     command: Command,
-    out: &mut W,
-) -> Result<(), Error>
-where
-    W: AsyncWrite + Unpin,
-{
-    let done = carry_out(client, here, command, out).await;
+    stop: &Stop,
+    out: &mut (impl AsyncWrite + Unpin),
+) -> Result<(), Error> {
+    command.check()?;
+    let mut out = Out::new(out);
+    let done = if command.minds_a_stop() {
+        carry_out(client, here, command, stop, &mut out).await
+    } else {
+        transfer::unless(stop, carry_out(client, here, command, stop, &mut out)).await
+    };
     // What was found out before it failed is told all the same.
-    let flushed = flush(out).await;
+    let flushed = out.flush().await;
     done.and(flushed)
 }
 
-async fn carry_out<W>(
+async fn carry_out(
     client: &Client,
     here: Option<&NodeName>,
     command: Command,
-    out: &mut W,
-) -> Result<(), Error>
-where
-    W: AsyncWrite + Unpin,
-{
+    stop: &Stop,
+    out: &mut Out<'_>,
+) -> Result<(), Error> {
     match command {
         Command::Create {
             recursive: true,
             local,
             name,
-        } => many::create_tree(client, &local, &name, out).await?,
-        Command::Create { local, name, .. } => transfer::create(client, &local, &name).await?,
-        Command::Append { local, name, gate } => transfer::append(client, &local, &name, gate, out).await?,
+            system,
+        } => many::create_tree(client, &local, &name, system.system, stop, out).await?,
+        Command::Create { local, name, .. } => transfer::create(client, &local, &name, stop).await?,
+        Command::Append {
+            local,
+            name,
+            gate,
+            linger,
+            ..
+        } => transfer::append(client, &local, &name, gate, linger, stop, out).await?,
         Command::Get { name, local } => transfer::get(client, &name, &local, out).await?,
         Command::Getfromreplica { node, name, local } => {
             transfer::get_from_replica(client, &node, &name, &local, out).await?;
@@ -193,9 +266,22 @@ where
             launcher,
             name,
             words,
-        } => multiappend::run(client, &name, words, there, launcher, out).await?,
-        Command::Multicreate { n, local, prefix } => {
-            many::multicreate(client, n as usize, &local, &prefix, out).await?;
+            system,
+        } => {
+            let options = multiappend::Options {
+                there,
+                launcher,
+                system: system.system,
+            };
+            multiappend::run(client, &name, words, options, out).await?;
+        }
+        Command::Multicreate {
+            n,
+            local,
+            prefix,
+            system,
+        } => {
+            many::multicreate(client, n as usize, &local, &prefix, system.system, stop, out).await?;
         }
         Command::Ls { name } => {
             let stat = client.stat_any(&name).await?;
@@ -203,28 +289,28 @@ where
             for node in &stat.replicas {
                 text.push_str(&format!("{node}\t{:016x}\n", token(node.as_str())));
             }
-            write(out, text.as_bytes()).await?;
+            out.write(text.as_bytes()).await?;
         }
         Command::Liststore { node } => {
             let why = "liststore: name a node; this machine is none of the cluster file's".to_owned();
             let node = node.or_else(|| here.cloned()).ok_or(Error::Usage(why))?;
             let files = client.list_store(&node).await?;
             let text: String = files.iter().map(|e| format!("{}\t{}\n", e.file, e.len)).collect();
-            write(out, text.as_bytes()).await?;
+            out.write(text.as_bytes()).await?;
         }
         Command::ListMemIds => {
             let lines = client.nodes().await?.into_iter();
             let lines =
                 lines.map(|n| format!("{}\t{:016x}\t{}\t{}\n", n.name, n.token, n.state, n.incarnation));
-            write(out, lines.collect::<String>().as_bytes()).await?;
+            out.write(lines.collect::<String>().as_bytes()).await?;
         }
         Command::Stat { name, json } => check::stat(client, &name, json, out).await?,
         Command::Find { prefix } => {
             let found = client.find(prefix.as_deref().unwrap_or("")).await?;
             let text: String = found.iter().map(|e| format!("{}\t{}\n", e.file, e.len)).collect();
-            write(out, text.as_bytes()).await?;
+            out.write(text.as_bytes()).await?;
         }
-        Command::Rm { name } => client.remove(&name).await?,
+        Command::Rm { name, .. } => client.remove(&name).await?,
     }
     Ok(())
 }
@@ -234,19 +320,4 @@ fn local(path: &Path, what: &str, error: std::io::Error) -> Error {
         what: format!("cannot {what} {}", path.display()),
         why: error.to_string(),
     }
-}
-
-fn unwritable(error: std::io::Error) -> Error {
-    Error::Local {
-        what: "the output cannot be written".into(),
-        why: error.to_string(),
-    }
-}
-
-async fn write<W: AsyncWrite + Unpin>(out: &mut W, bytes: &[u8]) -> Result<(), Error> {
-    out.write_all(bytes).await.map_err(unwritable)
-}
-
-async fn flush<W: AsyncWrite + Unpin>(out: &mut W) -> Result<(), Error> {
-    out.flush().await.map_err(unwritable)
 }

@@ -1,6 +1,6 @@
 //! `multiappend`: one `hydfs append` on each node, over SSH, all let go at the same time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -8,11 +8,13 @@ use common::clock;
 use common::cluster::{Cluster, Node};
 use common::ids::NodeName;
 use common::spawn;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use common::ssh::{Folder, Marker};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::oneshot;
 
-use super::{local, write};
+use super::local;
+use super::out::Out;
 use crate::client::{Client, Error, MAX_APPEND, check_name};
 
 /// Until an append on a node is connected.
@@ -25,6 +27,16 @@ const COMPLAINT: u64 = 4096;
 pub enum Launcher {
     Ssh,
     Local,
+}
+
+/// How the appends are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The files are their nodes' own.
+    pub there: bool,
+    pub launcher: Launcher,
+    /// The file may be one of the system's.
+    pub system: bool,
 }
 
 /// Nodes and files in pairs.
@@ -67,40 +79,45 @@ struct Waiting {
     node: NodeName,
     file: String,
     child: Child,
+    /// Comes before its own words.
+    marker: Option<Marker>,
     stdout: BufReader<ChildStdout>,
     complaint: oneshot::Receiver<String>,
 }
 
-pub async fn run<W: AsyncWrite + Unpin>(
+pub async fn run(
     client: &Client,
     name: &str,
     words: Vec<String>,
-    there: bool,
-    launcher: Launcher,
-    out: &mut W,
+    options: Options,
+    out: &mut Out<'_>,
 ) -> Result<(), Error> {
     check_name(name)?;
     let cluster = client.cluster().clone();
     let pairs = pairs(&cluster, &words)?;
     let mut contents = Vec::new();
     for (_, file) in &pairs {
-        contents.push(match there {
-            true => vec![],
-            false => content(file).await?,
+        contents.push(match options.there {
+            true => None,
+            false => Some(content(file).await?),
         });
     }
     client.stat(name).await?;
+    let folder = Folder::new().map_err(|e| local(&PathBuf::from("/tmp"), "write to", e))?;
     let mut starting = Vec::new();
     for (node, file) in pairs {
-        let from = if there { file.as_str() } else { "-" };
-        let command = command(
-            &cluster,
-            cluster.node(node.as_str()).map_err(unknown)?,
-            launcher,
-            from,
-            name,
-        )?;
-        starting.push(start(node, file, command)?);
+        let from = if options.there { file.as_str() } else { "-" };
+        let settings = cluster.node(node.as_str()).map_err(unknown)?;
+        let words = words_of(&cluster, settings, options.system, from, name)?;
+        let started = match options.launcher {
+            Launcher::Local => start(node, file, None, plain(&words)),
+            Launcher::Ssh => {
+                let marker = Marker::new().map_err(|e| Error::Some(e.to_string()))?;
+                let command = over_ssh(settings, &folder, &marker.command(words))?;
+                start(node, file, Some(marker), command)
+            }
+        };
+        starting.push(started?);
     }
     let mut waiting = Vec::new();
     let by = clock::now() + READY_WITHIN;
@@ -124,19 +141,23 @@ pub async fn run<W: AsyncWrite + Unpin>(
         });
         tasks.push((node, file, task, done));
     }
-    let (total, mut failed) = (tasks.len(), Vec::new());
+    let (total, mut failed, mut unwritten) = (tasks.len(), Vec::new(), Ok(()));
     for (node, file, _task, done) in tasks {
         match done.await {
             Ok(Ok(())) => {
                 let ms = clock::now().since(begun).as_secs_f64() * 1000.0;
-                write(out, format!("{node}\t{file}\tdone by {ms:.1} ms\n").as_bytes()).await?;
+                // The others are under way all the same.
+                if unwritten.is_ok() {
+                    let line = format!("{node}\t{file}\tdone by {ms:.1} ms\n");
+                    unwritten = out.write(line.as_bytes()).await;
+                }
             }
             Ok(Err(why)) => failed.push(format!("{node}: {why}")),
             Err(_) => failed.push(format!("{node}: given up")),
         }
     }
     match failed.is_empty() {
-        true => Ok(()),
+        true => unwritten,
         false => Err(Error::Some(format!(
             "{} of {total} appends failed: {}",
             failed.len(),
@@ -165,7 +186,14 @@ async fn content(file: &str) -> Result<Vec<u8>, Error> {
     Ok(read)
 }
 
-fn command(cluster: &Cluster, node: &Node, how: Launcher, from: &str, name: &str) -> Result<Command, Error> {
+/// What is to run on a node.
+fn words_of(
+    cluster: &Cluster,
+    node: &Node,
+    system: bool,
+    from: &str,
+    name: &str,
+) -> Result<Vec<String>, Error> {
     let own = std::env::current_exe().map_err(|e| local(&PathBuf::from("hydfs"), "find", e))?;
     let folder = node
         .bin
@@ -173,24 +201,29 @@ fn command(cluster: &Cluster, node: &Node, how: Launcher, from: &str, name: &str
         .or_else(|| own.parent().map(PathBuf::from))
         .unwrap_or_default();
     let program = folder.join("hydfs").display().to_string();
-    let words = [
+    let path = cluster.path.display().to_string();
+    let mut words = vec![
         &program,
         "--cluster",
-        &cluster.path.display().to_string(),
+        &path,
         "--node",
         node.name.as_str(),
         "append",
         "--gate",
-        "--",
-        from,
-        name,
-    ]
-    .map(str::to_owned);
-    if how == Launcher::Local {
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
-        return Ok(command);
-    }
+    ];
+    words.extend(system.then_some("--system"));
+    words.extend(["--", from, name]);
+    Ok(words.into_iter().map(str::to_owned).collect())
+}
+
+fn plain(words: &[String]) -> Command {
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
+}
+
+fn over_ssh(node: &Node, folder: &Folder, words: &[String]) -> Result<Command, Error> {
+    let plain = |path: &Path| folder.plain(path).map_err(|e| local(path, "link to", e));
     let mut command = Command::new("ssh");
     let ssh = &node.ssh;
     let known = if ssh.known_hosts.is_some() {
@@ -214,10 +247,10 @@ fn command(cluster: &Cluster, node: &Node, how: Launcher, from: &str, name: &str
         "LogLevel=ERROR",
     ]);
     if let Some(file) = &ssh.known_hosts {
-        command.args(["-o", &format!("UserKnownHostsFile=\"{}\"", file.display())]);
+        command.args(["-o", &format!("UserKnownHostsFile={}", plain(file)?.display())]);
     }
     if let Some(key) = &ssh.key {
-        command.args(["-o", "IdentitiesOnly=yes", "-i"]).arg(key);
+        command.args(["-o", "IdentitiesOnly=yes", "-i"]).arg(plain(key)?);
     }
     if let Some(user) = &ssh.user {
         command.args(["-l", user]);
@@ -232,7 +265,12 @@ fn command(cluster: &Cluster, node: &Node, how: Launcher, from: &str, name: &str
     Ok(command)
 }
 
-fn start(node: NodeName, file: String, mut command: Command) -> Result<Waiting, Error> {
+fn start(
+    node: NodeName,
+    file: String,
+    marker: Option<Marker>,
+    mut command: Command,
+) -> Result<Waiting, Error> {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -245,14 +283,25 @@ fn start(node: NodeName, file: String, mut command: Command) -> Result<Waiting, 
         return Err(failed("it has no output".into()));
     };
     let (tell, complaint) = oneshot::channel();
+    let of_stderr = marker.clone();
     spawn::task("hydfs-multiappend-stderr", async move {
-        let _ = tell.send(last_line(stderr).await);
+        let mut stderr = BufReader::new(stderr);
+        // Without it, what was said is all that there is.
+        let passed = match of_stderr {
+            Some(marker) => marker.pass(&mut stderr).await,
+            None => Ok(()),
+        };
+        let _ = tell.send(match passed {
+            Ok(()) => last_line(stderr).await,
+            Err(silent) => silent.said.last().cloned().unwrap_or_default(),
+        });
         Ok::<(), std::convert::Infallible>(())
     });
     Ok(Waiting {
         node,
         file,
         child,
+        marker,
         stdout: BufReader::new(stdout),
         complaint,
     })
@@ -270,6 +319,11 @@ async fn last_line(from: impl AsyncRead + Unpin) -> String {
 }
 
 async fn ready(one: &mut Waiting) -> Result<(), String> {
+    if let Some(marker) = &one.marker
+        && marker.pass(&mut one.stdout).await.is_err()
+    {
+        return Err(why(&mut one.complaint, "its login shell ended before it began").await);
+    }
     let mut line = String::new();
     match one.stdout.read_line(&mut line).await {
         Ok(_) if line == "READY\n" => Ok(()),
@@ -283,11 +337,16 @@ async fn why(complaint: &mut oneshot::Receiver<String>, otherwise: &str) -> Stri
     said.unwrap_or_else(|| otherwise.to_owned())
 }
 
-async fn finish(mut one: Waiting, content: Vec<u8>) -> Result<(), String> {
+async fn finish(mut one: Waiting, content: Option<Vec<u8>>) -> Result<(), String> {
     if let Some(mut stdin) = one.child.stdin.take() {
+        let go = match &content {
+            // So that half of it, where this program is ended meanwhile, is known to be half.
+            Some(content) => format!("GO {}\n", content.len()),
+            None => "GO\n".to_owned(),
+        };
         let sent = async {
-            stdin.write_all(b"GO\n").await?;
-            stdin.write_all(&content).await?;
+            stdin.write_all(go.as_bytes()).await?;
+            stdin.write_all(&content.unwrap_or_default()).await?;
             stdin.shutdown().await
         };
         // Who does not read says why on its standard error.

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use crate::WRITE;
 use common::ids::NodeName;
+use common::replacement::Replacement;
+use common::signals::Stop;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
-use super::{flush, local, write};
+use super::local;
+use super::out::Out;
 use crate::client::stream::PIECE;
-use crate::client::{Client, Error, FileRef, check_name, put};
+use crate::client::{Client, Error, FileRef, Gather, check_name};
 
 /// Transfers shorter than this show no progress bar.
 const WORTH_A_BAR: u64 = 8_000_000;
@@ -53,74 +56,82 @@ pub fn bar(size: Option<u64>, what: &'static str) -> ProgressBar {
     bar.with_style(style).with_message(what)
 }
 
-pub async fn create(client: &Client, from: &Path, name: &str) -> Result<(), Error> {
+/// For what leaves nothing behind when it is given up.
+pub(super) async fn unless<T>(
+    stop: &Stop,
+    doing: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let given_up = |by| {
+        let what = String::new();
+        Err(Error::Stopped { by, what })
+    };
+    stop.unless(doing).await.unwrap_or_else(given_up)
+}
+
+pub async fn create(client: &Client, from: &Path, name: &str, stop: &Stop) -> Result<(), Error> {
     check_name(name)?;
-    let (input, size) = open(from).await?;
+    let (input, size) = unless(stop, open(from)).await?;
     let bar = bar(size, "create");
-    let done = create_of(client, input, name, |n| bar.set_position(n)).await;
+    let done = client.put(input, name, stop, |n| bar.set_position(n)).await;
     bar.finish_and_clear();
     done.map(drop)
 }
 
-/// Makes the file of all that `input` yields; when that fails there is none.
-pub async fn create_of(
-    client: &Client,
-    input: impl AsyncRead + Unpin,
-    name: &str,
-    progress: impl FnMut(u64),
-) -> Result<u64, Error> {
-    let creation = client.create(name).await?;
-    match put::append_all(client, input, (name, creation).into(), progress).await {
-        Ok(len) => Ok(len),
-        Err(error) => {
-            // Half a file under this name would look like a whole one. If this does not come through either, the first error says why.
-            let _ = client.with_patience(Duration::from_secs(2)).remove(name).await;
-            Err(error)
-        }
-    }
-}
-
-pub async fn append<W: AsyncWrite + Unpin>(
+/// `linger`: how long lines from a pipe may wait for more.
+pub async fn append(
     client: &Client,
     from: &Path,
     name: &str,
     gate: bool,
-    out: &mut W,
+    linger: Duration,
+    stop: &Stop,
+    out: &mut Out<'_>,
 ) -> Result<(), Error> {
     check_name(name)?;
-    let (mut input, size) = open(from).await?;
+    let (mut input, size) = unless(stop, open(from)).await?;
+    let mut gather = match size {
+        Some(_) => Gather::Whole,
+        None => Gather::Lines(linger),
+    };
     if gate {
         client.stat(name).await?;
-        write(out, b"READY\n").await?;
-        flush(out).await?;
-        let closed = || Error::Usage("append --gate: nobody opened the gate".into());
-        let mut line = Vec::new();
-        // One byte at a time: what lies behind is the data, if that comes the same way.
-        let mut stdin: Input = match from == Path::new("-") {
-            true => std::mem::replace(&mut input, Box::new(tokio::io::empty())),
-            false => Box::new(tokio::io::stdin()),
+        out.write(b"READY\n").await?;
+        out.flush().await?;
+        // What lies behind the gate is the data, if that comes the same way.
+        let length = match from == Path::new("-") {
+            true => unless(stop, go(&mut input)).await?,
+            false => unless(stop, go(&mut tokio::io::stdin())).await?,
         };
-        while line.last() != Some(&b'\n') && line.len() < 16 {
-            line.push(stdin.read_u8().await.map_err(|_| closed())?);
-        }
-        if line != b"GO\n" {
-            return Err(closed());
-        }
-        if from == Path::new("-") {
-            input = stdin;
-        }
+        gather = length.map_or(Gather::Whole, Gather::Exactly);
     }
     let bar = bar(size, "append");
-    let done = client.append(input, name, |n| bar.set_position(n)).await;
+    let done = client
+        .append(input, name, gather, stop, |n| bar.set_position(n))
+        .await;
     bar.finish_and_clear();
     done.map(drop)
 }
 
-/// A local file that comes to be when it is whole: written beside its place, and renamed. What is there and no regular file (a
-/// device, a pipe) is written to as it is.
+/// Waits for the line `GO` or `GO LENGTH`, the latter before as many bytes of data.
+async fn go(stdin: &mut (impl AsyncRead + Unpin)) -> Result<Option<u64>, Error> {
+    let closed = || Error::Usage("append --gate: nobody opened the gate".into());
+    let mut line = Vec::new();
+    // One byte at a time, to take nothing of what lies behind.
+    while line.last() != Some(&b'\n') && line.len() < 32 {
+        line.push(stdin.read_u8().await.map_err(|_| closed())?);
+    }
+    let line = String::from_utf8_lossy(&line);
+    match line.strip_prefix("GO").map(str::trim) {
+        Some("") => Ok(None),
+        Some(length) => length.parse().map(Some).map_err(|_| closed()),
+        None => Err(closed()),
+    }
+}
+
+/// A local file that comes to be when it is whole.
 struct Target {
     path: PathBuf,
-    part: Option<PathBuf>,
+    replacement: Replacement,
     file: tokio::fs::File,
 }
 
@@ -131,21 +142,22 @@ impl Target {
         if path.is_dir() {
             path.push(name.rsplit('/').next().unwrap_or(name));
         }
-        // A symbolic link stays one.
-        if let Ok(real) = std::fs::canonicalize(&path) {
-            path = real;
-        }
-        let special = std::fs::metadata(&path).is_ok_and(|m| !m.is_file() && !m.is_dir());
-        let mut part = path.as_os_str().to_owned();
-        part.push(format!(".{}.part", std::process::id()));
-        let part = (!special).then_some(PathBuf::from(part));
-        let file = match &part {
-            Some(part) => tokio::fs::File::create(part).await,
-            None => tokio::fs::OpenOptions::new().write(true).open(&path).await,
-        };
-        let mut file = file.map_err(|e| local(&path, "write", e))?;
+        let place = path.clone();
+        // Opening a pipe waits for its reader.
+        let opened = tokio::task::spawn_blocking(move || {
+            let replacement = Replacement::open(&place)?;
+            let file = replacement.file()?;
+            Ok((replacement, file))
+        });
+        let opened = opened.await.map_err(io::Error::other).and_then(|opened| opened);
+        let (replacement, file) = opened.map_err(|e| local(&path, "write", e))?;
+        let mut file = tokio::fs::File::from_std(file);
         file.set_max_buf_size(WRITE);
-        Ok(Self { path, part, file })
+        Ok(Self {
+            path,
+            replacement,
+            file,
+        })
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
@@ -153,33 +165,23 @@ impl Target {
         written.map_err(|e| local(&self.path, "write", e))
     }
 
-    async fn close(mut self, copied: Result<(), Error>) -> Result<(), Error> {
-        let done = match copied {
-            Ok(()) => match (self.file.flush().await, &self.part) {
-                (Ok(()), Some(part)) => tokio::fs::rename(part, &self.path).await,
-                (flushed, _) => flushed,
-            }
-            .map_err(|e| local(&self.path, "write", e)),
-            Err(error) => Err(error),
-        };
-        if let (Err(_), Some(part)) = (&done, &self.part) {
-            let _ = tokio::fs::remove_file(part).await;
-        }
-        done
+    /// All is written.
+    async fn close(mut self) -> Result<(), Error> {
+        let flushed = self.file.flush().await;
+        let done = flushed.and_then(|()| self.replacement.commit());
+        done.map_err(|e| local(&self.path, "write", e))
     }
 }
 
-pub async fn get<W: AsyncWrite + Unpin>(
-    client: &Client,
-    name: &str,
-    to: &Path,
-    out: &mut W,
-) -> Result<(), Error> {
+pub async fn get(client: &Client, name: &str, to: &Path, out: &mut Out<'_>) -> Result<(), Error> {
     // Asked first: a file that is not there must not leave anything here.
     let mut stream = client.get(name, 0..u64::MAX).await?;
     if to == Path::new("-") {
         while let Some(piece) = stream.next().await {
-            write(out, &piece?).await?;
+            out.write(&piece?).await?;
+            if out.is_done() {
+                break;
+            }
         }
         return Ok(());
     }
@@ -195,18 +197,21 @@ pub async fn get<W: AsyncWrite + Unpin>(
     }
     .await;
     bar.finish_and_clear();
-    target.close(copied).await
+    match copied {
+        Ok(()) => target.close().await,
+        Err(error) => Err(error),
+    }
 }
 
-pub async fn get_from_replica<W: AsyncWrite + Unpin>(
+pub async fn get_from_replica(
     client: &Client,
     node: &NodeName,
     name: &str,
     to: &Path,
-    out: &mut W,
+    out: &mut Out<'_>,
 ) -> Result<(), Error> {
     if to == Path::new("-") {
-        let sink = async |bytes: bytes::Bytes, _| write(out, &bytes).await;
+        let sink = async |bytes: bytes::Bytes, _| out.write(&bytes).await;
         return client.get_from_replica(node, name, sink).await.map(drop);
     }
     // The target is opened with the first bytes: a node that has no copy leaves nothing here.
@@ -230,20 +235,26 @@ pub async fn get_from_replica<W: AsyncWrite + Unpin>(
         (None, Ok(_)) => Target::open(to, name).await?,
         (None, Err(_)) => return copied.map(drop),
     };
-    target.close(copied.map(drop)).await
+    match copied {
+        Ok(_) => target.close().await,
+        Err(error) => Err(error),
+    }
 }
 
-async fn copy<W: AsyncWrite + Unpin>(
+async fn copy(
     client: &Client,
     file: FileRef<'_>,
     range: Range<u64>,
-    out: &mut W,
+    out: &mut Out<'_>,
 ) -> Result<(), Error> {
     let mut stream = client.stream(file, range);
     while let Some(piece) = stream.next().await {
-        write(out, &piece?).await?;
+        out.write(&piece?).await?;
+        if out.is_done() {
+            break;
+        }
     }
-    flush(out).await
+    out.flush().await
 }
 
 /// Where the last `lines` lines of the first `len` bytes begin.
@@ -268,13 +279,13 @@ async fn last_lines(client: &Client, file: FileRef<'_>, len: u64, lines: u64) ->
     Ok(from.min(if lines == 0 { len } else { 0 }))
 }
 
-pub async fn tail<W: AsyncWrite + Unpin>(
+pub async fn tail(
     client: &Client,
     name: &str,
     follow: bool,
     lines: u64,
     bytes: Option<u64>,
-    out: &mut W,
+    out: &mut Out<'_>,
 ) -> Result<(), Error> {
     let stat = client.stat(name).await?;
     let len = stat.len;
@@ -286,15 +297,13 @@ pub async fn tail<W: AsyncWrite + Unpin>(
     };
     copy(client, file, from..len, out).await?;
     let mut at = len;
-    if !follow {
-        return Ok(());
-    }
-    loop {
+    while follow && !out.is_done() {
         let more = client
             .tail(file, at, PIECE as usize, Duration::from_secs(60))
             .await?;
-        write(out, &more).await?;
-        flush(out).await?;
+        out.write(&more).await?;
+        out.flush().await?;
         at += more.len() as u64;
     }
+    Ok(())
 }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::args::Search;
 use crate::launcher::chain;
-use crate::launcher::remote::Remote;
+use crate::launcher::remote::{Channel, Remote};
 
 /// A machine of which nothing is heard for so long has not answered. A grep that finds nothing reads some 20 GB meanwhile.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -97,21 +97,17 @@ async fn over_ssh(
     search: &Search,
     tell: &Tell,
 ) -> Result<bool, String> {
-    let session = remote.session().await.map_err(|e| e.to_string())?;
-    let mut command = session.arc_command("sh");
-    command
-        .args(words(node, search))
-        .stdin(openssh::Stdio::null())
-        .stdout(openssh::Stdio::piped())
-        .stderr(openssh::Stdio::piped());
-    let started = tokio::time::timeout(SILENCE, command.spawn()).await;
-    let mut child = started
-        .map_err(|_| silent())?
-        .map_err(|e| format!("did not answer: {}", chain(&e)))?;
-    let (Some(out), Some(err)) = (child.stdout().take(), child.stderr().take()) else {
-        return Err("its output is not piped".into());
-    };
-    let complaint = carry(at, out, err, tell).await?;
+    let sh = std::iter::once("sh".to_owned());
+    let words: Vec<String> = sh.chain(words(node, search)).collect();
+    let channel = remote.run(&words).await;
+    let Channel {
+        child,
+        stdin,
+        stdout,
+        stderr,
+    } = channel.map_err(|why| format!("did not answer: {why}"))?;
+    drop(stdin);
+    let complaint = carry(at, stdout, stderr, tell).await?;
     match tokio::time::timeout(ENDS_WITHIN, child.wait()).await {
         Ok(Ok(status)) => outcome(status.code(), complaint),
         Ok(Err(error)) => Err(chain(&error)),

@@ -8,7 +8,8 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 
 use common::cluster::{Cluster, Node};
-use common::{clock, shown};
+use common::ssh::Folder;
+use common::{clock, output, shown};
 use tokio::sync::{mpsc, watch};
 
 pub use args::Error as Misuse;
@@ -16,7 +17,7 @@ use args::Search;
 use machine::{Roll, Said};
 
 use super::{Done, Error};
-use crate::launcher::remote::{Remote, socket_folder};
+use crate::launcher::remote::Remote;
 
 /// Blocks of lines on their way to standard output, over all machines.
 const AHEAD: usize = 64;
@@ -31,7 +32,7 @@ pub const FAILED: u8 = 2;
 pub async fn run(cluster: &Cluster, words: &[String]) -> Result<Done, Error> {
     let began = clock::now();
     let search = Arc::new(args::read(words)?);
-    let sockets = socket_folder().map_err(|source| Error::Sockets { source })?;
+    let folder = Arc::new(Folder::new().map_err(|source| Error::Sockets { source })?);
     let roll = Arc::new(watch::Sender::new(Roll {
         dialling: cluster.nodes.len(),
         reached: 0,
@@ -42,7 +43,7 @@ pub async fn run(cluster: &Cluster, words: &[String]) -> Result<Done, Error> {
         .iter()
         .enumerate()
         .map(|(at, node)| {
-            let remote = Remote::new(node.clone(), sockets.path().into());
+            let remote = Remote::new(node.clone(), folder.clone());
             machine::search(
                 at,
                 node.clone(),
@@ -75,7 +76,8 @@ pub async fn run(cluster: &Cluster, words: &[String]) -> Result<Done, Error> {
         // Nobody waits for what is here already.
         let flushed = written.and_then(|()| if said.is_empty() { out.flush() } else { Ok(()) });
         if flushed.is_err() {
-            // A reader that has gone has seen what it wanted.
+            output::judge(flushed)?;
+            // The reader has seen what it wanted.
             return Ok(Done::default());
         }
     }
@@ -86,10 +88,10 @@ pub async fn run(cluster: &Cluster, words: &[String]) -> Result<Done, Error> {
     }
     if search.counts {
         for sum in sums.iter().filter(|sum| matches!(sum.end, Some(Ok(_)))) {
-            let _ = writeln!(out, "{}:{}", sum.name, sum.matches);
+            output::judge(writeln!(out, "{}:{}", sum.name, sum.matches))?;
         }
     }
-    let _ = out.flush();
+    output::judge(out.flush())?;
     let seconds = clock::now().since(began).as_secs_f64();
     Ok(Done {
         code: conclude(&search, &sums, seconds, &mut io::stderr()),

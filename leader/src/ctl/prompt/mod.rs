@@ -4,11 +4,12 @@
 mod complete;
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal};
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser};
-use common::shown;
+use common::output::{self, complain};
+use common::signals::{self, Stopper};
 use rustyline::config::{BellStyle, CompletionType};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
@@ -24,6 +25,8 @@ const REMEMBERED: usize = 1000;
 const USAGE: u8 = 2;
 /// Interrupted, as shells have it.
 const INTERRUPTED: u8 = 130;
+/// Codes above it are of words that a signal has stopped.
+const STOPPED: u8 = 128;
 
 const MORE_HELP: &str = "\
 `help WORD` says more of a word. Tab completes words, jobs, tasks, nodes and files; the up key and Ctrl-R find earlier
@@ -67,7 +70,7 @@ fn parse(line: &str) -> Asked {
     let words = match shell_words::split(line) {
         Ok(words) => words,
         Err(error) => {
-            shown::say(format!("rainstormctl: {error}: {line}"));
+            complain(format_args!("rainstormctl: {error}: {line}"));
             return Asked::Refused(USAGE);
         }
     };
@@ -80,10 +83,10 @@ fn parse(line: &str) -> Asked {
     match Line::try_parse_from(words) {
         Ok(line) => Asked::Word(Box::new(line.word)),
         Err(error) => {
-            let _ = error.print();
-            match error.use_stderr() {
-                true => Asked::Refused(USAGE),
-                false => Asked::Nothing,
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            match output::code_of("rainstormctl", error.print(), code) {
+                0 => Asked::Nothing,
+                code => Asked::Refused(code),
             }
         }
     }
@@ -96,7 +99,7 @@ fn from_input(console: &Console, runtime: &Runtime) -> u8 {
         let line = match line {
             Ok(line) => line,
             Err(error) => {
-                eprintln!("rainstormctl: standard input: {error}");
+                complain(format_args!("rainstormctl: standard input: {error}"));
                 return USAGE;
             }
         };
@@ -112,7 +115,14 @@ fn from_input(console: &Console, runtime: &Runtime) -> u8 {
                 );
                 USAGE
             }
-            Asked::Word(word) => tell(runtime.block_on(console.carry_out(*word))),
+            Asked::Word(word) => {
+                let code = super::carry_out(console, runtime, *word);
+                // A script that was stopped does not go on with its next line.
+                if code > STOPPED {
+                    return code;
+                }
+                code
+            }
         };
         code = if failed == 0 { code } else { failed };
     }
@@ -131,7 +141,7 @@ fn on_terminal(console: &Console, runtime: &Runtime) -> u8 {
     let mut editor = match editor {
         Ok(editor) => editor,
         Err(error) => {
-            eprintln!("rainstormctl: {error}");
+            complain(format_args!("rainstormctl: {error}"));
             return USAGE;
         }
     };
@@ -144,11 +154,14 @@ fn on_terminal(console: &Console, runtime: &Runtime) -> u8 {
         // None yet.
         let _ = editor.load_history(file);
     }
-    println!(
-        "RainStorm, {} nodes of {}; `help` lists the words",
+    let hello = format!(
+        "RainStorm, {} nodes of {}; `help` lists the words\n",
         console.cluster.nodes.len(),
         console.cluster.path.display()
     );
+    if let Err(error) = output::print(&hello) {
+        return tell(Err(error.into()));
+    }
     let mut code = 0;
     loop {
         let line = match editor.readline(PROMPT) {
@@ -157,7 +170,7 @@ fn on_terminal(console: &Console, runtime: &Runtime) -> u8 {
             Err(ReadlineError::Interrupted) => continue,
             Err(ReadlineError::Eof) => break,
             Err(error) => {
-                eprintln!("rainstormctl: {error}");
+                complain(format_args!("rainstormctl: {error}"));
                 break;
             }
         };
@@ -176,18 +189,28 @@ fn on_terminal(console: &Console, runtime: &Runtime) -> u8 {
     code
 }
 
-/// Until it is done, or Ctrl-C.
+/// Until it is done, or Ctrl-C: what leaves nothing behind is given up at once, and the rest at the second.
 fn carry_out(console: &Console, runtime: &Runtime, word: Word) -> u8 {
+    let tidies = matches!(word, Word::Store(_));
     let done = runtime.block_on(async {
+        let (stopper, stop) = Stopper::new();
+        let mut done = std::pin::pin!(console.carry_out(word, &stop));
         tokio::select! {
-            done = console.carry_out(word) => Some(done),
+            done = &mut done => return Some(done),
+            _ = tokio::signal::ctrl_c() => stopper.ask(signals::Asked::Interrupt),
+        }
+        if !tidies {
+            return None;
+        }
+        tokio::select! {
+            done = done => Some(done),
             _ = tokio::signal::ctrl_c() => None,
         }
     });
     match done {
         Some(done) => tell(done),
         None => {
-            let _ = writeln!(io::stderr());
+            complain("");
             INTERRUPTED
         }
     }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use common::signals::Stop;
+use hydfs::client::names::poison_file;
 use hydfs::client::{Client, Entry, Error as StoreError, Stat};
 
-use crate::cli::{IfExists, Start};
+use crate::cli::{IfExists, Poison, Start};
 use crate::driver::Error;
 use crate::operators::Resolved;
 use crate::plan::{Input, Output, Plan, SPLIT_FROM, SourceFile};
@@ -74,12 +76,22 @@ pub(super) async fn find_inputs(client: &Client, start: &Start) -> Result<Vec<In
 }
 
 pub(super) async fn stat_dest(client: &Client, start: &Start) -> Result<Option<Stat>, Error> {
-    match (client.stat(&start.dest).await, start.if_exists) {
-        (Ok(_), IfExists::Refuse) => Err(refuse_dest(start)),
-        (Ok(stat), _) => Ok(Some(stat)),
-        (Err(StoreError::NoSuchFile { .. }), _) => Ok(None),
-        (Err(other), _) => Err(other.into()),
+    let stat = match (client.stat(&start.dest).await, start.if_exists) {
+        (Ok(_), IfExists::Refuse) => return Err(refuse_dest(start)),
+        (Ok(stat), _) => Some(stat),
+        (Err(StoreError::NoSuchFile { .. }), _) => None,
+        (Err(other), _) => return Err(other.into()),
+    };
+    if start.poison == Poison::Skip && start.if_exists == IfExists::Refuse {
+        let file = poison_file(&start.dest);
+        if client.exists(&file).await? {
+            let what = format!(
+                "tuples set aside would go to `{file}`, which is there already; choose another name, say --append or --overwrite, or remove it: hydfs rm {file}"
+            );
+            return Err(start.refuse_dest(what).into());
+        }
     }
+    Ok(stat)
 }
 
 pub(super) fn refuse_dest(start: &Start) -> Error {
@@ -102,22 +114,31 @@ pub(super) async fn make_dest(client: &Client, plan: &Plan) -> Result<(), StoreE
             _ => Ok(()),
         };
     };
+    if !replace {
+        return client.create_as(&plan.dest, nonce).await;
+    }
+    // What was set aside for the one that is replaced goes with it.
+    match remove_if_there(client, &poison_file(&plan.dest)).await {
+        Ok(()) | Err(StoreError::InvalidName { .. }) => {}
+        Err(other) => return Err(other),
+    }
     match client.create_as(&plan.dest, nonce).await {
-        Err(StoreError::Exists { .. }) if replace => {}
+        Err(StoreError::Exists { .. }) => {}
         other => return other,
     }
-    let set_aside = crate::plan::poison_file(&plan.dest);
-    for file in [&plan.dest, &set_aside] {
-        match client.remove(file).await {
-            Ok(()) | Err(StoreError::NoSuchFile { .. } | StoreError::InvalidName { .. }) => {}
-            Err(other) => return Err(other),
-        }
-    }
+    remove_if_there(client, &plan.dest).await?;
     client.create_as(&plan.dest, nonce).await
 }
 
+async fn remove_if_there(client: &Client, file: &str) -> Result<(), StoreError> {
+    match client.remove(file).await {
+        Err(StoreError::NoSuchFile { .. }) => Ok(()),
+        other => other,
+    }
+}
+
 /// Puts foreign executables into HyDFS, each content once.
-pub(super) async fn ship(client: &Client, resolved: &[Resolved]) -> Result<(), Error> {
+pub(super) async fn ship(client: &Client, resolved: &[Resolved], stop: &Stop) -> Result<(), Error> {
     let contents: BTreeMap<&String, &PathBuf> = resolved
         .iter()
         .filter_map(|r| r.content.as_ref())
@@ -128,18 +149,18 @@ pub(super) async fn ship(client: &Client, resolved: &[Resolved]) -> Result<(), E
             what: format!("cannot read {}", path.display()),
             source,
         })?;
-        put_once(client, name, &bytes).await?;
+        put_once(client, name, &bytes, stop).await?;
     }
     Ok(())
 }
 
 /// A file of that name may be there, whole, growing (another leader ships it just now), left behind in part, or another one: its
 /// name is not trusted.
-async fn put_once(client: &Client, name: &str, bytes: &[u8]) -> Result<(), Error> {
+async fn put_once(client: &Client, name: &str, bytes: &[u8], stop: &Stop) -> Result<(), Error> {
     const GROWS_WITHIN: u32 = 10;
     let (mut len, mut still) = (0, 0);
     loop {
-        match client.put(bytes, name, |_| {}).await {
+        match client.put(bytes, name, stop, |_| {}).await {
             Ok(_) => return Ok(()),
             Err(StoreError::Exists { .. }) => {}
             Err(other) => return Err(other.into()),

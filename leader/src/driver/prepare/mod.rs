@@ -14,6 +14,8 @@ use std::time::Duration;
 use common::cluster::{Cluster, Node};
 use common::ids::{JobName, NodeName};
 use common::net::Identity;
+use common::replacement;
+use common::signals::Stop;
 use common::telemetry;
 use hydfs::client::Client;
 use memberd::client::Follower;
@@ -51,12 +53,16 @@ pub enum Outcome {
     DryRun(String),
 }
 
-pub async fn prepare(request: Request, started_us: u64) -> Result<Outcome, Error> {
+/// Asked to stop, it leaves nothing behind and ends with [`Error::Stopped`].
+pub async fn prepare(request: Request, started_us: u64, stop: &Stop) -> Result<Outcome, Error> {
     check_file("--summary", request.summary.as_deref())?;
     check_file("--report", request.report.as_deref())?;
     match request.what.clone() {
-        What::Start(start) => start::prepare(request, start, started_us).await,
-        What::Resume(how) => resume::prepare(request, how, started_us).await,
+        What::Start(start) => start::prepare(request, start, started_us, stop).await,
+        What::Resume(how) => stop
+            .unless(resume::prepare(request, how, started_us))
+            .await
+            .map_err(Error::Stopped)?,
     }
 }
 
@@ -152,18 +158,10 @@ fn check_file(option: &'static str, file: Option<&Path>) -> Result<(), Error> {
     let Some(file) = file else {
         return Ok(());
     };
-    let folder = file
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let what = if file.is_dir() {
-        format!("{} is a folder", file.display())
-    } else if !folder.is_dir() {
-        format!("there is no folder {}", folder.display())
-    } else {
-        return Ok(());
-    };
-    Err(Error::Usage(crate::cli::Error::Option { option, what }))
+    replacement::probe(file).map_err(|error| {
+        let what = format!("{} cannot be written: {error}; name another file", file.display());
+        Error::Usage(crate::cli::Error::Option { option, what })
+    })
 }
 
 fn own_folder() -> Result<PathBuf, Error> {

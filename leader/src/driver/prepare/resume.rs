@@ -3,6 +3,7 @@
 
 use common::ids::{Epoch, JobName};
 use hydfs::client::Error as StoreError;
+use hydfs::client::names::poison_file;
 
 use super::files::make_dest;
 use super::{Base, Outcome, Place, Ready, bind, members, opened, place_of, start_launcher};
@@ -12,7 +13,7 @@ use crate::ctl::wire;
 use crate::driver::Error;
 use crate::job::{Config, Job, ResumeError, Resumed, resume};
 use crate::journal::{self, Entry, Journal, OpenError, Settings};
-use crate::plan::{Plan, poison_file};
+use crate::plan::Plan;
 
 pub(super) async fn prepare(request: Request, how: Resume, started_us: u64) -> Result<Outcome, Error> {
     let job = how.job.clone();
@@ -101,7 +102,7 @@ fn refuse(job: &JobName, error: ResumeError) -> Error {
     let more = match error {
         ResumeError::NeverBegan => {
             format!(
-                "; start it anew under another name, or under this one after: hydfs rm {}",
+                "; start it anew under another name, or under this one after: hydfs rm --system {}",
                 journal::name(job)
             )
         }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use common::ids::{JobName, NodeName};
+use common::signals::Stop;
+use hydfs::client::names::poison_file;
 use hydfs::client::{Client, Error as StoreError, Stat};
 
 use super::files::{find_inputs, make_dest, refuse_dest, ship, stat_dest};
@@ -16,7 +18,12 @@ use crate::plan::{self, Input, Output, Plan, Stage, place, slices};
 
 const TIDY_WITHIN: Duration = Duration::from_secs(2);
 
-pub(super) async fn prepare(request: Request, start: Start, started_us: u64) -> Result<Outcome, Error> {
+pub(super) async fn prepare(
+    request: Request,
+    start: Start,
+    started_us: u64,
+    stop: &Stop,
+) -> Result<Outcome, Error> {
     let located = start
         .stages
         .iter()
@@ -32,12 +39,15 @@ pub(super) async fn prepare(request: Request, start: Start, started_us: u64) -> 
     let (launcher, hosts) = start_launcher(&base, &job, !start.dry_run)?;
 
     let waiting = |word: &str| base.screen.say(&format!("leader: {word}"));
-    let (inputs, dest, resolved, alive) = tokio::try_join!(
-        find_inputs(client, &start),
-        stat_dest(client, &start),
-        resolve_all(located, &start, &waiting),
-        members(&base.follower, &base.node.name),
-    )?;
+    let looked_up = async {
+        tokio::try_join!(
+            find_inputs(client, &start),
+            stat_dest(client, &start),
+            resolve_all(located, &start, &waiting),
+            members(&base.follower, &base.node.name),
+        )
+    };
+    let (inputs, dest, resolved, alive) = stop.unless(looked_up).await.map_err(Error::Stopped)??;
     if start.scaling.is_some_and(|scaling| scaling.stateful) {
         operators::all_move_state(&resolved).map_err(Error::Usage)?;
     }
@@ -51,12 +61,13 @@ pub(super) async fn prepare(request: Request, start: Start, started_us: u64) -> 
         return Ok(Outcome::DryRun(plan.describe()));
     }
 
+    // From here on something is left behind that has to be removed when it comes to nothing.
     let mut journal = create_journal(client, &plan).await?;
     let begun = async {
         let bound = async { bind(&base.cluster, &base.node).await };
         let written = async {
             // A plan that is stored can be carried out by anybody.
-            ship(client, &resolved).await?;
+            ship(client, &resolved, stop).await?;
             journal.write(Entry::Plan(Box::new(plan.clone())));
             Ok(journal.flush().await?)
         };
@@ -68,11 +79,22 @@ pub(super) async fn prepare(request: Request, start: Start, started_us: u64) -> 
         })?;
         Ok((listener, gone))
     };
-    let (listener, gone) = match begun.await {
+    let outcome = {
+        let mut begun = std::pin::pin!(begun);
+        match stop.unless(&mut begun).await {
+            Ok(outcome) => outcome,
+            Err(asked) => {
+                // Something may be on its way to be made, and must be there to be removed.
+                let _ = tokio::time::timeout(TIDY_WITHIN, begun).await;
+                Err(Error::Stopped(asked))
+            }
+        }
+    };
+    let (listener, gone) = match outcome {
         Ok(begun) => begun,
         Err(error) => {
             // Nothing was started: the job's name stays free. One that cannot be removed is an empty job's.
-            let _ = tokio::time::timeout(TIDY_WITHIN, client.remove(&journal::name(&plan.job))).await;
+            let _ = tokio::time::timeout(TIDY_WITHIN, unmake(client, &plan)).await;
             return Err(error);
         }
     };
@@ -89,6 +111,14 @@ pub(super) async fn prepare(request: Request, start: Start, started_us: u64) -> 
         journal,
         Place { listener, launcher },
     )?)))
+}
+
+/// Removes what was made for a job that does not begin, and nothing of others'.
+async fn unmake(client: &Client, plan: &Plan) {
+    if let Output::Made { nonce, .. } = plan.output {
+        let _ = client.remove_made(&plan.dest, nonce).await;
+    }
+    let _ = client.remove(&journal::name(&plan.job)).await;
 }
 
 /// Takes the job's name.
@@ -182,7 +212,7 @@ fn planned(
         src: start.src.clone(),
         output,
         max_restarts: start.max_restarts,
-        poison: (start.poison == Poison::Skip).then(|| plan::poison_file(&start.dest)),
+        poison: (start.poison == Poison::Skip).then(|| poison_file(&start.dest)),
         follow: start.follow,
         drain: false,
         skips: Default::default(),

@@ -47,7 +47,7 @@ pub fn main(args: &[String]) -> ExitCode {
     match done {
         Ok(report) => crate::print(&report),
         Err(e) => {
-            common::shown::say(format!("rainstorm-op: {e}"));
+            common::output::complain(format!("rainstorm-op: {e}"));
             ExitCode::FAILURE
         }
     }
@@ -113,7 +113,7 @@ async fn run(o: &Options) -> Result<String, String> {
     let exe = Path::new(&o.exe)
         .canonicalize()
         .map_err(|e| format!("{}: {e}", o.exe))?;
-    let waiting = |word: &str| common::shown::say(format!("rainstorm-op: {word}"));
+    let waiting = |word: &str| common::output::complain(format!("rainstorm-op: {word}"));
     let said = describe(&exe, &o.args, o.describe_within, waiting).await;
     let said = said.map_err(|e| format!("{e} {}", e.stderr.join(" | ")).trim_end().to_owned())?;
     let spec = Spec {
@@ -127,7 +127,7 @@ async fn run(o: &Options) -> Result<String, String> {
     };
     let batches = batches(o.input.as_deref(), spec.kind == OpKind::Aggregate)?;
     let mut process = Process::start(&exe, &o.args, &[], &spec, TIMEOUT, |line| {
-        common::shown::say(line)
+        common::output::complain(line)
     })
     .await
     .map_err(|e| e.to_string())?;

@@ -6,10 +6,10 @@
 
 mod bench;
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use common::output::{self, complain};
 use ops::foreign;
 
 fn main() -> ExitCode {
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let mut operator = match ops::builtin(&name, &args) {
         Ok(operator) => operator,
         Err(e) => {
-            common::shown::say(format!("rainstorm-op: {e}"));
+            common::output::complain(format!("rainstorm-op: {e}"));
             return ExitCode::from(2);
         }
     };
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     match ops::lines::run(&mut *operator) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            common::shown::say(format!("rainstorm-op: {name}: {e}"));
+            common::output::complain(format!("rainstorm-op: {name}: {e}"));
             ExitCode::from(1)
         }
     }
@@ -90,8 +90,11 @@ fn help() -> String {
 }
 
 fn print(text: &str) -> ExitCode {
-    match io::stdout().write_all(text.as_bytes()) {
+    match output::print(text) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(1),
+        Err(error) => {
+            complain(format_args!("rainstorm-op: {error}"));
+            ExitCode::from(1)
+        }
     }
 }
