@@ -1,8 +1,6 @@
 //! A storage node that comes back after an absence, with everything it had: what was removed meanwhile stays removed, what was made anew is the
 //! new, what was appended is fetched. (faults.md: a node back after a long absence with old data)
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use system_tests::storage::Storage;
