@@ -14,6 +14,7 @@ mod t20_input;
 mod t210_disk;
 mod t220_partition;
 mod t230_absence;
+mod t280_scripts;
 mod t30_processes;
 mod t40_operators;
 mod t50_strangers;
