@@ -34,11 +34,6 @@ progress_end() {
     return 0
 }
 
-# need PROGRAM HOW: the program is on the path, or the script ends and says what to type.
-need() {
-    command -v "$1" >/dev/null || fail "$1 is missing; type: $2"
-}
-
 # How this distribution installs: install_line DEBIAN FEDORA ARCH ALPINE (package names).
 install_line() {
     local sudo=''
@@ -73,6 +68,30 @@ apt_install() {
     return "$done"
 }
 
+# ask WHAT DEBIAN FEDORA ARCH ALPINE COMMAND...: COMMAND shows that what is needed works; a name on the path does not show that. Where it does
+# not work, its packages are installed if they can be; else the script ends and says what to type.
+ask() {
+    local what=$1 debian=$2 line
+    line=$(install_line "$2" "$3" "$4" "$5")
+    shift 5
+    if "$@" >/dev/null 2>&1; then return 0; fi
+    # shellcheck disable=SC2086  # one argument per package
+    apt_install $debian || true
+    hash -r
+    "$@" >/dev/null 2>&1 || fail "$what is missing; type: $line"
+}
+
+# need PROGRAM HOW: the program is on the path, or the script ends and says what to type.
+need() {
+    command -v "$1" >/dev/null || fail "$1 is missing; type: $2"
+}
+
+# have PROGRAM...: all of them are on the path.
+have() {
+    local program
+    for program in "$@"; do command -v "$program" >/dev/null || return 1; done
+}
+
 # sshd is mostly outside of an ordinary user's path, and must be started by its full name.
 find_sshd() {
     local place
@@ -86,25 +105,45 @@ find_sshd() {
 }
 
 SSHD=''
+have_ssh() { find_sshd && have ssh ssh-keygen; }
 need_ssh() {
-    local how
-    how=$(install_line 'openssh-server openssh-client' 'openssh-server openssh-clients' openssh 'openssh-server openssh-client')
-    if ! find_sshd; then
-        if apt_install openssh-server openssh-client && [ -d /run/systemd/system ]; then
-            # Only the program is wanted: the system's own sshd stays off, now and after a reboot.
-            systemctl disable ssh.service ssh.socket >/dev/null 2>&1 || true
-        fi
-        find_sshd || fail "sshd is missing (each node of the local cluster has its own); type: $how"
+    local before=yes
+    find_sshd || before=''
+    ask 'ssh, ssh-keygen or sshd (each node of the local cluster has its own)' 'openssh-server openssh-client' 'openssh-server openssh-clients' openssh \
+        'openssh-server openssh-client' have_ssh
+    if [ -z "$before" ] && [ -d /run/systemd/system ]; then
+        # Only the program is wanted: the system's own sshd stays off, now and after a reboot.
+        systemctl disable ssh.service ssh.socket >/dev/null 2>&1 || true
     fi
-    need ssh "$how"
-    need ssh-keygen "$how"
-    local tool
-    for tool in setsid flock timeout; do need "$tool" "$(install_line 'util-linux coreutils' 'util-linux coreutils' 'util-linux coreutils' 'util-linux coreutils')"; done
+    need_tools
 }
 
+# What the scripts use of the ordinary tools, beyond POSIX.
+gnu_tools() {
+    local file=$ROOT/Cargo.toml
+    date -d '2020-01-01T00:00:00Z' +%s.%6N && realpath -m -- "$file" && stat -c %s "$file" && printf '1\n' | sort -V &&
+        timeout 5 tail -n 0 -s 0.1 -f --pid=999999999 "$file" && printf 'a\0' | sort -z | xargs -0 -r -n 1 && find "$file" -print0 &&
+        printf 'a\n' | grep -aoE a && printf 'a\n' | sed -u -E 's/a/b/' && have base64 cksum cmp comm dd seq tee
+}
+need_tools() {
+    ask 'setsid or flock' util-linux util-linux util-linux util-linux have setsid flock
+    ask 'one of the GNU tools (date, sort, stat, tail, cmp, find, xargs, grep, sed)' 'coreutils diffutils findutils grep sed' 'coreutils diffutils findutils grep sed' \
+        'coreutils diffutils findutils grep sed' 'coreutils diffutils findutils grep sed' gnu_tools
+    ask 'awk' mawk gawk gawk gawk awk 'BEGIN { exit }'
+}
+
+# Sockets, networks, mounts and namespaces: the tests look at them and make them.
+network_tools() { have ip ss unshare nsenter mount umount && ip -V && ss -Hltn; }
+need_networks() {
+    ask 'ip, ss, unshare, nsenter, mount or umount' 'iproute2 util-linux mount' 'iproute util-linux' 'iproute2 util-linux' 'iproute2 iproute2-ss util-linux' network_tools
+}
+
+# A compiler alone is not enough: headers, and what links.
+compiles() {
+    printf '#include <stdio.h>\n#include <dlfcn.h>\n#include <linux/if_tun.h>\nint main(void) { return puts("") < 0; }\n' | cc -x c -o /dev/null -
+}
 need_cc() {
-    command -v cc >/dev/null || apt_install gcc libc6-dev || true
-    need cc "$(install_line 'gcc libc6-dev' gcc gcc 'gcc musl-dev')"
+    ask 'a C compiler with its headers (cc)' 'gcc libc6-dev' 'gcc glibc-devel kernel-headers' 'gcc linux-api-headers' 'gcc musl-dev linux-headers' compiles
 }
 
 need_cargo() {
@@ -118,9 +157,10 @@ need_cargo() {
         fail "Rust is $have here and must be $wanted or newer; type: rustup update stable"
 }
 
+# All that the SDK, its tests, the demos and the measurements import. Some systems ship Python in pieces.
+PYTHON_MODULES='argparse, array, atexit, base64, collections, contextlib, datetime, html, inspect, io, itertools, json, math, operator, os, pickle, random, re, secrets, select, shutil, signal, socket, stat, statistics, struct, subprocess, sys, tempfile, threading, time, traceback, unittest, zipfile'
 need_python() {
-    command -v python3 >/dev/null || apt_install python3-minimal || true
-    need python3 "$(install_line python3-minimal python3 python python3)"
+    ask 'python3 with its whole standard library (unittest and others)' python3 python3 python python3 python3 -c "import $PYTHON_MODULES"
 }
 
 need_programs() {

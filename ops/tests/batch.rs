@@ -218,12 +218,12 @@ async fn an_exception_is_reported_with_its_tuple() {
 async fn careful_names_the_tuple_of_a_crash_and_of_a_hang() {
     for (what, says) in [
         ("os.kill(0, 9)", "signal: 9"),
-        ("time.sleep(1000)", "answered nothing for 3 s"),
+        ("time.sleep(1000)", "answered nothing for 6 s"),
     ] {
         let dies = python(&format!(
             "@rainstorm.filter\ndef f(value):\n    if value == b'v77': {what}\n    return 1"
         ));
-        let timeout = Duration::from_secs(3);
+        let timeout = Duration::from_secs(6);
         let mut f = dies.start_within(timeout).await;
         let e = f.fails(&numbered(3000)).await;
         assert!(e.what.contains(says), "{e}");
@@ -256,8 +256,8 @@ async fn careful_names_the_tuple_of_a_crash_and_of_a_hang() {
 #[tokio::test]
 async fn slow_is_not_hung() {
     let slow = python("@rainstorm.filter\ndef f(value): time.sleep(0.008); return 0");
-    let mut f = slow.start_within(Duration::from_millis(2500)).await;
-    assert_eq!(f.run(&numbered(600)).await.unwrap(), vec![]);
+    let mut f = slow.start_within(Duration::from_secs(4)).await;
+    assert_eq!(f.run(&numbered(800)).await.unwrap(), vec![]);
 }
 
 #[tokio::test]
@@ -373,14 +373,16 @@ async fn wrong_answers_are_explained() {
     ] {
         let mut f = raw(&body).start_within(Duration::from_secs(4)).await;
         // The first frame holds one tuple. What comes behind the answer is noticed then or with the next.
-        let mut runs = 0;
-        let e = loop {
-            match f.run(&numbered(1)).await {
-                Ok(_) => runs += 1,
-                Err(e) => break e,
+        let noticed = async {
+            loop {
+                if let Err(e) = f.run(&numbered(1)).await {
+                    break e;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            assert!(runs < 100, "{body}: nobody notices");
         };
+        let noticed = tokio::time::timeout(SOON, noticed).await;
+        let e = noticed.unwrap_or_else(|_| panic!("{body}: nobody notices"));
         assert!(e.what.contains(says), "{body}: {e}");
         assert!(f.run(&numbered(1)).await.is_err());
     }

@@ -6,7 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{Cluster, TaskInfo, kill_process, wait_for};
+use crate::{Cluster, PATIENCE, TaskInfo, kill_process, succeed, wait_for};
+
+/// The INPUT_RATE at which so many lines last as long as a test has patience: the job is held until its faults have struck, then
+/// [`Job::release`]d. So the fault hits a job with tuples under way, whatever the machine's speed.
+pub fn held(lines: u64) -> String {
+    (lines / PATIENCE.as_secs()).max(1).to_string()
+}
 
 /// A job under way.
 pub struct Job<'a> {
@@ -29,7 +35,7 @@ impl Job<'_> {
     /// Waits until output has come.
     pub fn wait_for_output(&mut self) -> Result<()> {
         let stdout = self.stdout.clone();
-        wait_for("the first output", Duration::from_secs(20), || {
+        wait_for("the first output", PATIENCE, || {
             let some = std::fs::metadata(&stdout)?.len() > 0;
             if !some && !self.is_running()? {
                 bail!(
@@ -44,7 +50,7 @@ impl Job<'_> {
     /// A running process of the task, of epoch `at_least` or newer.
     pub fn wait_for_task(&self, task: &str, at_least: u64) -> Result<TaskInfo> {
         let mut last = None;
-        wait_for(&format!("{task} to run"), Duration::from_secs(20), || {
+        wait_for(&format!("{task} to run"), PATIENCE, || {
             let tasks = self.cluster.tasks(&self.name)?;
             let seen = tasks.into_iter().find(|t| t.task == task);
             last = seen.or(last.take());
@@ -73,6 +79,23 @@ impl Job<'_> {
             nix::sys::signal::Signal::SIGINT,
         )
         .context("Ctrl-C")
+    }
+
+    /// The faults have struck: what is left of the input, as fast as it goes.
+    pub fn release(&mut self) -> Result<()> {
+        ensure!(
+            self.is_running()?,
+            "the job was over before its faults had struck: {}",
+            self.said()
+        );
+        self.set_rate(0)
+    }
+
+    /// INPUT_RATE from now on; 0: none.
+    pub fn set_rate(&self, rate: u64) -> Result<()> {
+        let rate = rate.to_string();
+        let mut ctl = self.cluster.command("rainstormctl");
+        succeed(ctl.args(["set_rate", &self.name, &rate])).map(drop)
     }
 
     /// Lines printed so far.
@@ -132,7 +155,7 @@ impl Job<'_> {
         let status = self.wait_for_end(most)?;
         ensure!(status.success(), "the job failed with {status}: {}", self.said());
         // P: no process of the job is left on any node.
-        self.cluster.wait_until_gone(&self.name, Duration::from_secs(5))?;
+        self.cluster.wait_until_gone(&self.name, PATIENCE)?;
         self.summary()
     }
 
@@ -146,7 +169,7 @@ impl Job<'_> {
             "the job ended with {status}, should have failed: {said}"
         );
         ensure!(!said.contains("panicked"), "{said}");
-        self.cluster.wait_until_gone(&self.name, Duration::from_secs(5))?;
+        self.cluster.wait_until_gone(&self.name, PATIENCE)?;
         Ok(said)
     }
 }

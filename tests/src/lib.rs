@@ -70,6 +70,10 @@ pub struct TaskInfo {
     pub state: String,
 }
 
+/// How long a test waits for what must come, on any machine however busy: it decides when a test gives up, never what is right. What has to be
+/// there within a time by contract is measured instead.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
 const PROGRAMS: [&str; 6] = ["memberd", "hydfsd", "hydfs", "leader", "worker", "rainstormctl"];
 
 /// Where sshd is: mostly not where an ordinary user's programs are.
@@ -118,6 +122,28 @@ pub fn root() -> PathBuf {
 #[allow(clippy::disallowed_methods)] // tests measure real time
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// A test cannot do its work on this machine: it says so here and ends. What a passing test prints is not shown, so `demo/test.sh` reads the
+/// file that $RAINSTORM_SKIPPED names: lines `TEST<TAB>REASON`.
+pub fn skip(why: impl std::fmt::Display) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let why = why.to_string().replace(['\n', '\t'], " ");
+    eprintln!("SKIPPED {test}: {why}");
+    let Some(list) = std::env::var_os("RAINSTORM_SKIPPED") else {
+        return;
+    };
+    let said = File::options()
+        .create(true)
+        .append(true)
+        .open(&list)
+        .and_then(|mut file| file.write_all(format!("{test}\t{why}\n").as_bytes()));
+    if let Err(error) = said {
+        panic!(
+            "{test} cannot say in {} that it is skipped: {error}",
+            list.display()
+        );
+    }
 }
 
 /// Asks `probe` until it has an answer, for at most `most`. Every wait of a test goes through here.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Cluster, sshd, wait_for};
+use crate::{Cluster, PATIENCE, sshd, wait_for};
 
 /// A living process (no zombie).
 #[derive(Debug, Clone)]
@@ -207,7 +207,7 @@ impl Cluster {
         ensure!(!first.is_empty(), "no process of {nodes:?}");
         let mut left = first.clone();
         // Again, for what was being born meanwhile.
-        wait_for("the nodes' processes to be gone", Duration::from_secs(5), || {
+        wait_for("the nodes' processes to be gone", PATIENCE, || {
             for pid in &left {
                 // Some end because others do.
                 let _ = signal(*pid, Signal::SIGKILL);

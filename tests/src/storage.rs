@@ -3,11 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{root, succeed, wait_for};
+use crate::{PATIENCE, root, skip, succeed, wait_for};
 
 /// A cluster's nodes `n1`, `n2`, ...
 pub struct Storage {
@@ -66,7 +65,7 @@ impl Storage {
         match Namespaces::make(count) {
             Ok(namespaces) => storage.namespaces = Some(namespaces),
             Err(error) => {
-                eprintln!("SKIPPED: no network namespaces here: {error:#}");
+                skip(format_args!("no network namespaces here: {error:#}"));
                 return Ok(None);
             }
         }
@@ -132,7 +131,7 @@ impl Storage {
     pub fn wait_alive(&self, asked: usize, count: usize) -> Result<()> {
         wait_for(
             &format!("{count} nodes alive, as n{asked} sees it"),
-            Duration::from_secs(30),
+            PATIENCE,
             || {
                 let ring = self.hydfs(asked, &["--patience", "2", "list_mem_ids"])?;
                 let text = String::from_utf8_lossy(&ring.stdout).into_owned();
@@ -225,9 +224,7 @@ impl Storage {
 }
 
 fn wait_end(child: &mut Child) -> Result<std::process::ExitStatus> {
-    wait_for("a program's end", Duration::from_secs(20), || {
-        Ok(child.try_wait()?)
-    })
+    wait_for("a program's end", PATIENCE, || Ok(child.try_wait()?))
 }
 
 impl Drop for Storage {

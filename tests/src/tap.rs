@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
 
-use crate::wait_for;
+use crate::{PATIENCE, skip, wait_for};
 
 /// A datagram as it was sent.
 #[derive(Debug, Clone)]
@@ -42,12 +42,12 @@ pub fn datagrams(port: u16, time: Duration) -> Result<Option<Vec<Datagram>>> {
     let raw: OwnedFd = match raw {
         Ok(raw) => raw,
         Err(error) => {
-            eprintln!("SKIPPED: cannot listen to datagrams here: {error}");
+            skip(format_args!("cannot listen to datagrams here: {error}"));
             return Ok(None);
         }
     };
     let (mut heard, mut buffer, end) = (vec![], vec![0; 65536], crate::now() + time);
-    wait_for("the listening to end", 2 * time, || {
+    wait_for("the listening to end", time + PATIENCE, || {
         while let Ok(len) = recv(raw.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             heard.extend(Datagram::parse(&buffer[..len]).filter(|d| d.to.port() == port));
         }

@@ -20,6 +20,7 @@ mod t250_commands;
 mod t253_machines;
 mod t260_identity;
 mod t270_pace;
+mod t280_scripts;
 mod t290_formats;
 mod t30_processes;
 mod t40_operators;

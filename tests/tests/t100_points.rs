@@ -1,13 +1,10 @@
 //! Processes that die between two steps of the protocol: before and after a log append, a forward, an acknowledgement, an append
 //! to the destination. (faults.md: kill at each protocol point)
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use system_tests::jobs::{GREP_COUNT, GREP_COUNT_ORACLE, THREE, THREE_ORACLE, with_end};
-use system_tests::{Cluster, Special};
+use system_tests::{Cluster, PATIENCE, Special};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const LINES: u64 = 60_000;
 
 /// A point, and the stages whose tasks come to it in a job of three stages.
@@ -52,7 +49,7 @@ fn run(
     std::fs::write(cluster.path("points"), deaths.concat())?;
     let dest = format!("out/{name}");
     let job = cluster.start(name, &with_end(stages, &dest, "true", rate))?;
-    let summary = job.finish(LIMIT)?;
+    let summary = job.finish(PATIENCE)?;
     ensure!(
         summary["restarts"] == deaths.len(),
         "{} processes were to die at {deaths:?}: {summary}",

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use system_tests::disks::{self, Tmpfs};
+use system_tests::job::held;
 use system_tests::jobs::{GREP_COUNT, GREP_COUNT_ORACLE, with_end};
-use system_tests::{Cluster, Special, now, wait_for, write_text};
+use system_tests::{Cluster, PATIENCE, Special, now, skip, wait_for, write_text};
 
-const LIMIT: Duration = Duration::from_secs(60);
 /// Of each node's data folder.
 const DISK_MB: u32 = 48;
 
@@ -16,7 +16,7 @@ const DISK_MB: u32 = 48;
 #[test]
 fn t121_the_disks_are_full_until_there_is_room_again() -> Result<()> {
     if let Err(why) = disks::is_possible() {
-        eprintln!("SKIPPED: no small disk can be mounted here: {why}");
+        skip(format_args!("no small disk can be mounted here: {why}"));
         return Ok(());
     }
     let special = Special {
@@ -35,7 +35,7 @@ fn t121_the_disks_are_full_until_there_is_room_again() -> Result<()> {
         .collect();
     let mut job = cluster.start(
         "full",
-        &with_end(&["1", "2", "identity", ""], "out/full", "true", "120000"),
+        &with_end(&["1", "2", "identity", ""], "out/full", "true", &held(400_000)),
     )?;
     job.wait_for_output()?;
     // Somebody else takes what is free.
@@ -56,7 +56,7 @@ fn t121_the_disks_are_full_until_there_is_room_again() -> Result<()> {
     ensure!(job.is_running()?, "the job was over when the disks were full");
     let before = job.printed()?;
     // Appends must not be said to be there: what is printed is what is stored.
-    let stalled = wait_for("the output to stop", Duration::from_secs(15), || {
+    let stalled = wait_for("the output to stop", PATIENCE, || {
         let printed = job.printed()?;
         std::thread::sleep(Duration::from_millis(500));
         Ok((!job.is_running()? || job.printed()? == printed).then_some(printed))
@@ -70,21 +70,20 @@ fn t121_the_disks_are_full_until_there_is_room_again() -> Result<()> {
         }
         Ok(found)
     };
-    let told = wait_for(
-        "a storage node to say that its disk is full",
-        Duration::from_secs(10),
-        || {
-            let told = [says("FULL")?, says("No space left")?].concat();
-            Ok((!told.is_empty()).then_some(told))
-        },
-    )?;
+    let told = wait_for("a storage node to say that its disk is full", PATIENCE, || {
+        let told = [says("FULL")?, says("No space left")?].concat();
+        Ok((!told.is_empty()).then_some(told))
+    })?;
     eprintln!("{}", told[0]);
     ensure!(!told.iter().any(|l| l.contains("panicked")), "{told:#?}");
     for filler in &fillers {
         std::fs::remove_file(filler)?;
     }
     eprintln!("room again {:?} later", now() - full);
-    let status = job.wait_for_end(LIMIT)?;
+    if job.is_running()? {
+        job.release()?;
+    }
+    let status = job.wait_for_end(PATIENCE)?;
     if !status.success() {
         // It may give up, if it says why; what was acknowledged must be there then, and it can be resumed.
         let said = job.said();
@@ -92,10 +91,13 @@ fn t121_the_disks_are_full_until_there_is_room_again() -> Result<()> {
             status.code() == Some(1) && said.contains("full"),
             "{status}: {said}"
         );
-        cluster.wait_until_gone("full", Duration::from_secs(5))?;
-        cluster.resume("full", "n1")?.finish(LIMIT)?;
+        cluster.wait_until_gone("full", PATIENCE)?;
+        let mut again = cluster.resume("full", "n1")?;
+        again.wait_for_output()?;
+        again.release()?;
+        again.finish(PATIENCE)?;
     }
-    cluster.wait_until_gone("full", Duration::from_secs(5))?;
+    cluster.wait_until_gone("full", PATIENCE)?;
     cluster.check(
         "out/full",
         r#"awk '{ print "in/data.txt:" NR "\t" $0 }' data.txt"#,
@@ -107,8 +109,8 @@ fn t121_the_disks_are_full_until_there_is_room_again() -> Result<()> {
 #[test]
 fn t122_three_nodes_lost_at_once_is_told_with_the_files_name() -> Result<()> {
     if std::env::var_os("RAINSTORM_SLOW").is_none() {
-        eprintln!(
-            "SKIPPED: takes three quarters of a minute, most of it a storage call's patience; RAINSTORM_SLOW=1 runs it"
+        skip(
+            "takes three quarters of a minute, most of it a storage call's patience; RAINSTORM_SLOW=1 runs it",
         );
         return Ok(());
     }
@@ -139,13 +141,14 @@ fn t122_three_nodes_lost_at_once_is_told_with_the_files_name() -> Result<()> {
     // A storage call has half a minute's patience of its own; only after that is it a failure, and here the first one counts.
     let mut args = vec!["--max-restarts", "0"];
     args.extend(GREP_COUNT);
-    args.extend([source, "out/lost", "true", "false", "40000"]);
+    let rate = held(400_000);
+    args.extend([source, "out/lost", "true", "false", &rate]);
     let mut job = cluster.start("lost", &args)?;
     job.wait_for_output()?;
     cluster.kill_nodes(&nodes)?;
     let struck = now();
     ensure!(job.is_running()?, "the job was over when the nodes were killed");
-    let status = job.wait_for_end(LIMIT)?;
+    let status = job.wait_for_end(PATIENCE)?;
     let said = job.said();
     eprintln!(
         "{status} after {:?}: {}",
@@ -162,7 +165,7 @@ fn t122_three_nodes_lost_at_once_is_told_with_the_files_name() -> Result<()> {
         lost(&name) || lost("out/lost") || lost("jobs/lost/"),
         "the last line names no file: {last}"
     );
-    cluster.wait_until_gone("lost", Duration::from_secs(5))?;
+    cluster.wait_until_gone("lost", PATIENCE)?;
     // The files' own command says it, too.
     let out = cluster
         .command("hydfs")
@@ -178,6 +181,9 @@ fn t122_three_nodes_lost_at_once_is_told_with_the_files_name() -> Result<()> {
     nodes
         .iter()
         .try_for_each(|node| cluster.script(&["start-node", node]).map(drop))?;
-    cluster.resume("lost", "n1")?.finish(LIMIT)?;
+    let mut again = cluster.resume("lost", "n1")?;
+    again.wait_for_output()?;
+    again.release()?;
+    again.finish(PATIENCE)?;
     cluster.check("out/lost", GREP_COUNT_ORACLE)
 }

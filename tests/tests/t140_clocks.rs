@@ -1,14 +1,11 @@
 //! A node's wall clock is set while a job runs. (faults.md: clock set forward or back an hour)
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use system_tests::chaos::recovery::time_of_day;
+use system_tests::job::held;
 use system_tests::jobs::{GREP_COUNT, GREP_COUNT_ORACLE, with_end};
 use system_tests::network::build;
-use system_tests::{Cluster, Job, Special, wait_for};
-
-const LIMIT: Duration = Duration::from_secs(60);
+use system_tests::{Cluster, Job, PATIENCE, Special, wait_for};
 
 /// The wall clock of every process that has this loaded is off by the seconds that the file $RAINSTORM_TEST_CLOCK holds, from the
 /// moment on that it is there.
@@ -96,7 +93,7 @@ fn hours_off(cluster: &Cluster, log: &str) -> Result<Option<u64>> {
 /// The job goes on for at least that much output.
 fn goes_on(job: &mut Job<'_>, lines: usize) -> Result<()> {
     let before = job.printed()?;
-    wait_for("more output", Duration::from_secs(10), || {
+    wait_for("more output", PATIENCE, || {
         ensure!(job.is_running()?, "the job is over: {}", job.said());
         Ok((job.printed()? > before + lines).then_some(()))
     })
@@ -105,26 +102,29 @@ fn goes_on(job: &mut Job<'_>, lines: usize) -> Result<()> {
 #[test]
 fn t141_a_nodes_clock_jumps_an_hour_ahead_and_back_again() -> Result<()> {
     let (cluster, folder) = cluster("127.0.65", 420_000)?;
-    let mut job = cluster.start("clock", &with_end(&GREP_COUNT, "out/clock", "true", "60000"))?;
+    let mut job = cluster.start(
+        "clock",
+        &with_end(&GREP_COUNT, "out/clock", "true", &held(420_000)),
+    )?;
     job.wait_for_output()?;
     let there = cluster.tasks("clock")?.iter().filter(|t| t.node == "n2").count();
     ensure!(there > 0, "no task on n2");
     for (seconds, hours) in [(3600, 1), (-3600, 23), (0, 0)] {
         set(&folder, seconds)?;
         // A RATE line comes every 5 s from each worker; it tells what the clock of its process says.
-        goes_on(&mut job, 4000)?;
+        goes_on(&mut job, 400)?;
         if seconds != 0 {
-            wait_for("the clock to be seen", Duration::from_secs(8), || {
+            wait_for("the clock to be seen", PATIENCE, || {
                 Ok((hours_off(&cluster, "worker.log")? == Some(hours)).then_some(()))
-            })
-            .or_else(|e| if job.is_running()? { Err(e) } else { Ok(()) })?;
+            })?;
         }
         ensure!(
             job.is_running()?,
             "the job was over when the clock was set to {seconds} s"
         );
     }
-    let summary = job.finish(LIMIT)?;
+    job.release()?;
+    let summary = job.finish(PATIENCE)?;
     ensure!(summary["restarts"] == 0, "somebody timed out: {summary}");
     // M: nobody was called failed because of it.
     for n in 1..=3 {
@@ -141,23 +141,25 @@ fn t141_a_nodes_clock_jumps_an_hour_ahead_and_back_again() -> Result<()> {
 #[test]
 fn t142_a_node_starts_again_with_its_clock_an_hour_back() -> Result<()> {
     let (cluster, folder) = cluster("127.0.65.21", 250_000)?;
-    let mut job = cluster.start("back", &with_end(&GREP_COUNT, "out/back", "true", "60000"))?;
+    let mut job = cluster.start("back", &with_end(&GREP_COUNT, "out/back", "true", &held(250_000)))?;
     job.wait_for_output()?;
     set(&folder, -3600)?;
     cluster.kill_nodes(&["n2"])?;
     ensure!(job.is_running()?, "the job was over when the node was killed");
     cluster.script(&["start-node", "n2"])?;
-    job.finish(LIMIT)?;
+    job.release()?;
+    job.finish(PATIENCE)?;
     cluster.check("out/back", GREP_COUNT_ORACLE)?;
     ensure!(
         hours_off(&cluster, "memberd.log")? == Some(23),
         "the clock was not set"
     );
     // It works as before: a job has tasks there.
-    let mut next = cluster.start("next", &with_end(&GREP_COUNT, "out/next", "true", "100000"))?;
+    let mut next = cluster.start("next", &with_end(&GREP_COUNT, "out/next", "true", &held(250_000)))?;
     next.wait_for_output()?;
     let there = cluster.tasks("next")?.iter().filter(|t| t.node == "n2").count();
     ensure!(there > 0, "n2 is not used any more");
-    next.finish(LIMIT)?;
+    next.release()?;
+    next.finish(PATIENCE)?;
     cluster.check("out/next", GREP_COUNT_ORACLE)
 }

@@ -8,18 +8,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
+use system_tests::job::held;
 use system_tests::jobs::{GREP_COUNT, GREP_COUNT_ORACLE, with_end};
 use system_tests::storage::Storage;
 use system_tests::tap::{Datagram, datagrams};
-use system_tests::{Cluster, now, wait_for};
-
-const LIMIT: Duration = Duration::from_secs(60);
+use system_tests::{Cluster, PATIENCE, now, wait_for};
 
 #[test]
 fn t151_a_node_goes_and_comes_every_two_seconds() -> Result<()> {
     const FLAPS: u32 = 5;
     let cluster = Cluster::with_text("127.0.65.61", 5, 700_000)?;
-    let mut job = cluster.start("flap", &with_end(&GREP_COUNT, "out/flap", "true", "60000"))?;
+    let mut job = cluster.start("flap", &with_end(&GREP_COUNT, "out/flap", "true", &held(700_000)))?;
     job.wait_for_output()?;
     let before = cluster.tasks("flap")?;
     let hit = before.iter().filter(|t| t.node == "n4").count();
@@ -34,7 +33,8 @@ fn t151_a_node_goes_and_comes_every_two_seconds() -> Result<()> {
         ensure!(job.is_running()?, "the job was over after {flap} rounds");
     }
     let tasks = cluster.tasks("flap")?;
-    let summary = job.finish(LIMIT)?;
+    job.release()?;
+    let summary = job.finish(PATIENCE)?;
     // Whatever was on the node when it went is started again, each time; nobody else is.
     let restarts = summary["restarts"].as_u64().unwrap_or(u64::MAX);
     eprintln!("{hit} tasks were there at first, {restarts} restarts in {FLAPS} rounds");
@@ -55,9 +55,7 @@ fn t151_a_node_goes_and_comes_every_two_seconds() -> Result<()> {
 }
 
 fn wait_until(then: std::time::Instant) -> Result<()> {
-    wait_for("the next round", Duration::from_secs(5), || {
-        Ok((now() >= then).then_some(()))
-    })
+    wait_for("the next round", PATIENCE, || Ok((now() >= then).then_some(())))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -69,7 +67,7 @@ struct Member {
 
 fn http(node: usize, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(format!("{}:8080", addr(node)))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n"
@@ -118,11 +116,9 @@ fn all_refused(heard: &[Datagram], nodes: [usize; 2], before: [u64; 2]) -> Resul
             .filter(|d| d.to.ip().to_string() == addr(node))
             .count() as u64;
         ensure!(for_it > 0, "nothing was heard for n{node}");
-        wait_for(
-            &format!("n{node} to refuse {for_it}"),
-            Duration::from_secs(5),
-            || Ok((refused(node)? >= before + for_it).then_some(())),
-        )?;
+        wait_for(&format!("n{node} to refuse {for_it}"), PATIENCE, || {
+            Ok((refused(node)? >= before + for_it).then_some(()))
+        })?;
     }
     Ok(())
 }
@@ -135,19 +131,15 @@ fn t152_replayed_datagrams_are_refused() -> Result<()> {
         storage.start(node, "memberd")?;
     }
     let all_see = |states: [&str; 3], nodes: &[usize]| {
-        wait_for(
-            &format!("{nodes:?} to see {states:?}"),
-            Duration::from_secs(20),
-            || {
-                for node in nodes {
-                    let seen = members(*node).unwrap_or_default();
-                    if seen.iter().map(|m| m.state.as_str()).ne(states) {
-                        return Ok(None);
-                    }
+        wait_for(&format!("{nodes:?} to see {states:?}"), PATIENCE, || {
+            for node in nodes {
+                let seen = members(*node).unwrap_or_default();
+                if seen.iter().map(|m| m.state.as_str()).ne(states) {
+                    return Ok(None);
                 }
-                Ok(Some(()))
-            },
-        )
+            }
+            Ok(Some(()))
+        })
     };
     all_see(["alive"; 3], &[1, 2, 3])?;
     let Some(mut heard) = datagrams(5000, Duration::from_secs(6))? else {

@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Output, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use system_tests::{Cluster, Job, wait_for};
+use system_tests::job::held;
+use system_tests::{Cluster, Job, PATIENCE, wait_for};
 
 const LINES: u64 = 200_000;
-const LIMIT: Duration = Duration::from_secs(90);
 
 fn start<'a>(cluster: &'a Cluster, name: &str, more: &[&str], rate: &str) -> Result<Job<'a>> {
     let dest = format!("out/{name}");
@@ -25,7 +24,7 @@ fn start<'a>(cluster: &'a Cluster, name: &str, more: &[&str], rate: &str) -> Res
 /// HTTP/1.0, so that bodies come as they are.
 fn open(addr: &str, path: &str, host: &str) -> Result<BufReader<TcpStream>> {
     let mut stream = TcpStream::connect(addr)?;
-    stream.set_read_timeout(Some(Duration::from_secs(15)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
     Ok(BufReader::new(stream))
 }
@@ -219,7 +218,7 @@ fn check_metrics(text: &str, job: &str) -> Result<()> {
 
 /// Reads a stream of server-sent events until one of that name suits.
 fn until(from: &mut impl BufRead, name: &str, mut suits: impl FnMut(&Value) -> bool) -> Result<Value> {
-    let deadline = system_tests::now() + Duration::from_secs(60);
+    let deadline = system_tests::now() + PATIENCE;
     let mut event = String::new();
     loop {
         ensure!(system_tests::now() < deadline, "no event `{name}` that suits");
@@ -239,7 +238,7 @@ fn until(from: &mut impl BufRead, name: &str, mut suits: impl FnMut(&Value) -> b
 }
 
 fn page_of(cluster: &Cluster, job: &str) -> Result<String> {
-    wait_for("the job's page", Duration::from_secs(20), || {
+    wait_for("the job's page", PATIENCE, || {
         let out = cluster
             .command("rainstormctl")
             .args(["jobs", "--json"])
@@ -256,7 +255,7 @@ fn t161_the_page_tells_of_a_kill_and_of_the_end_and_is_kept() -> Result<()> {
     let cluster = Cluster::with_text("127.0.126", 3, LINES)?;
     let report = cluster.path("run.html");
     let report_text = report.to_str().context("a path in UTF-8")?;
-    let mut job = start(&cluster, "shown", &["--report", report_text], "20000")?;
+    let mut job = start(&cluster, "shown", &["--report", report_text], &held(LINES))?;
     let addr = page_of(&cluster, "shown")?;
     ensure!(addr == "127.0.126.11:15080", "{addr}");
     job.wait_for_output()?;
@@ -311,7 +310,7 @@ fn t161_the_page_tells_of_a_kill_and_of_the_end_and_is_kept() -> Result<()> {
     let later = json(&addr, &format!("/api/events?since={}", newest - 1))?;
     ensure!(later[0]["id"].as_u64() == Some(newest), "{later}");
     // A point comes every half second, and a restarted task's rate may be there before the third.
-    let (history, points) = wait_for("three points of history", Duration::from_secs(5), || {
+    let (history, points) = wait_for("three points of history", PATIENCE, || {
         let history = json(&addr, "/api/history")?;
         let points = history["at"].as_array().map_or(0, Vec::len);
         Ok((points > 2).then_some((history, points)))
@@ -343,9 +342,10 @@ fn t161_the_page_tells_of_a_kill_and_of_the_end_and_is_kept() -> Result<()> {
     ensure!(status == 421, "{status}");
     ensure!(get(&addr, "/nowhere")?.status == 404);
 
+    job.release()?;
     let end = until(&mut stream, "now", |now| now["job"]["state"] == "done")?;
     ensure!(end["job"]["stages"][0]["tuples_in"] == LINES, "{}", end["job"]);
-    let summary = job.finish(LIMIT)?;
+    let summary = job.finish(PATIENCE)?;
     ensure!(summary["restarts"] == 1, "{summary}");
     let kept = std::fs::read_to_string(&report)?;
     let data = kept
@@ -407,7 +407,7 @@ fn typed(cluster: &Cluster, lines: &str) -> Result<(Option<i32>, String, String)
 #[test]
 fn t162_words_from_standard_input_and_grep_over_all_machines() -> Result<()> {
     let cluster = Cluster::with_text("127.0.127", 3, 5_000)?;
-    start(&cluster, "first", &[], "0")?.finish(LIMIT)?;
+    start(&cluster, "first", &[], "0")?.finish(PATIENCE)?;
     let evil = r#"it's "$(touch evil)" `touch evil` \ * [x] é"#;
     for n in 1..=3 {
         let text = format!("before\n{evil}\nafter NEEDLE {n}\n").repeat(n);

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use system_tests::records::{Load, described, judge};
-use system_tests::{Cluster, wait_for};
+use system_tests::{Cluster, PATIENCE, wait_for};
 use xxhash_rust::xxh3::Xxh3;
 
 const CLIENTS: usize = 10;
 const NODES: usize = 5;
+/// Seconds by which clients go on longer, so that they still do on a busy machine when the nodes are killed.
+const STRIKING: u64 = 8;
 
 fn setting(name: &str, otherwise: u64) -> Result<u64> {
     match std::env::var(name) {
@@ -50,14 +52,14 @@ fn run(cluster: &Cluster, seed: u64, seconds: u64) -> Result<()> {
     let file = format!("log-{seed}");
     cluster.hydfs(&["create", "empty", &file])?;
     let mut clients: Vec<Load> = (0..CLIENTS)
-        .map(|c| Load::start(cluster.command("hydfs-load"), &file, c, seconds))
+        .map(|c| Load::start(cluster.command("hydfs-load"), &file, c, seconds + STRIKING))
         .collect::<Result<_>>()?;
     let length = || -> Result<u64> {
         let text = cluster.hydfs(&["stat", &file, "--json"])?;
         let stat: serde_json::Value = serde_json::from_str(&text)?;
         stat["len"].as_u64().context("stat says the length")
     };
-    let bound = Duration::from_secs(30);
+    let bound = PATIENCE;
     wait_for("the first appends", bound, || Ok((length()? > 0).then_some(())))?;
     let (a, b, part) = fault(seed);
     let strike = system_tests::now() + Duration::from_millis(seconds * part);
@@ -113,7 +115,7 @@ fn run(cluster: &Cluster, seed: u64, seconds: u64) -> Result<()> {
 
 /// Waits for three replicas; merges; compares the copies' bytes. Where they are, and their digest.
 fn identical(cluster: &Cluster, file: &str, patience: &str) -> Result<(Vec<String>, u128)> {
-    let replicas = wait_for("three replicas", Duration::from_secs(30), || {
+    let replicas = wait_for("three replicas", PATIENCE, || {
         let list = cluster.hydfs(&["ls", file])?;
         let nodes: Vec<String> = list
             .lines()

@@ -3,14 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use system_tests::storage::Storage;
-use system_tests::{succeed, wait_for};
-
-const LONG: Duration = Duration::from_secs(60);
+use system_tests::{PATIENCE, skip, succeed, wait_for};
 
 struct Mount(PathBuf);
 
@@ -54,7 +51,7 @@ fn t211_a_full_disk_acknowledges_nothing_says_so_and_goes_on_when_there_is_room(
     let mount = match Mount::tmpfs(&storage.path("n2/data"), "2m") {
         Ok(mount) => mount,
         Err(error) => {
-            eprintln!("SKIPPED: no tmpfs can be mounted here: {error:#}");
+            skip(format_args!("no tmpfs can be mounted here: {error:#}"));
             return Ok(());
         }
     };
@@ -125,7 +122,7 @@ fn t211_a_full_disk_acknowledges_nothing_says_so_and_goes_on_when_there_is_room(
     storage.wait_alive(1, 3)?;
     std::fs::write(storage.path("piece"), "back\n")?;
     storage.hydfs_ok(3, &["append", "piece", "full/f"])?;
-    wait_for("three whole copies", LONG, || {
+    wait_for("three whole copies", PATIENCE, || {
         let stat = storage.hydfs_ok(1, &["stat", "--json", "full/f"])?;
         Ok(stat
             .replace(' ', "")
@@ -211,7 +208,7 @@ fn t212_torn_writes_and_flipped_bits_are_never_served_and_are_repaired() -> Resu
         // However soon: the file is whole, and of the harmed copy nothing is given that is not the file's.
         let name = format!("n{node}");
         let mut refused = 0;
-        wait_for("three whole copies", LONG, || {
+        wait_for("three whole copies", PATIENCE, || {
             ensure!(
                 storage.hydfs_ok(node, &["cat", "harmed/f"])? == want,
                 "{what}: asked {name}"

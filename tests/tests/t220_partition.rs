@@ -10,9 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use system_tests::records::{Load, SIZE, judge};
 use system_tests::storage::Storage;
-use system_tests::{now, wait_for};
-
-const LONG: Duration = Duration::from_secs(60);
+use system_tests::{PATIENCE, now, wait_for};
 
 /// A process that appends, and what it said.
 struct Writer {
@@ -53,7 +51,7 @@ impl Writer {
     }
 
     fn wait(&self, word: &str, at_least: u64) -> Result<u64> {
-        wait_for(&format!("`{word}` of {at_least}"), LONG, || {
+        wait_for(&format!("`{word}` of {at_least}"), PATIENCE, || {
             let said = self.said.lock().unwrap();
             let failed = said.iter().find(|l| l.starts_with("failed")).cloned();
             drop(said);
@@ -136,7 +134,7 @@ fn t221_a_minority_acknowledges_nothing_and_what_was_replaced_stays_so() -> Resu
     new.wait("acked", end)?;
 
     storage.part(&[])?;
-    wait_for("the old one to be told that it was replaced", LONG, || {
+    wait_for("the old one to be told that it was replaced", PATIENCE, || {
         Ok(old
             .said
             .lock()
@@ -152,7 +150,7 @@ fn t221_a_minority_acknowledges_nothing_and_what_was_replaced_stays_so() -> Resu
     for node in 1..=5 {
         storage.wait_alive(node, 5)?;
     }
-    wait_for("three whole copies", LONG, || {
+    wait_for("three whole copies", PATIENCE, || {
         let stat = storage.hydfs_ok(1, &["stat", "--json", &file])?;
         Ok(stat
             .replace(' ', "")
@@ -218,7 +216,11 @@ fn t222_one_way_loss_between_storage_nodes() -> Result<()> {
         let stat: serde_json::Value = serde_json::from_slice(&stat.stdout).unwrap_or_default();
         Ok(stat["len"].as_u64().unwrap_or(0))
     };
-    wait_for("the first appends", LONG, || Ok((length()? > 0).then_some(())))?;
+    wait_for(
+        "the first appends",
+        PATIENCE,
+        || Ok((length()? > 0).then_some(())),
+    )?;
     for pairs in &losses {
         for (from, to) in pairs {
             storage.lose(*from, *to)?;
@@ -252,7 +254,7 @@ fn t222_one_way_loss_between_storage_nodes() -> Result<()> {
     for node in 1..=5 {
         storage.wait_alive(node, 5)?;
     }
-    wait_for("three whole copies, the same", LONG, || {
+    wait_for("three whole copies, the same", PATIENCE, || {
         let said = storage.hydfs(outside, &["merge", &file])?;
         Ok(String::from_utf8_lossy(&said.stdout)
             .contains("3 replicas identical")

@@ -1,16 +1,13 @@
 //! A storage node that comes back after an absence, with everything it had: what was removed meanwhile stays removed, what was made anew is the
 //! new, what was appended is fetched. (faults.md: a node back after a long absence with old data)
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use system_tests::storage::Storage;
-use system_tests::{now, wait_for};
+use system_tests::{PATIENCE, now, wait_for};
 
 const NODES: usize = 5;
 const FILES: usize = 30;
-const LONG: Duration = Duration::from_secs(60);
 
 /// What becomes of a file meanwhile.
 #[derive(Clone, Copy, PartialEq)]
@@ -85,7 +82,7 @@ fn t231_who_comes_back_with_old_data_brings_nothing_back() -> Result<()> {
             Fate::Stays | Fate::Removed => {}
         }
     }
-    wait_for("three copies without n2", LONG, || {
+    wait_for("three copies without n2", PATIENCE, || {
         let fsck = storage.hydfs(1, &["--patience", "5", "fsck", "away"])?;
         Ok(fsck.status.success().then_some(()))
     })?;
@@ -113,7 +110,7 @@ fn t231_who_comes_back_with_old_data_brings_nothing_back() -> Result<()> {
             }
         }
     }
-    wait_for("three copies with n2", LONG, || {
+    wait_for("three copies with n2", PATIENCE, || {
         let fsck = storage.hydfs(1, &["--patience", "5", "fsck", "away"])?;
         Ok(fsck.status.success().then_some(()))
     })?;

@@ -6,17 +6,19 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use system_tests::chaos::kinds::FOREIGN_TWICE;
+use system_tests::job::held;
 use system_tests::jobs::{GREP_COUNT, GREP_COUNT_ORACLE, with_end};
 use system_tests::procs::{is_alive, signal};
 use system_tests::proxy::Proxy;
-use system_tests::{Cluster, now, wait_for};
-
-const LIMIT: Duration = Duration::from_secs(60);
+use system_tests::{Cluster, PATIENCE, now, wait_for};
 
 #[test]
 fn t31_a_stopped_task_is_replaced_and_fenced_when_it_wakes() -> Result<()> {
     let cluster = Cluster::with_text("127.0.51", 3, 300_000)?;
-    let mut job = cluster.start("stopped", &with_end(&GREP_COUNT, "out/stopped", "true", "60000"))?;
+    let mut job = cluster.start(
+        "stopped",
+        &with_end(&GREP_COUNT, "out/stopped", "true", &held(300_000)),
+    )?;
     job.wait_for_output()?;
     // A source, a filter, and the last stage, which holds state and appends.
     let mut zombies = vec![];
@@ -35,14 +37,14 @@ fn t31_a_stopped_task_is_replaced_and_fenced_when_it_wakes() -> Result<()> {
         replaced < Duration::from_secs(5),
         "replaced only after {replaced:?}; the lease is 3 s"
     );
-    ensure!(job.is_running()?, "the job was over when the zombies woke up");
     for (_, pid) in &zombies {
         signal(*pid, Signal::SIGCONT)?;
     }
-    wait_for("the zombies to exit", Duration::from_secs(3), || {
+    wait_for("the zombies to exit", PATIENCE, || {
         Ok((!zombies.iter().any(|(_, pid)| is_alive(*pid))).then_some(()))
     })?;
-    let summary = job.finish(LIMIT)?;
+    job.release()?;
+    let summary = job.finish(PATIENCE)?;
     ensure!(summary["restarts"] == 3, "three tasks were stopped: {summary}");
     cluster.check("out/stopped", GREP_COUNT_ORACLE)?;
     // Each says why it ends: refused, or it finds that the leader has hung up on it.
@@ -69,7 +71,10 @@ fn t38_a_task_that_the_leader_cannot_hear_goes_on_working_and_is_fenced() -> Res
             proxy.addr
         ),
     )?;
-    let mut job = cluster.start("unheard", &with_end(&GREP_COUNT, "out/unheard", "true", "60000"))?;
+    let mut job = cluster.start(
+        "unheard",
+        &with_end(&GREP_COUNT, "out/unheard", "true", &held(330_000)),
+    )?;
     job.wait_for_output()?;
     let zombies: Vec<_> = cluster
         .workers("unheard")?
@@ -87,7 +92,8 @@ fn t38_a_task_that_the_leader_cannot_hear_goes_on_working_and_is_fenced() -> Res
         job.is_running()? && proxy.dropped() > 0,
         "nothing was kept from the leader"
     );
-    let summary = job.finish(LIMIT)?;
+    job.release()?;
+    let summary = job.finish(PATIENCE)?;
     ensure!(summary["restarts"] == zombies.len(), "{zombies:?}: {summary}");
     cluster.check("out/unheard", GREP_COUNT_ORACLE)?;
     for zombie in &zombies {
@@ -115,7 +121,7 @@ fn t32_the_child_of_a_foreign_operator_is_killed() -> Result<()> {
         "replace",
         "static STATIC",
     ];
-    let mut job = cluster.start("child", &with_end(&stages, "out/child", "true", "50000"))?;
+    let mut job = cluster.start("child", &with_end(&stages, "out/child", "true", &held(200_000)))?;
     job.wait_for_output()?;
     for task in ["s2t0", "s2t1"] {
         let worker = job.wait_for_task(task, 1)?;
@@ -128,10 +134,6 @@ fn t32_the_child_of_a_foreign_operator_is_killed() -> Result<()> {
         ensure!(job.is_running()?, "the job was over");
         job.wait_for_task(task, worker.epoch + 1)?;
     }
-    ensure!(
-        job.is_running()?,
-        "the job was over before the last replacement ran"
-    );
     for task in cluster.tasks("child")? {
         let expected = if task.stage == 2 { 2 } else { 1 };
         ensure!(
@@ -139,7 +141,8 @@ fn t32_the_child_of_a_foreign_operator_is_killed() -> Result<()> {
             "another task than the operator's was restarted: {task:?}"
         );
     }
-    let summary = job.finish(LIMIT)?;
+    job.release()?;
+    let summary = job.finish(PATIENCE)?;
     ensure!(summary["restarts"] == 2, "{summary}");
     cluster.check(
         "out/child",
@@ -150,16 +153,19 @@ fn t32_the_child_of_a_foreign_operator_is_killed() -> Result<()> {
 #[test]
 fn t33_ten_kills_each_during_the_recovery_from_the_last() -> Result<()> {
     let cluster = Cluster::with_text("127.0.51.31", 3, 400_000)?;
-    let mut job = cluster.start("again", &with_end(&GREP_COUNT, "out/again", "true", "36000"))?;
+    let mut job = cluster.start(
+        "again",
+        &with_end(&GREP_COUNT, "out/again", "true", &held(400_000)),
+    )?;
     job.wait_for_output()?;
     let mut epoch = 0;
     let mut killed = vec![];
     for _ in 0..10 {
-        let deadline = now() + Duration::from_secs(5);
+        let deadline = now() + PATIENCE;
         let worker = loop {
             match cluster.worker("again", "s2t1")?.filter(|w| w.epoch > epoch) {
                 Some(worker) => break worker,
-                None => ensure!(now() < deadline, "no process of s2t1 after epoch {epoch} for 5 s"),
+                None => ensure!(now() < deadline, "no process of s2t1 after epoch {epoch}"),
             }
         };
         // As soon as it is there: it has hardly begun to read its log.
@@ -172,7 +178,7 @@ fn t33_ten_kills_each_during_the_recovery_from_the_last() -> Result<()> {
     let pauses: Vec<Duration> = killed.windows(2).map(|w| w[1] - w[0]).collect();
     ensure!(
         pauses.last() > Some(&Duration::from_millis(500))
-            && pauses.iter().max() < Some(&Duration::from_secs(4)),
+            && pauses.iter().max() < Some(&Duration::from_secs(20)),
         "pauses between the processes: {pauses:?}"
     );
     let others = cluster.tasks("again")?;
@@ -181,7 +187,8 @@ fn t33_ten_kills_each_during_the_recovery_from_the_last() -> Result<()> {
         .filter(|t| t.task != "s2t1" && t.epoch != 1)
         .collect();
     ensure!(others.is_empty(), "others were restarted, too: {others:?}");
-    let summary = job.finish(LIMIT)?;
+    job.release()?;
+    let summary = job.finish(PATIENCE)?;
     ensure!(summary["restarts"] == 10, "{summary}");
     cluster.check("out/again", GREP_COUNT_ORACLE)
 }
@@ -194,7 +201,7 @@ fn t34_two_of_five_nodes_die_at_once() -> Result<()> {
 
 fn two_nodes_die(cluster: &Cluster, name: &str, nodes: [&str; 2]) -> Result<()> {
     let dest = format!("out/{name}");
-    let mut job = cluster.start(name, &with_end(&GREP_COUNT, &dest, "true", "80000"))?;
+    let mut job = cluster.start(name, &with_end(&GREP_COUNT, &dest, "true", &held(250_000)))?;
     job.wait_for_output()?;
     let hit = cluster
         .tasks(name)?
@@ -208,20 +215,19 @@ fn two_nodes_die(cluster: &Cluster, name: &str, nodes: [&str; 2]) -> Result<()> 
     ensure!(job.is_running()?, "the job was over when the nodes were killed");
     // Appends go on while both are down: there is new output well before anybody comes back.
     let stdout = job.stdout.clone();
-    wait_for(
-        "output after the loss of two nodes",
-        Duration::from_secs(10),
-        || Ok((std::fs::metadata(&stdout)?.len() > before + 100_000).then_some(())),
-    )?;
+    wait_for("output after the loss of two nodes", PATIENCE, || {
+        Ok((std::fs::metadata(&stdout)?.len() > before + 2_000).then_some(()))
+    })?;
     eprintln!("output again {:?} after the loss", now() - struck);
-    let summary = job.finish(LIMIT)?;
+    job.release()?;
+    let summary = job.finish(PATIENCE)?;
     ensure!(
         summary["restarts"].as_u64() >= Some(hit as u64),
         "{hit} tasks were hit: {summary}"
     );
     cluster.check(&dest, GREP_COUNT_ORACLE)?;
     // R: three copies again, all on nodes that live.
-    wait_for("three copies", Duration::from_secs(10), || {
+    wait_for("three copies", PATIENCE, || {
         let said = cluster.hydfs(&["stat", &dest])?;
         let replicas = said.rsplit_once("replicas ").context("replicas")?.1.trim();
         let list: Vec<&str> = replicas.split(',').collect();
@@ -238,7 +244,10 @@ fn t35_the_leader_dies_and_leaves_nothing_behind() -> Result<()> {
     let cluster = Cluster::with_text("127.0.53", 3, 400_000)?;
     cluster.write_operator("twice.sh", FOREIGN_TWICE)?;
     let stages = ["2", "3", "transform:./twice.sh", "", "count", ""];
-    let mut job = cluster.start("orphans", &with_end(&stages, "out/orphans", "true", "40000"))?;
+    let mut job = cluster.start(
+        "orphans",
+        &with_end(&stages, "out/orphans", "true", &held(400_000)),
+    )?;
     job.wait_for_output()?;
     let (workers, operators) = (
         cluster.workers("orphans")?.len(),
@@ -250,7 +259,7 @@ fn t35_the_leader_dies_and_leaves_nothing_behind() -> Result<()> {
     );
     job.kill_leader()?;
     let killed = now();
-    cluster.wait_until_gone("orphans", Duration::from_secs(5))?;
+    cluster.wait_until_gone("orphans", PATIENCE)?;
     eprintln!("all gone {:?} after the leader", now() - killed);
     ensure!(
         cluster.tasks("orphans")?.is_empty(),
@@ -258,7 +267,7 @@ fn t35_the_leader_dies_and_leaves_nothing_behind() -> Result<()> {
     );
     // The cluster is as good as before.
     let job = cluster.start("next", &with_end(&GREP_COUNT, "out/next", "true", "0"))?;
-    job.finish(LIMIT)?;
+    job.finish(PATIENCE)?;
     cluster.check("out/next", GREP_COUNT_ORACLE)
 }
 
@@ -266,17 +275,14 @@ fn t35_the_leader_dies_and_leaves_nothing_behind() -> Result<()> {
 fn t36_without_the_guarantee_nothing_is_lost() -> Result<()> {
     let cluster = Cluster::with_text("127.0.53.21", 3, 250_000)?;
     let stages = ["2", "2", "grep", "static", "replace", "static STATIC"];
-    let mut job = cluster.start("least", &with_end(&stages, "out/least", "false", "60000"))?;
+    let mut job = cluster.start("least", &with_end(&stages, "out/least", "false", &held(250_000)))?;
     job.wait_for_output()?;
     for task in ["s1t0", "s2t1", "s0t0", "s2t0", "s1t1"] {
         let victim = job.kill_task(task)?;
         job.wait_for_task(task, victim.epoch + 1)?;
     }
-    ensure!(
-        job.is_running()?,
-        "the job was over before the last replacement ran"
-    );
-    job.finish(LIMIT)?;
+    job.release()?;
+    job.finish(PATIENCE)?;
     let want = cluster
         .oracle(r#"awk '/static/ { gsub(/static/, "STATIC"); print "in/data.txt:" NR "\t" $0 }' data.txt"#)?;
     let verdict = system_tests::chaos::judge::compare(&want, &cluster.sorted("out/least")?);
@@ -315,7 +321,7 @@ fn t37_a_job_started_twice_runs_once() -> Result<()> {
                     Some(2) => ensure!(said.contains("same-"), "does not say what is there twice: {said}"),
                     code => anyhow::bail!("exit code {code:?}: {said}"),
                 }
-                cluster.wait_until_gone(&job, Duration::from_secs(5))?;
+                cluster.wait_until_gone(&job, PATIENCE)?;
             }
             ensure!(done.len() == 1, "{} of two ran to the end: {done:?}", done.len());
             cluster.check(&done[0], GREP_COUNT_ORACLE)?;

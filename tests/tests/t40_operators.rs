@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use system_tests::procs::resident;
-use system_tests::{Cluster, Job, now};
+use system_tests::{Cluster, Job, PATIENCE, now};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 /// What the operators below make of a tuple when they do what they should.
 const SAME_ORACLE: &str = r#"awk '{ print "in/data.txt:" NR "\t" $0 }' data.txt"#;
@@ -70,11 +69,13 @@ fn t41_a_slow_operator_slows_the_source_and_nothing_piles_up() -> Result<()> {
     let text: String = (0..70_000).map(|n| format!("{n} {line}\n")).collect();
     std::fs::write(cluster.path("data.txt"), &text)?;
     cluster.hydfs(&["create", "data.txt", "in/data.txt"])?;
-    // 5 ms for each tuple, for seven seconds; then as fast as it goes.
+    // 5 ms for each tuple as long as the file is there; then as fast as it goes.
+    let slow = cluster.path("slow");
+    std::fs::write(&slow, "")?;
     operator(
         &cluster,
-        "until = time.time() + 7",
-        "    if time.time() < until: time.sleep(0.005)",
+        "",
+        &format!("    if os.path.exists({slow:?}): time.sleep(0.005)"),
     )?;
     let began = now();
     let mut args = args(&["--op-timeout", "3", "--console", "none"], "2", "out");
@@ -88,17 +89,20 @@ fn t41_a_slow_operator_slows_the_source_and_nothing_piles_up() -> Result<()> {
     while job.is_running()? {
         watch(&cluster, &job, &mut peak)?;
         if read == 0.0 {
-            // The leader's first such line is written 5 s after the start, while the operator is slow still: what the source read so far.
+            // The leader's first such line is written 5 s after the start, while the operator is slow: what the source read so far.
             let rates = cluster.log_lines("RATE job=slow stage=0 ")?;
             let total = rates
                 .first()
                 .and_then(|l| l.split("tuples_in=").nth(1)?.split(' ').next()?.parse().ok());
             read = total.unwrap_or(read);
+            if read > 0.0 {
+                std::fs::remove_file(&slow)?;
+            }
         }
-        ensure!(now() - began < LIMIT, "the job hangs");
+        ensure!(now() - began < PATIENCE, "the job hangs");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let summary = job.finish(LIMIT)?;
+    let summary = job.finish(PATIENCE)?;
     eprintln!("peaks: {peak:?}; the source had read {read} of 70000 lines after 5 s");
     ensure!(summary["restarts"] == 0, "something timed out: {summary}");
     ensure!(
@@ -121,7 +125,7 @@ fn t42_an_operator_that_crashes_once_is_started_again() -> Result<()> {
         "",
         r#"    if n == 5000 and once("crash"): sys.stderr.write("no more\n"); sys.exit(9)"#,
     )?;
-    let summary = cluster.start("crash", &args(&[], "2", "out"))?.finish(LIMIT)?;
+    let summary = cluster.start("crash", &args(&[], "2", "out"))?.finish(PATIENCE)?;
     ensure!(summary["restarts"] == 1, "{summary}");
     cluster.check("out", SAME_ORACLE)
 }
@@ -129,15 +133,15 @@ fn t42_an_operator_that_crashes_once_is_started_again() -> Result<()> {
 #[test]
 fn t43_an_operator_that_hangs_is_ended_and_named() -> Result<()> {
     let cluster = Cluster::with_text("127.0.54.31", 3, 40_000)?;
-    // One hang is got over ...
+    // One hang is got over. The time limit is what a busy machine may keep an operator that works from answering ...
     operator(
         &cluster,
         "",
         r#"    if n == 3000 and once("hang"): time.sleep(1000)"#,
     )?;
     let summary = cluster
-        .start("hang", &args(&["--op-timeout", "1"], "2", "out"))?
-        .finish(LIMIT)?;
+        .start("hang", &args(&["--op-timeout", "4"], "2", "out"))?
+        .finish(PATIENCE)?;
     ensure!(summary["restarts"] == 1, "{summary}");
     cluster.check("out", SAME_ORACLE)?;
     // ... one at the same tuple again and again is not.
@@ -148,10 +152,10 @@ fn t43_an_operator_that_hangs_is_ended_and_named() -> Result<()> {
         r#"    if key == "in/data.txt:1000": time.sleep(1000)"#,
     )?;
     let began = now();
-    let options = ["--op-timeout", "1", "--max-restarts", "2"];
+    let options = ["--op-timeout", "4", "--max-restarts", "2"];
     let said = cluster
         .start("hangs", &args(&options, "1", "out2"))?
-        .fail(LIMIT)?;
+        .fail(PATIENCE)?;
     let last = said.lines().last().unwrap_or_default();
     ensure!(
         last.contains("in/data.txt:1000")
@@ -160,7 +164,7 @@ fn t43_an_operator_that_hangs_is_ended_and_named() -> Result<()> {
         "the last line does not say all: {last}"
     );
     ensure!(
-        now() - began < Duration::from_secs(15),
+        now() - began < Duration::from_secs(60),
         "it took {:?}",
         now() - began
     );
@@ -175,7 +179,9 @@ fn t44_an_operator_that_prints_garbage_is_ended_and_named() -> Result<()> {
         "",
         r#"    if n == 3000 and once("garbage"): say("\x00\xff what? " * 1000)"#,
     )?;
-    let summary = cluster.start("garbage", &args(&[], "2", "out"))?.finish(LIMIT)?;
+    let summary = cluster
+        .start("garbage", &args(&[], "2", "out"))?
+        .finish(PATIENCE)?;
     ensure!(summary["restarts"] == 1, "{summary}");
     cluster.check("out", SAME_ORACLE)?;
     for (n, (garbage, says)) in [
@@ -199,7 +205,7 @@ fn t44_an_operator_that_prints_garbage_is_ended_and_named() -> Result<()> {
         let (job, dest) = (format!("garbage-{n}"), format!("out-{n}"));
         let said = cluster
             .start(&job, &args(&["--max-restarts", "1"], "1", &dest))?
-            .fail(LIMIT)?;
+            .fail(PATIENCE)?;
         let last = said.lines().last().unwrap_or_default();
         let key = ["in/data.txt:777", "in/data.txt:778"]
             .iter()
@@ -229,7 +235,7 @@ fn t45_an_operator_that_floods_standard_error_harms_nobody() -> Result<()> {
         watch(&cluster, &job, &mut peak)?;
         std::thread::sleep(Duration::from_millis(20));
     }
-    let summary = job.finish(LIMIT)?;
+    let summary = job.finish(PATIENCE)?;
     ensure!(summary["restarts"] == 0, "{summary}");
     ensure!(
         peak.values().all(|bytes| *bytes < 60 * MIB),
@@ -259,7 +265,7 @@ fn t45_an_operator_that_floods_standard_error_harms_nobody() -> Result<()> {
     )?;
     let said = cluster
         .start("floods", &args(&["--max-restarts", "0"], "1", "out2"))?
-        .fail(LIMIT)?;
+        .fail(PATIENCE)?;
     let last = said.lines().last().unwrap_or_default();
     ensure!(
         last.contains("999999 bottles") && last.contains("in/data.txt:100") && last.len() < 5000,

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use system_tests::chaos::random::Random;
+use system_tests::job::held;
 use system_tests::procs::{all, resident};
-use system_tests::{Cluster, wait_for};
+use system_tests::{Cluster, PATIENCE, wait_for};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 const FIRST: u16 = 11;
 const SUBNET: &str = "127.0.55";
@@ -75,8 +75,8 @@ fn memory(cluster: &Cluster) -> Result<BTreeMap<i32, (String, u64)>> {
 }
 
 fn send(addr: SocketAddr, bytes: &[u8]) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2))?;
-    stream.set_write_timeout(Some(Duration::from_secs(2)))?;
+    let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+    stream.set_write_timeout(Some(Duration::from_secs(10)))?;
     // The other side may hang up while this is being written.
     let _ = stream.write_all(bytes);
     Ok(stream)
@@ -117,7 +117,7 @@ fn attack(addr: SocketAddr, random: &mut Random) -> Result<()> {
 #[test]
 fn t51_strangers_at_every_port_while_a_job_runs() -> Result<()> {
     let cluster = Cluster::with_text(SUBNET, 3, 400_000)?;
-    let mut job = cluster.start("calm", &with_end("out/calm", "45000"))?;
+    let mut job = cluster.start("calm", &with_end("out/calm", &held(400_000)))?;
     job.wait_for_output()?;
     let before = memory(&cluster)?;
     let targets = listeners(&cluster, "calm")?;
@@ -147,7 +147,6 @@ fn t51_strangers_at_every_port_while_a_job_runs() -> Result<()> {
     }
     let victim = job.kill_task("s1t1")?;
     job.wait_for_task("s1t1", victim.epoch + 1)?;
-    ensure!(job.is_running()?, "the job was over: it was not disturbed");
     let after = memory(&cluster)?;
     drop(held);
     for (pid, (program, bytes)) in &before {
@@ -163,7 +162,8 @@ fn t51_strangers_at_every_port_while_a_job_runs() -> Result<()> {
             ),
         }
     }
-    let summary = job.finish(LIMIT)?;
+    job.release()?;
+    let summary = job.finish(PATIENCE)?;
     ensure!(summary["restarts"] == 1, "only one task was killed: {summary}");
     cluster.check("out/calm", GREP_COUNT_ORACLE)?;
     for log in ["memberd", "hydfsd", "worker", "leader"] {
@@ -198,7 +198,7 @@ fn t52_the_wrong_secret_opens_nothing() -> Result<()> {
         let mode = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(cluster.path("run/wrong-secret"), mode)?;
     }
-    let mut job = cluster.start("guarded", &with_end("out/guarded", "40000"))?;
+    let mut job = cluster.start("guarded", &with_end("out/guarded", &held(400_000)))?;
     job.wait_for_output()?;
     let workers = cluster.workers("guarded")?;
     let pid = workers.first().context("a worker")?.pid.to_string();
@@ -237,7 +237,7 @@ fn t52_the_wrong_secret_opens_nothing() -> Result<()> {
         );
         ensure!(!said.contains("panicked"), "{said}");
         ensure!(
-            system_tests::now() - began < Duration::from_secs(15),
+            system_tests::now() - began < Duration::from_secs(30),
             "{program} {args:?} takes too long to say no"
         );
     }
@@ -251,9 +251,10 @@ fn t52_the_wrong_secret_opens_nothing() -> Result<()> {
         "a stranger stored: {found}"
     );
     ensure!(found.contains("in/data.txt"), "a stranger removed a file");
-    job.finish(LIMIT)?;
+    job.release()?;
+    job.finish(PATIENCE)?;
     cluster.check("out/guarded", GREP_COUNT_ORACLE)?;
-    let refused = wait_for("the refusals in the log", Duration::from_secs(2), || {
+    let refused = wait_for("the refusals in the log", PATIENCE, || {
         let text: String = (1..=3)
             .map(|n| {
                 std::fs::read_to_string(cluster.path(&format!("run/n{n}/log/hydfsd.log"))).unwrap_or_default()

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use system_tests::procs::resident;
-use system_tests::{Cluster, now};
+use system_tests::{Cluster, PATIENCE, now};
 
-const LIMIT: Duration = Duration::from_secs(90);
 const LONGEST: usize = 16 << 20;
 
 #[test]
@@ -44,7 +43,7 @@ fn t61_lines_of_16_mib_pass_and_much_longer_ones_are_refused_by_file_and_line() 
     // Kill while such a line is in flight.
     let victim = job.kill_task("s1t0")?;
     job.wait_for_task("s1t0", victim.epoch + 1)?;
-    job.finish(LIMIT)?;
+    job.finish(PATIENCE)?;
     cluster.check(
         "out/long",
         r#"awk '{ sub(/first/, "FIRST"); print "long/long:" NR "\t" $0 }' long"#,
@@ -66,7 +65,7 @@ fn t61_lines_of_16_mib_pass_and_much_longer_ones_are_refused_by_file_and_line() 
     ];
     let foreign = cluster.start("foreign", &args)?;
     // The answer's line is longer than the line by `value: `: either is right, but not a hang and not a wrong byte.
-    match foreign.finish(LIMIT) {
+    match foreign.finish(PATIENCE) {
         Ok(_) => cluster.check("out/foreign", r#"awk '{ print "long/long:" NR "\t" $0 }' long"#)?,
         Err(error) => {
             let said = format!("{error:#}");
@@ -83,7 +82,7 @@ fn t61_lines_of_16_mib_pass_and_much_longer_ones_are_refused_by_file_and_line() 
         cluster.hydfs(&["create", name, &file])?;
         let dest = format!("out/{name}");
         let mut job = cluster.start(name, &["1", "1", "identity", "", name, &dest, "true", "false"])?;
-        let status = job.wait_for_end(LIMIT)?;
+        let status = job.wait_for_end(PATIENCE)?;
         if status.success() {
             let oracle = format!(r#"awk '{{ print "{file}:" NR "\t" $0 }}' {name}"#);
             cluster.check(&dest, &oracle)?;
@@ -98,7 +97,7 @@ fn t61_lines_of_16_mib_pass_and_much_longer_ones_are_refused_by_file_and_line() 
                 && last.contains("16 MiB"),
             "{status}; the last line does not say which: {last}"
         );
-        cluster.wait_until_gone(name, Duration::from_secs(5))?;
+        cluster.wait_until_gone(name, PATIENCE)?;
     }
     Ok(())
 }
@@ -146,7 +145,7 @@ fn t62_very_many_tiny_files() -> Result<()> {
         peak = peak.max(job.leader().and_then(|pid| resident(pid as i32)).unwrap_or(0));
         std::thread::sleep(Duration::from_millis(20));
     }
-    let summary = job.finish(LIMIT)?;
+    let summary = job.finish(PATIENCE)?;
     let startup = summary["startup_seconds"].as_f64().context("startup_seconds")?;
     let seconds = summary["seconds"].as_f64().context("seconds")?;
     eprintln!(

@@ -16,7 +16,7 @@ use crate::wire::client::{Reply, Request};
 
 const PORT: u16 = 21010;
 /// Nothing here takes longer, or something is wrong.
-const BOUND: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(120);
 
 struct World {
     folder: tempfile::TempDir,

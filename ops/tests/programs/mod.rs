@@ -13,7 +13,7 @@ use ops::foreign::{Process, Spec, describe};
 use ops::operator::{Error, InputKeys};
 use tempfile::TempDir;
 
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(120);
 pub const RUST: &str = env!("CARGO_BIN_EXE_rainstorm-op");
 
 pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;

@@ -11,11 +11,8 @@ use super::judge::{self, Verdict};
 use super::recovery::{LogTail, recoveries, was_at_work};
 use super::scenario::Scenario;
 use super::strike::{Strikes, Struck};
-use crate::{Cluster, Job, now, wait_for};
+use crate::{Cluster, Job, PATIENCE, now, wait_for};
 
-/// Beyond what the rate asks for: a job that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(45);
-const GONE: Duration = Duration::from_secs(5);
 /// What `leader --resume` says of a job that needs none.
 const ENDED: &str = "it has ended well";
 /// Signs in the logs that something broke, whatever the output looks like.
@@ -140,7 +137,7 @@ fn attempt(
         .filter(|e| e.leader && e.word == "TASK_RESTART")
         .count() as u64;
     ended?;
-    if let Err(error) = cluster.wait_until_gone(&scenario.job(), GONE) {
+    if let Err(error) = cluster.wait_until_gone(&scenario.job(), PATIENCE) {
         outcome.wrong.push(format!("processes are left: {error:#}"));
     }
     if !scenario.has_wide_faults() && outcome.restarts > outcome.kills.into() {
@@ -178,7 +175,7 @@ fn attempt(
 /// For jobs without output before their end: until the first stage has passed tuples on.
 fn wait_for_tuples(job: &mut Job<'_>, logs: &LogTail) -> Result<()> {
     let name = job.name.clone();
-    wait_for("the first tuples", Duration::from_secs(20), || {
+    wait_for("the first tuples", PATIENCE, || {
         let events = logs.events(&name)?;
         let moving = events
             .iter()

@@ -9,14 +9,7 @@ use nix::sys::signal::Signal;
 use super::recovery::{Hit, time_of_day};
 use super::scenario::{Fault, Timed};
 use crate::procs::{Worker, is_alive, signal};
-use crate::{Cluster, Job, now, wait_for};
-
-/// How long a process that is to be hit may take to appear: replacements of replacements back off up to two seconds.
-const APPEARS: Duration = Duration::from_secs(10);
-/// The lease is 3 s.
-const REPLACED: Duration = Duration::from_secs(15);
-/// A woken zombie notices that it is fenced as soon as it does anything.
-const ZOMBIE_GONE: Duration = Duration::from_secs(5);
+use crate::{Cluster, Job, PATIENCE, now, wait_for};
 
 /// What the faults of a run came to.
 #[derive(Default)]
@@ -151,7 +144,7 @@ impl Strikes<'_, '_> {
             + if epoch == 0 {
                 Duration::from_millis(500)
             } else {
-                APPEARS
+                PATIENCE
             };
         loop {
             if let Some(worker) = self.cluster.worker(&self.job.name, task)?
@@ -199,9 +192,9 @@ impl Strikes<'_, '_> {
         let printed = self.printed();
         self.struck.hits.push(hit_at(worker, at, printed));
         self.struck.stopped.push(pid);
-        let replaced = self.appears_within(task, epoch + 1, REPLACED)?;
+        let replaced = self.appears_within(task, epoch + 1, PATIENCE)?;
         if replaced.is_none() && self.job.is_running()? {
-            let why = format!("{task} (pid {pid}) was stopped and not replaced within {REPLACED:?}");
+            let why = format!("{task} (pid {pid}) was stopped and not replaced within {PATIENCE:?}");
             self.struck.wrong.push(why);
         }
         let Some(ms) = wake_ms else { return Ok(()) };
@@ -209,12 +202,12 @@ impl Strikes<'_, '_> {
         if signal(pid, Signal::SIGCONT).is_err() {
             return Ok(());
         }
-        let gone = wait_for("the zombie to exit", ZOMBIE_GONE, || {
+        let gone = wait_for("the zombie to exit", PATIENCE, || {
             Ok((!is_alive(pid)).then_some(()))
         });
         if gone.is_err() {
             let why = format!(
-                "{task} (pid {pid}) was stopped, replaced and woken, and still lives {ZOMBIE_GONE:?} later"
+                "{task} (pid {pid}) was stopped, replaced and woken, and still lives {PATIENCE:?} later"
             );
             self.struck.wrong.push(why);
         }

@@ -35,9 +35,16 @@ async fn start(exe: &str, args: &[&str]) -> Process {
         protocol: d.protocol,
         keys: d.keys,
     };
-    Process::start(Path::new(exe), &args, &[], &spec, Duration::from_secs(20), |_| {})
-        .await
-        .unwrap()
+    Process::start(
+        Path::new(exe),
+        &args,
+        &[],
+        &spec,
+        Duration::from_secs(120),
+        |_| {},
+    )
+    .await
+    .unwrap()
 }
 
 async fn run(process: &mut Process, batch: &Batch) -> Result<Pairs, Error> {

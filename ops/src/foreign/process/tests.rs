@@ -18,7 +18,7 @@ const TEXT: Spec = Spec {
     protocol: Protocol::Text,
     keys: true,
 };
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
 
 #[derive(Default)]
 struct Collect(Vec<(String, String)>);
@@ -241,13 +241,14 @@ async fn answers_that_nobody_asked_for_are_an_error() {
         &sh("echo filter; echo filter; echo filter"),
     ] {
         let mut f = start(script, SOON).await;
-        let mut runs = 0;
+        let deadline = clock::now() + SOON;
+        // How many batches are done before, the machine's load decides: a program that gets no time has not said too much yet.
         let e = loop {
-            match f.run(&numbered(2)).await {
-                Ok(_) => runs += 1,
-                Err(e) => break e,
+            if let Err(e) = f.run(&numbered(2)).await {
+                break e;
             }
-            assert!(runs < 100, "nobody notices");
+            assert!(clock::now() < deadline, "nobody notices");
+            tokio::time::sleep(Duration::from_millis(1)).await;
         };
         assert!(e.what.contains("`filter`"), "{e}");
     }
@@ -294,10 +295,10 @@ async fn a_program_that_closes_its_streams_is_reported() {
 #[tokio::test]
 async fn a_hang_is_ended_and_names_the_tuple() {
     let script = sh("if [ $k = k1 ]; then echo thinking >&2; sleep 1000; fi; echo filter");
-    let mut f = start(&script, Duration::from_millis(1500)).await;
+    let mut f = start(&script, Duration::from_secs(4)).await;
     let pid = f.process.pid().unwrap();
     let e = f.fails().await;
-    assert!(e.what.contains("answered nothing for 1.5 s"), "{e}");
+    assert!(e.what.contains("answered nothing for 4 s"), "{e}");
     assert_eq!(
         (e.key.as_deref(), e.stderr),
         (Some("k1"), vec!["thinking".to_owned()])
@@ -308,8 +309,8 @@ async fn a_hang_is_ended_and_names_the_tuple() {
 /// Slower than the timeout in sum, not with any tuple.
 #[tokio::test]
 async fn slow_is_not_hung() {
-    let mut f = start(&sh("sleep 0.4; echo filter"), Duration::from_millis(1500)).await;
-    assert_eq!(f.run(&numbered(6)).await.unwrap(), vec![]);
+    let mut f = start(&sh("sleep 0.4; echo filter"), Duration::from_secs(4)).await;
+    assert_eq!(f.run(&numbered(12)).await.unwrap(), vec![]);
 }
 
 #[tokio::test]
