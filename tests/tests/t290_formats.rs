@@ -71,7 +71,10 @@ fn t291_copy_is_lossless_and_the_others_say_what_they_lost() -> Result<()> {
         job.wait_for_output()?;
         let said_of = job.stderr.clone();
         let summary = job.finish(LIMIT)?;
-        ensure!(summary["lossy_lines"] == lost, "{format}: {lost} are lost: {summary}");
+        ensure!(
+            summary["lossy_lines"] == lost,
+            "{format}: {lost} are lost: {summary}"
+        );
         let said = std::fs::read_to_string(said_of)?;
         ensure!(
             said.contains("cannot be read back") == (lost > 0),

@@ -87,7 +87,15 @@ pub async fn make<R: AsyncRead + Unpin>(
             .unwrap_or(Ok(())),
     };
     created?;
-    let made = match stop.unless(append_all(client, local, (file, Creation(nonce)).into(), progress)).await {
+    let made = match stop
+        .unless(append_all(
+            client,
+            local,
+            (file, Creation(nonce)).into(),
+            progress,
+        ))
+        .await
+    {
         Ok(Ok(len)) => return Ok(len),
         Ok(Err(error)) => error,
         Err(by) => Error::Stopped {

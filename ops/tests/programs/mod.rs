@@ -130,7 +130,10 @@ impl Program {
 
     /// Checks what the program says of itself against how the test starts it.
     pub async fn check_description(&self) {
-        let d = describe(&self.exe, &self.args).await.unwrap().unwrap();
+        let d = describe(&self.exe, &self.args, ops::foreign::DESCRIBE_WITHIN, |_| {})
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!((d.protocol, d.keys), (self.spec.protocol, self.spec.keys));
     }
 }

@@ -92,7 +92,10 @@ mod tests {
 
     #[test]
     fn each_format_looks_as_documented() {
-        assert_eq!(written(Format::Tsv, b"k", b"v\t\r"), (b"k\tv\t\r\n".to_vec(), true));
+        assert_eq!(
+            written(Format::Tsv, b"k", b"v\t\r"),
+            (b"k\tv\t\r\n".to_vec(), true)
+        );
         assert_eq!(written(Format::Value, b"k\n", b"v"), (b"v\n".to_vec(), true));
         assert_eq!(
             written(Format::Copy, b"a\tb\\", b"v\n\xff\r"),

@@ -241,12 +241,7 @@ pub async fn get_from_replica(
     }
 }
 
-async fn copy(
-    client: &Client,
-    file: FileRef<'_>,
-    range: Range<u64>,
-    out: &mut Out<'_>,
-) -> Result<(), Error> {
+async fn copy(client: &Client, file: FileRef<'_>, range: Range<u64>, out: &mut Out<'_>) -> Result<(), Error> {
     let mut stream = client.stream(file, range);
     while let Some(piece) = stream.next().await {
         out.write(&piece?).await?;
