@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::batch::{Batch, Builder};
 use common::control::{OpKind, Protocol};
 use ops::Emit;
-use ops::foreign::{Process, Spec, describe};
+use ops::foreign::{DESCRIBE_WITHIN, Process, Spec, describe};
 use ops::operator::{Error, InputKeys};
 use tempfile::TempDir;
 
@@ -130,7 +130,10 @@ impl Program {
 
     /// Checks what the program says of itself against how the test starts it.
     pub async fn check_description(&self) {
-        let d = describe(&self.exe, &self.args).await.unwrap().unwrap();
+        let d = describe(&self.exe, &self.args, DESCRIBE_WITHIN, |_| {})
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!((d.protocol, d.keys), (self.spec.protocol, self.spec.keys));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::batch::{Batch, Builder};
 use ops::Emit;
-use ops::foreign::{Process, Spec, describe};
+use ops::foreign::{DESCRIBE_WITHIN, Process, Spec, describe};
 use ops::operator::Error;
 
 const TEMPLATE: &str = env!("CARGO_BIN_EXE_template");
@@ -29,7 +29,10 @@ impl Emit for Collect {
 /// Asks the program what it is, and starts it so.
 async fn start(exe: &str, args: &[&str]) -> Process {
     let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
-    let d = describe(Path::new(exe), &args).await.unwrap().unwrap();
+    let d = describe(Path::new(exe), &args, DESCRIBE_WITHIN, |_| {})
+        .await
+        .unwrap()
+        .unwrap();
     let spec = Spec {
         kind: d.kind,
         protocol: d.protocol,
@@ -114,7 +117,7 @@ async fn has_takes_an_argument_and_works_by_hand() {
     );
     has.finish().await.unwrap();
 
-    let e = describe(Path::new(HAS), &[]).await;
+    let e = describe(Path::new(HAS), &[], DESCRIBE_WITHIN, |_| {}).await;
     assert!(
         e.is_err() || e.unwrap().is_none(),
         "without its argument it says nothing"
