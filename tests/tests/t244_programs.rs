@@ -161,10 +161,17 @@ fn t244_nothing_that_an_operator_started_outlives_its_task() -> Result<()> {
     ensure!(job.is_running()?, "the job was over: nothing was at work");
 
     // All of them at once, none of which can do anything before it dies: nobody is left, until a host is started there again.
-    let before = of_task(&cluster, "s1t0")?;
+    of_task(&cluster, "s1t0")?;
     let (host, workers) = host_of(&cluster, "busy", "s1t0")?;
     let at_once: Vec<i32> = std::iter::once(host).chain(workers).collect();
     at_once.iter().try_for_each(|pid| signal(*pid, Signal::SIGSTOP))?;
+    let struck = cluster.workers("busy")?.into_iter();
+    let struck: Vec<_> = struck
+        .filter(|w| at_once.contains(&w.pid))
+        .map(|w| w.task)
+        .collect();
+    let mut before = helpers(&cluster)?;
+    before.retain(|h| struck.contains(&h.task) && is_alive(h.pid));
     at_once.iter().try_for_each(|pid| kill_process(*pid))?;
     let oracle = r#"awk '{ print "in/data.txt:" NR "\t" $0 }' data.txt"#;
     job.finish(LIMIT)?;

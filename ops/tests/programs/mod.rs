@@ -9,11 +9,11 @@ use std::time::Duration;
 use common::batch::{Batch, Builder};
 use common::control::{OpKind, Protocol};
 use ops::Emit;
-use ops::foreign::{Process, Spec, describe};
+use ops::foreign::{DESCRIBE_WITHIN, Process, Spec, describe};
 use ops::operator::{Error, InputKeys};
 use tempfile::TempDir;
 
-pub const SOON: Duration = Duration::from_secs(120);
+pub const SOON: Duration = Duration::from_secs(30);
 pub const RUST: &str = env!("CARGO_BIN_EXE_rainstorm-op");
 
 pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -130,7 +130,7 @@ impl Program {
 
     /// Checks what the program says of itself against how the test starts it.
     pub async fn check_description(&self) {
-        let d = describe(&self.exe, &self.args, ops::foreign::DESCRIBE_WITHIN, |_| {})
+        let d = describe(&self.exe, &self.args, DESCRIBE_WITHIN, |_| {})
             .await
             .unwrap()
             .unwrap();
