@@ -232,7 +232,8 @@ mod tests {
         );
         drop(stopper);
         assert_eq!(stop.was_asked(), Some(Asked::Terminate));
-        let never = tokio::time::timeout(std::time::Duration::from_millis(1), Stop::never().asked());
-        assert!(never.await.is_err());
+        let never = Stop::never();
+        let waited = tokio::time::timeout(std::time::Duration::from_millis(1), never.asked());
+        assert!(waited.await.is_err());
     }
 }
