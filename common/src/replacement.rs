@@ -18,7 +18,7 @@ pub struct Replacement {
 
 enum Form {
     /// With what it replaces.
-    Beside(NamedTempFile, Option<Metadata>),
+    Beside(NamedTempFile, Option<Box<Metadata>>),
     InPlace(File),
 }
 
@@ -30,7 +30,7 @@ impl Replacement {
             Some(old) if old.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
             Some(old) if !old.is_file() => Form::InPlace(OpenOptions::new().write(true).open(&path)?),
             _ => match beside(&path, old.is_some()) {
-                Ok(part) => Form::Beside(part, old),
+                Ok(part) => Form::Beside(part, old.map(Box::new)),
                 Err(error) if old.is_some() && is_refused(&error) => {
                     Form::InPlace(OpenOptions::new().write(true).truncate(true).open(&path)?)
                 }

@@ -108,7 +108,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_vital_task_is_missed_however_it_ends() {
-        let ends: [(&str, fn() -> Result<(), String>, &str); 3] = [
+        type End = fn() -> Result<(), String>;
+        let ends: [(&str, End, &str); 3] = [
             ("fails", || Err("no more".into()), "no more"),
             ("returns", || Ok(()), "no more to do"),
             ("panics", || panic!("on purpose"), "panicked"),

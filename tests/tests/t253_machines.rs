@@ -229,6 +229,28 @@ fn t255_what_a_login_shell_says_is_not_ours() -> Result<()> {
     cluster.load_text(300_000)?;
     File::create(cluster.path("slow"))?;
 
+    // A search that is stopped leaves no folder of sockets.
+    let sockets = tempfile::tempdir_in("/tmp")?;
+    let mut command = cluster.command("rainstormctl");
+    let mut search = command
+        .args(["grep", "x"])
+        .env("TMPDIR", sockets.path())
+        .spawn()?;
+    let ended = wait_for("its sockets", LIMIT, || {
+        Ok(std::fs::read_dir(sockets.path())?.next().transpose()?)
+    })
+    .and_then(|_| {
+        kill(Pid::from_raw(search.id() as i32), Signal::SIGINT)?;
+        wait_for("its end", LIMIT, || Ok(search.try_wait()?))
+    });
+    let _ = search.kill();
+    let _ = search.wait();
+    ensure!(ended?.code() == Some(130));
+    ensure!(
+        std::fs::read_dir(sockets.path())?.next().is_none(),
+        "a folder is left"
+    );
+
     // Stopped before its workers' hosts are there, a job leaves nothing.
     let mut cut = cluster.start("cut", &with_end(&GREP_REPLACE, "out/cut", "true", "0"))?;
     let left = || cluster.hydfs(&["find", "jobs/cut"]);

@@ -25,7 +25,7 @@ use common::ids::{JobName, NodeName, TaskId};
 use common::net::Identity;
 use common::output::{self, complain};
 use common::shown;
-use common::signals::Stop;
+use common::signals::{Asked, Stop};
 use hydfs::client::Client;
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -274,6 +274,8 @@ pub enum Error {
     Output(#[from] output::Unwritable),
     #[error("cannot listen to signals: {0}")]
     Signals(std::io::Error),
+    #[error("stopped by {0}")]
+    Stopped(Asked),
     #[error("HyDFS: {0}")]
     Store(#[from] hydfs::client::Error),
     #[error("HyDFS has no journal of a job `{job}`{have}")]
@@ -300,6 +302,7 @@ impl Error {
             Self::Unverified(_) => verify::UNCHECKED,
             Self::Grep(_) => grep::FAILED,
             Self::Store(error) => error.code(),
+            Self::Stopped(asked) => asked.code(),
             _ => 1,
         }
     }
@@ -377,14 +380,17 @@ pub fn run(args: Args, runtime: &Runtime) -> u8 {
 /// Carries out one word of a command line or a script, until it is done or a signal stops it.
 fn carry_out(console: &Console, runtime: &Runtime, word: Word) -> u8 {
     tell(runtime.block_on(async {
-        // Other words leave nothing behind: signals end them where they stand.
-        let (stop, _signals) = match word {
-            Word::Store(_) => Stop::on_signals()
-                .map(|(stop, guard)| (stop, Some(guard)))
-                .map_err(Error::Signals)?,
-            _ => (Stop::never(), None),
-        };
-        console.carry_out(word, &stop).await
+        let (stop, _signals) = Stop::on_signals().map_err(Error::Signals)?;
+        let minds_a_stop = matches!(word, Word::Store(_));
+        let done = console.carry_out(word, &stop);
+        match minds_a_stop {
+            true => done.await,
+            // What they hold (connections, their sockets' folder) goes when they are dropped.
+            false => stop
+                .unless(done)
+                .await
+                .unwrap_or_else(|asked| Err(Error::Stopped(asked))),
+        }
     }))
 }
 
@@ -406,8 +412,12 @@ fn tell(done: Result<Done, Error>) -> u8 {
         }
         Err(error) => {
             // Where nothing was under way, whoever stopped it knows.
-            if !matches!(&error, Error::Store(hydfs::client::Error::Stopped { what, .. }) if what.is_empty())
-            {
+            let known = match &error {
+                Error::Store(hydfs::client::Error::Stopped { what, .. }) => what.is_empty(),
+                Error::Stopped(_) => true,
+                _ => false,
+            };
+            if !known {
                 complain(format_args!("rainstormctl: {error}"));
             }
             error.code()
