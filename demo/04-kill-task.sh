@@ -6,12 +6,12 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 
 need_cluster
-begin 'a running count by first word, slowed to about 15 s, and three kills'
+begin 'a running count by first word, held back, and three kills'
 dataset text 24
 load "$DATA"
 counted_by_first_word "$DATA" >"$WORK/expected"
-start_job 2 3 grep '--key word:0 static' count '' "$SOURCE" "$DEST" true false "$(pace 15 "$DATA")"
-await_output 60 $(($(wc -l <"$WORK/expected") / 5))
+start_job 2 3 grep '--key word:0 static' count '' "$SOURCE" "$DEST" true false "$(held "$DATA")"
+await_output "$PATIENCE" $(($(wc -l <"$WORK/expected") / 60))
 for task in 's0t*' 's1t*' 's2t*'; do
     running_task "$task"
     others=$(other_pids "$TASK")
@@ -23,7 +23,8 @@ for task in 's0t*' 's1t*' 's2t*'; do
     say "$TASK is now pid $PID on $NODE"
     [ "$(other_pids "$TASK")" = "$others" ] || fail "other processes than $TASK's were replaced too"
 done
-end_job 120
+let_go
+end_job "$PATIENCE"
 [ "$(figure restarts)" -ge 3 ] || fail "the summary counts $(figure restarts) restarts, there were three kills: nothing is proved"
 
 same 'updates in HyDFS against awk' "$WORK/expected" "$GOT"

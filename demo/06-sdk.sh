@@ -23,7 +23,7 @@ say "$(speed)"
 sed -E 's/\r$//; s/(^|[^A-Za-z0-9])[0-9][A-Za-z0-9.:-]*/\1<n>/g' "$TEXT" | awk '{ n[$0]++ } END { for (t in n) print t "\t" n[t] }' >"$WORK/templates"
 same 'templates against sed and awk' "$WORK/templates" "$GOT"
 
-step 'Python: mood.py (a transform), then distinct.py (an aggregate), slowed to about 6 s; three kills'
+step 'Python: mood.py (a transform), then distinct.py (an aggregate), held back; three kills'
 # Reviews whose mood is known because they were made for it; common ones and rare ones.
 DATA=$WORK/reviews
 awk -v moods="$WORK/moods" 'BEGIN {
@@ -48,30 +48,32 @@ load "$DATA"
 bundle demo/operators/mood.py && MOOD=$BUNDLED
 bundle demo/operators/distinct.py && DISTINCT=$BUNDLED
 JOB=$BASE-python DEST=demo/$JOB
-start_job 3 3 "$MOOD" '' identity '--key word:1' "$DISTINCT" '' "$SOURCE" "$DEST" true false "$(pace 6 "$DATA")"
-await_output 30 $(($(wc -l <"$WORK/distinct") / 4))
+start_job 3 3 "$MOOD" '' identity '--key word:1' "$DISTINCT" '' "$SOURCE" "$DEST" true false "$(held "$DATA")"
+await_output "$PATIENCE" $(($(wc -l <"$WORK/distinct") / 20))
 kill_now 's3t0'
 await_restart
 kill_operator 's3t1'
 await_restart
 kill_operator 's1t*'
 await_restart
-end_job 60
+let_go
+end_job "$PATIENCE"
 [ "$(figure restarts)" -ge 3 ] || fail "the summary counts $(figure restarts) restarts, there were three kills: nothing is proved"
 same 'numbers and favourites against awk' "$WORK/distinct" "$GOT"
 PYTHON_RESTARTS=$(figure restarts)
 
-step 'awk: declares.sh (a filter), then longest.sh (an aggregate), slowed to about 5 s; two kills'
+step 'awk: declares.sh (a filter), then longest.sh (an aggregate), held back; two kills'
 JOB=$BASE-awk DEST=demo/$JOB DATA=$TEXT
 start_job 3 3 "filter:$ROOT/demo/operators/declares.sh" '' identity '--key word:0' "aggregate:$ROOT/demo/operators/longest.sh" '' \
-    "$TEXT_SOURCE" "$DEST" true false "$(pace 5 "$DATA")"
+    "$TEXT_SOURCE" "$DEST" true false "$(held "$DATA")"
 # Few lines come out, since each must be longer than all before: a task that forgot would repeat itself.
-await_output 30 40
+await_output "$PATIENCE" 10
 kill_now 's3t*'
 await_restart
 kill_operator "$TASK"
 await_restart
-end_job 60
+let_go
+end_job "$PATIENCE"
 [ "$(figure restarts)" -ge 2 ] || fail "the summary counts $(figure restarts) restarts, there were two kills: nothing is proved"
 # Which of them come out depends on the order in which three tasks meet them. Of each key: only lines that there are, each
 # longer than the one before, and the last of them as long as the longest that there is.

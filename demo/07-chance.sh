@@ -7,22 +7,23 @@ set -euo pipefail
 
 need_cluster
 need_python
-begin 'scatter.py gives each ticket a random key, which decides the next task; slowed to about 5 s, three kills'
+begin 'scatter.py gives each ticket a random key, which decides the next task; held back, three kills'
 BASE=$JOB
 DATA=$WORK/tickets
 seq -f 'ticket %06.0f' 40000 >"$DATA"
 load "$DATA"
 bundle demo/operators/scatter.py
 JOB=$BASE-logged DEST=demo/$JOB
-start_job 2 3 "$BUNDLED" '' identity '' "$SOURCE" "$DEST" true false "$(pace 5 "$DATA")"
-await_output 30 $(($(wc -l <"$DATA") / 5))
+start_job 2 3 "$BUNDLED" '' identity '' "$SOURCE" "$DEST" true false "$(held "$DATA")"
+await_output "$PATIENCE" $(($(wc -l <"$DATA") / 60))
 kill_now 's1t0'
 await_restart
 kill_operator 's1t1'
 await_restart
 kill_now 's2t*'
 await_restart
-end_job 60
+let_go
+end_job "$PATIENCE"
 [ "$(figure restarts)" -ge 3 ] || fail "the summary counts $(figure restarts) restarts, there were three kills: nothing is proved"
 cut -f2 "$GOT" >"$WORK/got"
 same 'tickets against the input' "$DATA" "$WORK/got"
@@ -32,12 +33,13 @@ rs rainstormctl verify "$JOB" || fail 'the logs do not prove it'
 
 step 'the same with --productions weak, which asks the operator again'
 JOB=$BASE-weak DEST=demo/$JOB
-start_job --productions weak 2 3 "$BUNDLED" '' identity '' "$SOURCE" "$DEST" true false "$(pace 5 "$DATA")"
-await_output 30 $(($(wc -l <"$DATA") / 5))
+start_job --productions weak 2 3 "$BUNDLED" '' identity '' "$SOURCE" "$DEST" true false "$(held "$DATA")"
+await_output "$PATIENCE" $(($(wc -l <"$DATA") / 60))
 for task in s1t0 s1t1 s1t2; do
     kill_now "$task"
     await_restart
 done
+let_go
 # It may go wrong in any way. A job that fails, or does not end, is no failure of this demo.
 if ! await_end 15; then
     WEAK='the job did not end'

@@ -15,7 +15,7 @@ OPERATOR=$ROOT/demo/operators/prices.sh
 
 JOB=$BASE-fail DEST=demo/$JOB
 start_job --console none --max-restarts 1 2 3 "$OPERATOR" '' identity '' "$SOURCE" "$DEST" true false
-await_end 60 || fail 'the job does not end'
+await_end "$PATIENCE" || fail 'the job does not end'
 [ "$CODE" -eq 1 ] || fail "exit code $CODE, it should be 1"
 await_message '^leader: job '
 LAST=$(tail -n 1 "$ERR")

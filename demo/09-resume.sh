@@ -6,12 +6,12 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 
 need_cluster
-begin 'a running count by first word, slowed to about 8 s, and its leader killed'
+begin 'a running count by first word, held back, and its leader killed'
 dataset text 24
 load "$DATA"
 counted_by_first_word "$DATA" >"$WORK/expected"
-start_job 2 3 grep '--key word:0 static' count '' "$SOURCE" "$DEST" true false "$(pace 8 "$DATA")"
-await_output 60 $(($(wc -l <"$WORK/expected") / 3))
+start_job 2 3 grep '--key word:0 static' count '' "$SOURCE" "$DEST" true false "$(held "$DATA")"
+await_output "$PATIENCE" $(($(wc -l <"$WORK/expected") / 60))
 WORKERS=$(tasks | awk '{ print $4 }' | xargs)
 [ "$(wc -w <<<"$WORKERS")" -ge 7 ] || fail "only these workers were seen: $WORKERS"
 disown "$LEADER" # the shell is not to report its death
@@ -24,17 +24,19 @@ awk 'NR > 1 { print last } { last = $0 }' "$OUT" >"$WORK/before"
 [ "$(wc -l <"$WORK/before")" -lt "$(wc -l <"$WORK/expected")" ] || fail 'all output was there before the kill: nothing is proved'
 step "kill -9 of the leader after $(wc -l <"$WORK/before") of $(wc -l <"$WORK/expected") output lines"
 
-deadline=$((SECONDS + 15))
+deadline=$((SECONDS + PATIENCE))
 for pid in $WORKERS; do
     while kill -0 "$pid" 2>/dev/null; do
-        [ "$SECONDS" -lt "$deadline" ] || fail "worker $pid still runs 15 s after its leader's death"
+        [ "$SECONDS" -lt "$deadline" ] || fail "worker $pid still runs $PATIENCE s after its leader's death"
         sleep 0.02
     done
 done
 say "$(wc -w <<<"$WORKERS") workers, none left $(seconds_since "$KILLED_AT") s after the kill; rainstormctl jobs says: $(rs rainstormctl jobs 2>&1)"
 
 start_leader --node n2 --resume "$JOB"
-end_job 60
+await_output "$PATIENCE"
+let_go
+end_job "$PATIENCE"
 same 'updates in HyDFS against awk' "$WORK/expected" "$GOT"
 same 'updates on the screen of the second leader against awk' "$WORK/expected" "$OUT"
 sort -o "$WORK/before" "$WORK/before"

@@ -11,7 +11,7 @@ append() { rs hydfs append "$1" "$2" >/dev/null || fail "cannot append to $2"; }
 # caught_up: until all that the pieces so far come to is on the screen.
 caught_up() {
     local began=$EPOCHREALTIME
-    await_output 20 "$EXPECTED"
+    await_output "$PATIENCE" "$EXPECTED"
     say "$1: $EXPECTED lines are out, $(seconds_since "$began") s later"
 }
 
@@ -63,7 +63,7 @@ append "$WORK/last" "$SOURCE/first"
 
 INTERRUPTED_AT=$EPOCHREALTIME
 kill -INT -- "-$LEADER" || fail 'the job is over'
-await_end 20 || fail 'the job does not end'
+await_end "$PATIENCE" || fail 'the job does not end'
 [ "$CODE" -eq 0 ] || fail "after Ctrl-C exit code $CODE, it should be 0"
 say "Ctrl-C: exit code 0 after $(seconds_since "$INTERRUPTED_AT") s"
 fetch_output

@@ -6,17 +6,18 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 
 need_cluster
-begin 'a running count by first word, slowed to about 6 s, and three kills'
+begin 'a running count by first word, held back, and three kills'
 dataset text 8
 load "$DATA"
 counted_by_first_word "$DATA" >"$WORK/expected"
-start_job 2 3 grep '--key word:0 static' count '' "$SOURCE" "$DEST" true false "$(pace 6 "$DATA")"
-await_output 60 $(($(wc -l <"$WORK/expected") / 5))
+start_job 2 3 grep '--key word:0 static' count '' "$SOURCE" "$DEST" true false "$(held "$DATA")"
+await_output "$PATIENCE" $(($(wc -l <"$WORK/expected") / 60))
 for task in 's0t*' 's1t*' 's2t*'; do
     kill_now "$task"
     await_restart
 done
-end_job 60
+let_go
+end_job "$PATIENCE"
 same 'updates against awk' "$WORK/expected" "$GOT"
 
 step "rainstormctl verify $JOB"

@@ -49,7 +49,7 @@ cat "${FILES%% *}" >>got
 rs hydfs fsck "$DEST" >fsck.txt 2>&1 && CODE=0 || CODE=$?
 sed 's/^/    /' fsck.txt
 if [ "$(rs hydfs list_mem_ids | grep -c alive)" -lt 3 ]; then
-    [ "$CODE" -eq 1 ] && grep -q "^UNDER-REPLICATED.$DEST/log" fsck.txt || fail 'fsck does not say that a copy is missing'
+    { [ "$CODE" -eq 1 ] && grep -q "^UNDER-REPLICATED.$DEST/log" fsck.txt; } || fail 'fsck does not say that a copy is missing'
 fi
 "$ROOT/demo/cluster.sh" start-node "$VICTIM" | sed 's/^/    /'
 rs hydfs merge "$DEST/log" | sed 's/^/    /'

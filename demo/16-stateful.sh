@@ -19,14 +19,14 @@ running_task 's2t0'
 
 # moved WORD: waits until a change of stage 2 is over, and says how many keys moved.
 moved() {
-    local deadline=$((SECONDS + 20))
+    local deadline=$((SECONDS + PATIENCE))
     until grep -F "job=$JOB " "$RUN/n1/log/leader.log" | grep -qE " $1 .*stage=2 "; do
         job_runs || fail "the job ended before a $1 of stage 2"
-        [ "$SECONDS" -lt "$deadline" ] || fail "no $1 of stage 2 within 20 s"
+        [ "$SECONDS" -lt "$deadline" ] || fail "no $1 of stage 2 within $PATIENCE s"
         sleep 0.1
     done
     until handed_over | grep -q .; do
-        [ "$SECONDS" -lt "$deadline" ] || fail "nothing was handed over within 20 s"
+        [ "$SECONDS" -lt "$deadline" ] || fail "nothing was handed over within $PATIENCE s"
         sleep 0.1
     done
     handed_over | sed 's/^/    /'
@@ -44,7 +44,7 @@ rs rainstormctl set_rate "$JOB" "$SLOW" >/dev/null
 say "$SLOW tuples/s in"
 moved SCALE_DOWN
 rs rainstormctl set_rate "$JOB" 0 >/dev/null
-end_job 120
+end_job "$PATIENCE"
 [ "$(handed_over | wc -l)" -gt "$before" ] || fail 'nothing was handed over when the stage lost its task'
 [ "$(figure restarts)" -ge 1 ] || fail 'nothing was restarted: nothing is proved'
 sort -o "$GOT" "$GOT"

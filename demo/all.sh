@@ -15,7 +15,7 @@ should; 1: one did not, and its words are printed.
 TXT
 }
 
-LIMIT=180 # seconds for each
+LIMIT=900 # seconds for each: one that hangs
 PART='' NAME=none
 
 # One that is cut off ends its job by itself.
@@ -39,7 +39,7 @@ of_jobs() {
 
 # left_over BEFORE: what was not there before and does not end, pids in one line.
 left_over() {
-    local deadline=$((SECONDS + 15)) new # the SSH connections of a leader that was killed end by themselves after 10 s
+    local deadline=$((SECONDS + PATIENCE)) new # the SSH connections of a leader that was killed end by themselves after 10 s
     while new=$(comm -13 <(echo "$1") <(of_jobs) | xargs) && [ -n "$new" ] && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.1; done
     echo "$new"
 }

@@ -37,7 +37,7 @@ await_change() {
     TOOK=$(seconds_since "$began")
 }
 
-deadline=$((SECONDS + 30))
+deadline=$((SECONDS + PATIENCE))
 until rs rainstormctl rates "$JOB" 2>/dev/null | awk '$1 == "s2t0" && $2 > 0 { found = 1 } END { exit !found }'; do
     [ "$SECONDS" -lt "$deadline" ] || fail 'nothing reaches stage 2'
     sleep 0.1
@@ -62,9 +62,9 @@ for ((round = 1; round <= ROUNDS; round++)); do
     say "    $(rs rainstormctl rates "$JOB" | awk '$1 ~ /^[12]$/ { printf "stage %s: %s tuples/s, %s; ", $1, $2, $7 " " $8 }')$((before - 0)) changes so far"
 done
 events | sed 's/^/    /' | cut -c1-150
-[ "$(count UP 2)" -ge 1 ] && [ "$(count DOWN 2)" -ge 1 ] || fail 'stage 2 was never scaled, though stage 1 let more and less through'
+{ [ "$(count UP 2)" -ge 1 ] && [ "$(count DOWN 2)" -ge 1 ]; } || fail 'stage 2 was never scaled, though stage 1 let more and less through'
 rs rainstormctl set_rate "$JOB" 0 >/dev/null
-end_job 120
+end_job "$PATIENCE"
 sort -o "$GOT" "$GOT"
 same 'output in HyDFS against awk' "$WORK/expected" "$GOT"
 rs rainstormctl verify "$JOB" || fail 'the logs do not prove it'

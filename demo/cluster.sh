@@ -9,7 +9,6 @@ set -euo pipefail
 SUBNET=${RAINSTORM_SUBNET:-127.0.0}
 FIRST=${RAINSTORM_FIRST:-11}
 SSH_PORT=2222
-PATIENCE=20 # seconds until a cluster that does not come up is called failed
 DAEMONS='sshd memberd hydfsd'
 
 usage() {

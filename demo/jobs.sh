@@ -142,7 +142,7 @@ fetch_output() {
 
 # await_message PATTERN: a line of the leader's messages; they pass through a pipe and may come after its end.
 await_message() {
-    local deadline=$((SECONDS + 5))
+    local deadline=$((SECONDS + PATIENCE))
     until grep -qE -- "$1" "$ERR"; do
         [ "$SECONDS" -lt "$deadline" ] || fail "the leader did not say \`$1\`"
         sleep 0.05
@@ -177,7 +177,7 @@ tasks() {
 # running_task PATTERN [NOT_PID [NOT_NODE]]: waits for a task that runs (`s1t0`, or a pattern such as `s1t*`), under another
 # pid and on another node than these; sets TASK, NODE and PID.
 running_task() {
-    local deadline=$((SECONDS + 15)) _ state
+    local deadline=$((SECONDS + PATIENCE)) _ state
     while [ "$SECONDS" -lt "$deadline" ]; do
         while read -r TASK _ NODE PID state; do
             # shellcheck disable=SC2053  # a pattern
@@ -186,7 +186,7 @@ running_task() {
         job_runs || fail "the job ended before a task $1 could be found running"
         sleep 0.05
     done
-    fail "no task $1 seen running for 15 s; rainstormctl list_tasks says: $(tasks | tr '\n' ';')"
+    fail "no task $1 seen running for $PATIENCE s; rainstormctl list_tasks says: $(tasks | tr '\n' ';')"
 }
 
 # kill_now PATTERN [NOT_PID]: kill -9 of one running task's process in mid-run. Sets TASK, NODE, PID and KILLED_AT.
@@ -204,7 +204,7 @@ kill_now() {
 # kill_operator PATTERN [NOT_PID]: kill -9 of the operator's own process below a worker that goes on. Sets TASK, NODE,
 # PID (the worker's), OPERATOR and KILLED_AT.
 kill_operator() {
-    local deadline=$((SECONDS + 15)) lines
+    local deadline=$((SECONDS + PATIENCE)) lines
     OPERATOR=''
     until [ -n "$OPERATOR" ]; do
         [ "$SECONDS" -lt "$deadline" ] || fail "no task $1 has an operator process"
@@ -237,7 +237,7 @@ log_lines() {
 
 # await_log LOG WORDS TASK SINCE: waits for such a line later than SINCE (EPOCHREALTIME). Sets EVENT_AFTER, seconds.
 await_log() {
-    local deadline=$((SECONDS + 20)) line at
+    local deadline=$((SECONDS + PATIENCE)) line at
     while [ "$SECONDS" -lt "$deadline" ]; do
         while read -r line; do
             at=$(date -d "${line%% *}" +%s.%6N) || continue
@@ -248,7 +248,7 @@ await_log() {
         done < <(log_lines "$1" "$2" "$3")
         sleep 0.05
     done
-    fail "no $2 of $3 in the $1 logs within 20 s"
+    fail "no $2 of $3 in the $1 logs within $PATIENCE s"
 }
 
 # same WHAT EXPECTED GOT: equal as sorted multisets of lines, or the script fails and shows where not.
@@ -267,8 +267,15 @@ same() {
     say "$1: $(wc -l <"$2") lines, all there, none twice, none wrong"
 }
 
-# pace SECONDS FILE: the INPUT_RATE at which FILE lasts that long.
-pace() { echo $(($(wc -l <"$2") / $1 + 1)); }
+# held FILE: the INPUT_RATE at which FILE lasts longer than anybody waits. The job is held back until its faults have struck, whatever the
+# machine's speed, and then let go.
+held() { echo $(($(wc -l <"$1") / PATIENCE + 1)); }
+
+# let_go: the rest of a held job's input, as fast as it goes.
+let_go() {
+    job_runs || fail 'the job was over before its faults had struck: nothing is proved'
+    rs rainstormctl set_rate "$JOB" 0 >/dev/null || fail "cannot let $JOB go"
+}
 
 # counted_by_first_word FILE: the running count of the lines with `static` for each first word. Words end where ASCII
 # white space does.

@@ -13,6 +13,10 @@ if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
     BOLD=$'\e[1m' RED=$'\e[31m' GREEN=$'\e[32m' DIM=$'\e[2m' PLAIN=$'\e[0m'
 fi
 
+# Seconds until what has to come is called missing, on any machine however busy. It decides when to give up, never what is right.
+# shellcheck disable=SC2034
+PATIENCE=120
+
 say() { printf '%s\n' "$*"; }
 step() { printf '%s==> %s%s\n' "$BOLD" "$*" "$PLAIN"; }
 good() { printf '%s%s%s\n' "$GREEN" "$*" "$PLAIN"; }

@@ -47,10 +47,10 @@ for rate in "${RATES[@]}"; do
     start_leader --job "$JOB-$rate" --console none --progress never 2 2 identity '' identity '' "$SOURCE" "$DEST" false false "$rate"
     : >"$WORK/rates-$rate"
     # The first window is full after 10 s of running; the job has come up by then.
-    deadline=$((SECONDS + 60))
+    deadline=$((SECONDS + PATIENCE))
     until rs rainstormctl rates "$JOB-$rate" --json 2>/dev/null | python3 -c 'import json, sys; s = json.load(sys.stdin)["stages"]; sys.exit(any(x["in_per_s"] <= 0 for x in s))' 2>/dev/null; do
         job_runs || fail 'the job ended at once (its messages are above)'
-        [ "$SECONDS" -lt "$deadline" ] || fail 'not every stage has a rate after 60 s'
+        [ "$SECONDS" -lt "$deadline" ] || fail 'not every stage has a rate after two minutes'
         sleep 0.2
     done
     sleep 11.5
@@ -62,7 +62,7 @@ for rate in "${RATES[@]}"; do
     say "INPUT_RATE $rate:"
     python3 -c "$SAMPLE" "$rate" "$WORK/rates-$rate" || BAD=1
     kill -TERM "$LEADER"
-    await_end 30 || fail 'the job does not stop'
+    await_end "$PATIENCE" || fail 'the job does not stop'
     rs hydfs rm "$DEST" >/dev/null 2>&1 || true
 done
 [ "$BAD" -eq 0 ] || fail 'some stage had another rate than INPUT_RATE'
