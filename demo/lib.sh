@@ -126,12 +126,12 @@ need_ssh() {
 gnu_tools() {
     local file=$ROOT/Cargo.toml
     date -d '2020-01-01T00:00:00Z' +%s.%6N && realpath -m -- "$file" && stat -c %s "$file" && printf '1\n' | sort -V &&
-        timeout 5 tail -n 0 -s 0.1 -f --pid=999999999 "$file" && printf 'a\0' | sort -z | xargs -0 -r -n 1 && find "$file" -print0 &&
-        printf 'a\n' | grep -aoE a && printf 'a\n' | sed -u -E 's/a/b/' && have base64 cksum cmp comm dd seq tee
+        env --default-signal=HUP true && timeout 5 tail -n 0 -s 0.1 -f --pid=999999999 "$file" && printf 'a\0' | sort -z | xargs -0 -r -n 1 && find "$file" -print0 &&
+        printf 'a\n' | grep -aoE a && printf 'a\n' | sed -u -E 's/a/b/' && have nohup base64 cksum cmp comm dd seq tee
 }
 need_tools() {
     ask 'setsid or flock' util-linux util-linux util-linux util-linux have setsid flock
-    ask 'one of the GNU tools (date, sort, stat, tail, cmp, find, xargs, grep, sed)' 'coreutils diffutils findutils grep sed' 'coreutils diffutils findutils grep sed' \
+    ask 'one of the GNU tools (date, sort, stat, tail, env, cmp, find, xargs, grep, sed)' 'coreutils diffutils findutils grep sed' 'coreutils diffutils findutils grep sed' \
         'coreutils diffutils findutils grep sed' 'coreutils diffutils findutils grep sed' gnu_tools
     ask 'awk' mawk gawk gawk gawk awk 'BEGIN { exit }'
 }

@@ -43,7 +43,8 @@ plain = lambda field: re.sub(rb"\\(.)", lambda m: marks.get(m[1], m[1]), field, 
 for line in open("fetched", "rb").read().split(b"\n")[:-1]:
     key, value = line.split(b"\t")
     print(repr((plain(key), plain(value))))
-END"#;
+END
+"#;
 
 const ORACLE: &str = r#"
 python3 - <<'END'
@@ -53,7 +54,8 @@ for n in range(1, 3001):
         (b"d", b"e%d\nd\tf" % n), (b"g\\%d" % n, b"\\t\r\n\\"),
         (b"h%d" % n, b"\xff"), (b"h%d" % n, b"\xfe"),
     ][n % 6]))
-END"#;
+END
+"#;
 
 #[test]
 fn t291_copy_is_lossless_and_the_others_say_what_they_lost() -> Result<()> {
