@@ -37,6 +37,7 @@ impl Rng {
 }
 
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // a simulation holds few of them
 enum Ev {
     Tick,
     Fault,
