@@ -33,9 +33,10 @@ fn check_name(what: &'static str, text: &str) -> Result<(), Error> {
     if !text
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-        || text.starts_with('.')
+        || !text.starts_with(|first: char| first.is_ascii_alphanumeric())
     {
-        return invalid("use letters, digits, `-`, `_` and `.`, not starting with `.`");
+        // A first `-` would make it an option wherever it is a word on a command line.
+        return invalid("use letters, digits, `-`, `_` and `.`, beginning with a letter or digit");
     }
     Ok(())
 }
@@ -182,6 +183,14 @@ mod tests {
     fn names_that_could_leave_a_folder_are_refused() {
         for bad in ["", "..", ".x", "a/b", "a b", "a\0b", &"x".repeat(65)] {
             assert!(NodeName::new(bad).is_err(), "{bad:?}");
+        }
+        for good in ["1", "a-", "n1.rack_2", &"x".repeat(64)] {
+            assert!(JobName::new(good).is_ok(), "{good:?}");
+        }
+        // Options, where they are words on a command line.
+        for bad in ["-x", "--", "-", "_x"] {
+            let error = JobName::new(bad).unwrap_err().to_string();
+            assert!(error.contains("beginning with a letter or digit"), "{error}");
         }
         assert!("1t2".parse::<TaskId>().is_err());
         assert!("s1x2".parse::<TaskId>().is_err());

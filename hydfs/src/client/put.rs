@@ -159,6 +159,7 @@ pub async fn append<R: AsyncRead + Unpin>(
     };
     let mut held = Held::new(gather);
     let mut by = None;
+    let mut unread = None;
     loop {
         let (queued, acked) = (appender.queued(), appender.acked());
         let waits = queued - acked > MAX_APPEND as u64;
@@ -172,9 +173,13 @@ pub async fn append<R: AsyncRead + Unpin>(
             () = clock::sleep_until(held.due.unwrap_or(Time::ZERO)), if held.due.is_some() => held.is_due(),
             // An error shows while nothing comes, too.
             changed = appender.changed(), if queued > acked => progress(changed?),
-            read = read_some(&mut local, &mut held.bytes, room), if !waits => match read? {
-                0 => break,
-                n => held.came(n, clock::now()),
+            read = read_some(&mut local, &mut held.bytes, room), if !waits => match read {
+                Ok(0) => break,
+                Ok(n) => held.came(n, clock::now()),
+                Err(error) => {
+                    unread = Some(error);
+                    break;
+                }
             },
         }
         if held.is_too_long() {
@@ -183,6 +188,10 @@ pub async fn append<R: AsyncRead + Unpin>(
         while let Some(piece) = held.piece() {
             appender.append(piece);
         }
+    }
+    if let Some(error) = unread {
+        let done = appended(drain(appender, progress).await?, file);
+        return Err(Error::Some(format!("{error}; {done}")));
     }
     let Some(by) = by else {
         held.check_length()?;
@@ -209,11 +218,15 @@ pub async fn append<R: AsyncRead + Unpin>(
 }
 
 fn stopped(by: Asked, file: &str, appended: u64) -> Error {
-    let what = match appended {
+    let what = self::appended(appended, file);
+    Error::Stopped { by, what }
+}
+
+fn appended(bytes: u64, file: &str) -> String {
+    match bytes {
         0 => format!("nothing was appended to `{file}`"),
         n => format!("{n} bytes were appended to `{file}`"),
-    };
-    Error::Stopped { by, what }
+    }
 }
 
 /// What has come and has not gone.

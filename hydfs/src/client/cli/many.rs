@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::local;
 use super::out::Out;
-use super::transfer::bar;
+use super::transfer::{bar, open};
 use crate::client::names::{Deed, check_users};
 use crate::client::{Client, Error, check_name};
 
@@ -283,10 +283,7 @@ fn conclude(
 }
 
 async fn create_one(client: &Client, path: &Path, name: &str, stop: &Stop) -> Result<u64, Error> {
-    let mut file = tokio::fs::File::open(path)
-        .await
-        .map_err(|e| local(path, "read", e))?;
-    file.set_max_buf_size(1024 * 1024);
+    let (file, _) = open(path).await?;
     client.put(file, name, stop, |_| {}).await
 }
 

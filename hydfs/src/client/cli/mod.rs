@@ -4,6 +4,7 @@ mod check;
 mod many;
 mod multiappend;
 mod out;
+mod regular;
 mod transfer;
 
 use std::path::{Path, PathBuf};

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::local;
 use super::out::Out;
+use super::transfer::open;
 use crate::client::{Client, Error, MAX_APPEND, check_name};
 
 /// Until an append on a node is connected.
@@ -176,7 +177,9 @@ fn nothing_done(node: &NodeName, why: &str) -> Error {
 
 async fn content(file: &str) -> Result<Vec<u8>, Error> {
     let path = PathBuf::from(file);
-    let read = tokio::fs::read(&path)
+    let (mut from, _) = open(&path).await?;
+    let mut read = vec![];
+    from.read_to_end(&mut read)
         .await
         .map_err(|e| local(&path, "read", e))?;
     if read.len() > MAX_APPEND {

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use super::local;
 use super::out::Out;
+use super::regular::Regular;
 use crate::client::stream::PIECE;
 use crate::client::{Client, Error, FileRef, Gather, check_name};
 
@@ -22,10 +23,10 @@ const WORTH_A_BAR: u64 = 8_000_000;
 /// How much is looked at, at a time, to find the last lines.
 const BACK: u64 = 64 * 1024;
 
-type Input = Box<dyn AsyncRead + Unpin + Send>;
+pub(super) type Input = Box<dyn AsyncRead + Unpin + Send>;
 
 /// A reader and, where it is known, how much it will yield.
-async fn open(path: &Path) -> Result<(Input, Option<u64>), Error> {
+pub(super) async fn open(path: &Path) -> Result<(Input, Option<u64>), Error> {
     if path == Path::new("-") {
         return Ok((Box::new(tokio::io::stdin()), None));
     }
@@ -37,9 +38,14 @@ async fn open(path: &Path) -> Result<(Input, Option<u64>), Error> {
             "it is a folder; name a file, or all in it with create -r",
         )));
     }
-    let mut file = tokio::fs::File::open(path).await.map_err(read)?;
-    file.set_max_buf_size(1024 * 1024);
-    Ok((Box::new(file), meta.is_file().then_some(meta.len())))
+    let file = tokio::fs::File::open(path).await.map_err(read)?;
+    Ok(match Regular::new(path, file).await.map_err(read)? {
+        Ok(file) => {
+            let size = file.size();
+            (Box::new(file), Some(size))
+        }
+        Err(file) => (Box::new(file), None),
+    })
 }
 
 pub fn bar(size: Option<u64>, what: &'static str) -> ProgressBar {
