@@ -123,7 +123,9 @@ mod tests {
         let null = File::open("/dev/null").await.unwrap();
         assert!(Regular::new(Path::new("/dev/null"), null).await.unwrap().is_err());
         for path in ["/proc/self/status", "/sys/kernel/mm/transparent_hugepage/enabled"] {
-            let Ok(file) = File::open(path).await else { continue };
+            let Ok(file) = File::open(path).await else {
+                continue;
+            };
             let Ok(mut file) = Regular::new(Path::new(path), file).await.unwrap() else {
                 panic!("a regular file")
             };
