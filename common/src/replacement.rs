@@ -1,7 +1,7 @@
 //! A local file that comes to be when it is whole.
 //!
 //! It is written beside its place and renamed; dropped before that, it leaves nothing. A file that it replaces hands its mode and owner
-//! on; a new one follows the umask. A symbolic link to a file stays one. What is no regular file (a device, a pipe) is written as it
+//! on; a new one follows the umask. A symbolic link stays one, and the file comes to be where it leads. What is no regular file (a device, a pipe) is written as it
 //! is, and so is a file in a folder that takes no other.
 
 use std::fs::{File, Metadata, OpenOptions, Permissions};
@@ -10,6 +10,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
+
+/// As many symbolic links in a row as Linux follows.
+const MOST_LINKS: u32 = 40;
 
 pub struct Replacement {
     path: PathBuf,
@@ -24,7 +27,7 @@ enum Form {
 
 impl Replacement {
     pub fn open(path: &Path) -> io::Result<Self> {
-        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = resolve(path)?;
         let old = std::fs::metadata(&path).ok();
         let form = match &old {
             Some(old) if old.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
@@ -63,6 +66,20 @@ impl Replacement {
     }
 }
 
+/// Where a path leads, also when nothing is there yet.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        match (std::fs::canonicalize(&path), std::fs::read_link(&path)) {
+            (Ok(whole), _) => return Ok(whole),
+            // A link to nothing: the file is to be made where it points, seen from its own folder.
+            (Err(_), Ok(to)) => path = path.parent().unwrap_or(Path::new("")).join(to),
+            (Err(_), Err(_)) => return Ok(path),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
 /// The part is nobody else's to read while the file that it will be may not be either.
 fn beside(path: &Path, replaces: bool) -> io::Result<NamedTempFile> {
     let folder = path
@@ -91,7 +108,7 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// Whether [`write`] could be done now. Nothing is changed.
 pub fn probe(path: &Path) -> io::Result<()> {
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = resolve(path)?;
     let old = std::fs::metadata(&path).ok();
     // Not to wait for the reader of a pipe.
     let open = || {
@@ -149,6 +166,32 @@ mod tests {
         write(&new, b"x").unwrap();
         std::fs::write(dir.path().join("plain"), "x").unwrap();
         assert_eq!(mode(&new), mode(&dir.path().join("plain")));
+    }
+
+    #[test]
+    fn a_link_to_nothing_stays_one_and_its_file_comes_to_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("sub")).unwrap();
+        for (link, to) in [
+            ("first", "sub/second"),
+            ("sub/second", "../target"),
+            ("loop", "loop"),
+            ("lost", "none/x"),
+        ] {
+            std::os::unix::fs::symlink(to, at(link)).unwrap();
+        }
+        probe(&at("first")).unwrap();
+        assert!(!at("target").exists());
+        write(&at("first"), b"x").unwrap();
+        assert!(at("first").is_symlink() && at("sub/second").is_symlink());
+        assert_eq!(std::fs::read(at("target")).unwrap(), b"x");
+        for bad in ["loop", "lost"] {
+            assert!(
+                probe(&at(bad)).is_err() && write(&at(bad), b"x").is_err() && at(bad).is_symlink(),
+                "{bad}"
+            );
+        }
     }
 
     #[test]
