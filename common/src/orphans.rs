@@ -133,12 +133,16 @@ pub fn end_left_behind() {
 
 fn end_all(dying: Option<Pid>, find: impl Fn() -> Vec<Pid>) {
     let by = clock::now() + WITHIN;
+    // A look is no moment: a process may be looked at right before its parent dies, and that parent right after. So nobody is left
+    // only when two looks in a row have found nobody.
+    let mut clear = 0;
     loop {
         let dead = dying
             .and_then(|pid| stat(pid.as_raw()))
             .is_none_or(|s| s.is_zombie);
         let found = find();
-        if dead && found.is_empty() {
+        clear = if dead && found.is_empty() { clear + 1 } else { 0 };
+        if clear == 2 {
             return;
         }
         for pid in &found {
