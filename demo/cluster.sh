@@ -307,19 +307,10 @@ up() {
         trap 'end_cluster "$RUN"' EXIT
         trap 'trap "" INT TERM; exit 130' INT TERM
     fi
-    raise_limits
     for node in "${NAMES[@]}"; do start_daemons "$node"; done
     wait_ready "${NAMES[@]}" || exit 1
     trap - EXIT INT TERM
     good "up: $(nodes ${#NAMES[@]}); cluster file $CLUSTER"
-}
-
-# Stores and channels hold many files and connections open; the common soft limit of 1024 is from another age.
-raise_limits() {
-    local hard
-    hard=$(ulimit -Hn)
-    if [ "$hard" = unlimited ] || [ "$hard" -gt 65536 ]; then hard=65536; fi
-    ulimit -Sn "$hard" 2>/dev/null || true
 }
 
 down() {
@@ -386,7 +377,6 @@ start_node() {
         say "$1 is up already, nothing changed"
         return 0
     fi
-    raise_limits
     start_daemons "$1"
     for node in "${NAMES[@]}"; do if [ "$node" = "$1" ] || is_up "$node" memberd; then running+=("$node"); fi; done
     wait_ready "${running[@]}" || exit 1

@@ -15,6 +15,7 @@ pub mod hold;
 pub mod ids;
 pub mod lateness;
 pub mod net;
+pub mod open_files;
 pub mod orphans;
 pub mod output;
 pub mod replacement;

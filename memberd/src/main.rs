@@ -93,6 +93,7 @@ fn pairs(settings: &[String]) -> anyhow::Result<Vec<(String, String)>> {
 }
 
 fn main() -> ExitCode {
+    common::open_files::raise_limit();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(usage) => {

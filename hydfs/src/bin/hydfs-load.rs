@@ -26,6 +26,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    common::open_files::raise_limit();
     common::heap::keep_freed_memory();
     match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,

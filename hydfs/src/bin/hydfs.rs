@@ -38,6 +38,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    common::open_files::raise_limit();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(usage) => {

@@ -25,6 +25,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    common::open_files::raise_limit();
     common::heap::keep_freed_memory();
     let args = match Args::try_parse() {
         Ok(args) => args,

@@ -8,6 +8,7 @@ use leader::cli::{self, Parsed};
 use leader::driver;
 
 fn main() -> ExitCode {
+    common::open_files::raise_limit();
     let started_us = common::clock::unix_micros();
     let request = match cli::parse(std::env::args_os()) {
         Ok(Parsed::Request(request)) => *request,

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use common::output::{self, complain};
 
 fn main() -> ExitCode {
+    common::open_files::raise_limit();
     let args = match leader::ctl::parse(std::env::args_os()) {
         Ok(args) => args,
         Err(text) => {
