@@ -27,3 +27,4 @@ pub mod spawn;
 pub mod ssh;
 pub mod task_log;
 pub mod telemetry;
+pub mod work_folder;

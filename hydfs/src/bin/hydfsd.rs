@@ -53,6 +53,7 @@ fn run(args: Args) -> anyhow::Result<()> {
             .clone(),
     };
     let log = telemetry::init(Some((&node.log, "hydfsd.log")), std::io::stderr)?;
+    common::work_folder::sweep(&node.data);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -270,6 +270,7 @@ mod tests {
                 node: name(),
                 program,
                 args: vec!["--x".into()],
+                data: self.dir.path().to_owned(),
             };
             say(&mut self.to, &Word::Launch(order)).await.unwrap();
         }

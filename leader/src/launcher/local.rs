@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use common::ids::{Epoch, NodeName, TaskId};
 use common::secret::Secret;
-use common::{orphans, spawn};
+use common::{orphans, spawn, work_folder};
 use nix::sys::signal::Signal;
 use tokio::process::Command;
 use tokio::sync::Notify;
@@ -131,6 +131,7 @@ async fn run(
     drop(own);
     // A worker that was killed has left its operator's helpers. All others have ended theirs, or still have them.
     orphans::end(None, None);
+    let _ = tokio::task::spawn_blocking(move || work_folder::sweep(&order.data)).await;
     Ok(())
 }
 
@@ -173,6 +174,7 @@ mod tests {
             node: node.clone(),
             program,
             args: vec!["--epoch".into(), "2".into()],
+            data: dir.path().to_owned(),
         });
         if kill {
             local.kill(task, epoch, node, 0);

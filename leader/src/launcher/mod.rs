@@ -42,6 +42,8 @@ pub struct Order {
     pub node: NodeName,
     pub program: PathBuf,
     pub args: Vec<String>,
+    /// The node's data folder.
+    pub data: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +107,7 @@ pub fn order(
         node: node.name.clone(),
         program,
         args,
+        data: node.data.clone(),
     }
 }
 

@@ -421,6 +421,7 @@ mod tests {
                 node: NodeName::new(node).unwrap(),
                 program: "worker".into(),
                 args: vec![],
+                data: dir.path().to_owned(),
             });
             let told = tokio::time::timeout(Duration::from_secs(20), heard.recv()).await;
             let Some(Event::Failed { why, .. }) = told.expect("in time") else {

@@ -29,12 +29,13 @@ pub struct Group {
 }
 
 impl Group {
-    /// Starts the program with all three standard streams piped (`input` false: nothing to read). To be called on a
-    /// thread that outlives it.
+    /// Starts the program in `folder` (or where this one is) with all three standard streams piped (`input` false: nothing to
+    /// read). To be called on a thread that outlives it.
     pub async fn start(
         exe: &Path,
         args: &[String],
         env: &[(String, String)],
+        folder: Option<&Path>,
         input: bool,
     ) -> Result<Self, Error> {
         // What the system would only call "no such file", or give to `sh`.
@@ -44,6 +45,9 @@ impl Group {
         let mark = orphans::new_mark();
         command.args(args).env(orphans::MARK, &mark);
         command.envs(env.iter().map(|(k, v)| (k, v)));
+        if let Some(folder) = folder {
+            command.current_dir(folder).env("TMPDIR", folder);
+        }
         command.stdin(if input { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);

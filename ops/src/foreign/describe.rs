@@ -66,7 +66,7 @@ pub async fn describe(
     waiting: impl Fn(&str),
 ) -> Result<Option<Description>, Error> {
     let env = [(DESCRIBE.to_owned(), "1".to_owned())];
-    let mut group = Group::start(exe, args, &env, false).await?;
+    let mut group = Group::start(exe, args, &env, None, false).await?;
     let broken = || Error::fatal("the operator's standard streams are not piped");
     let stdout = group.child.stdout.take().ok_or_else(broken)?;
     let mut stderr = Drain::start(group.child.stderr.take().ok_or_else(broken)?, |_| {});

@@ -63,10 +63,11 @@ impl Pipes {
         exe: &Path,
         args: &[String],
         env: &[(String, String)],
+        folder: Option<&Path>,
         op_timeout: Duration,
         stderr: impl FnMut(&str) + Send + 'static,
     ) -> Result<Self, Error> {
-        let mut group = Group::start(exe, args, env, true).await?;
+        let mut group = Group::start(exe, args, env, folder, true).await?;
         let broken = || Error::fatal("the operator's standard streams are not piped");
         let stdin = group.child.stdin.take().ok_or_else(broken)?;
         let stdout = group.child.stdout.take().ok_or_else(broken)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use common::batch::Batch;
 use common::clock;
 use common::control::{OpKind, Protocol};
+use common::work_folder::WorkFolder;
 
 use super::batch::{Call, Frames};
 use super::pipes::Pipes;
@@ -32,6 +33,8 @@ pub struct Process {
     pipes: Pipes,
     codec: Codec,
     kind: OpKind,
+    /// Goes when the program has ended.
+    _folder: Option<WorkFolder>,
 }
 
 #[derive(Debug)]
@@ -41,13 +44,14 @@ enum Codec {
 }
 
 impl Process {
-    /// Starts the program. `op_timeout`: how long it may answer nothing while tuples wait for answers. `stderr` gets
+    /// Starts the program, in `folder` if it is to have one of its own. `op_timeout`: how long it may answer nothing while tuples wait for answers. `stderr` gets
     /// what it says there, line by line, at most 1000 a second. To be called on a thread that outlives the task.
     pub async fn start(
         exe: &Path,
         args: &[String],
         env: &[(String, String)],
         spec: &Spec,
+        folder: Option<WorkFolder>,
         op_timeout: Duration,
         stderr: impl FnMut(&str) + Send + 'static,
     ) -> Result<Self, Error> {
@@ -68,10 +72,12 @@ impl Process {
         ];
         let mut full_env: Vec<_> = common.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         full_env.extend_from_slice(env);
+        let place = folder.as_ref().map(WorkFolder::path);
         Ok(Self {
-            pipes: Pipes::start(exe, args, &full_env, op_timeout, stderr).await?,
+            pipes: Pipes::start(exe, args, &full_env, place, op_timeout, stderr).await?,
             codec,
             kind: spec.kind,
+            _folder: folder,
         })
     }
 

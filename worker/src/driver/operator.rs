@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use common::batch::{Batch, Builder};
 use common::control::{OpCode, OpSpec, TaskPlan};
+use common::work_folder::WorkFolder;
 use hydfs::client::Client;
 use ops::{Emit, Operator, foreign, operator};
 
@@ -67,7 +68,17 @@ impl Runner {
                     protocol: *protocol,
                     keys: *keys,
                 };
-                let child = foreign::Process::start(&exe, &op.args, &env, &spec, timeout, said).await;
+                let folder = WorkFolder::make(data, &plan.job, plan.task, plan.epoch).map_err(|e| {
+                    operator::Error {
+                        restart_helps: true,
+                        ..operator::Error::fatal(format!(
+                            "cannot make a folder for the operator to work in, under {}: {e}",
+                            data.display()
+                        ))
+                    }
+                })?;
+                let child =
+                    foreign::Process::start(&exe, &op.args, &env, &spec, Some(folder), timeout, said).await;
                 let mut child = child.map_err(|e| operator::Error::fatal(e.to_string()))?;
                 child.set_careful(plan.careful);
                 Ok(Self::Foreign(Box::new(child)))

@@ -126,7 +126,7 @@ async fn run(o: &Options) -> Result<String, String> {
         keys: said.as_ref().is_none_or(|d| d.keys),
     };
     let batches = batches(o.input.as_deref(), spec.kind == OpKind::Aggregate)?;
-    let mut process = Process::start(&exe, &o.args, &[], &spec, TIMEOUT, |line| {
+    let mut process = Process::start(&exe, &o.args, &[], &spec, None, TIMEOUT, |line| {
         common::output::complain(line)
     })
     .await

@@ -54,7 +54,7 @@ async fn start(script: &str, op_timeout: Duration) -> Fixture {
     ];
     let args = ["a b".to_owned()];
     let hand_on = move |l: &str| lines.lock().unwrap().push(l.to_owned());
-    let process = Process::start(&exe, &args, &env, &TEXT, op_timeout, hand_on)
+    let process = Process::start(&exe, &args, &env, &TEXT, None, op_timeout, hand_on)
         .await
         .unwrap();
     Fixture { dir, process, stderr }
@@ -364,7 +364,9 @@ async fn a_worker_that_is_killed() {
         return;
     };
     let exe = PathBuf::from(dir).join("op");
-    let _process = Process::start(&exe, &[], &[], &TEXT, SOON, |_| {}).await.unwrap();
+    let _process = Process::start(&exe, &[], &[], &TEXT, None, SOON, |_| {})
+        .await
+        .unwrap();
     // A bound, should the other test be gone.
     tokio::time::sleep(SOON).await;
 }
@@ -461,7 +463,7 @@ async fn what_cannot_be_started_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let exe = write_script(&dir, "#!/nonexistent/interpreter\n");
     let start = async |exe: &Path| {
-        Process::start(exe, &[], &[], &TEXT, SOON, |_| {})
+        Process::start(exe, &[], &[], &TEXT, None, SOON, |_| {})
             .await
             .unwrap_err()
     };
