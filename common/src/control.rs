@@ -271,6 +271,11 @@ pub enum ToLeader {
     Beat(Report),
     Done(Report),
     Failed(Failure),
+    /// A source's file begins with the byte order mark of another encoding than UTF-8. Said again after a restart.
+    WideText {
+        file: String,
+        encoding: String,
+    },
     /// Answers [`ToWorker::Upstream`]: this process will not end before these tasks have.
     Knows(Vec<TaskId>),
 }

@@ -18,6 +18,11 @@ pub fn raise_limit() {
     }
 }
 
+/// How many there may be, as far as the system says.
+pub fn limit() -> Option<u64> {
+    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

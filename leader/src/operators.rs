@@ -79,10 +79,11 @@ pub async fn resolve(
 ) -> Result<Resolved, cli::Error> {
     let (stage, path, prefix) = match located {
         Located::Builtin { spec } => {
+            let notes = first_groups(k, &spec).into_iter().collect();
             return Ok(Resolved {
                 spec,
                 content: None,
-                notes: vec![],
+                notes,
             });
         }
         Located::File { stage, path, kind } => (stage, path, kind),
@@ -167,6 +168,18 @@ pub fn all_move_state(resolved: &[Resolved]) -> Result<(), cli::Error> {
             ),
         }),
     }
+}
+
+/// In the first stage a key is a file's name and a line's number: each line is a group by itself, whatever `--key` says, which
+/// is the output's.
+fn first_groups(k: usize, spec: &OpSpec) -> Option<String> {
+    let exe = &spec.exe;
+    (k == 1 && spec.kind == OpKind::Aggregate).then(|| {
+        format!(
+            "warning: stage 1 ({exe}) groups by the keys of its input, which are FILE:LINE there, so each line is a group of its own \
+             (--key is for the output); give the key in a stage before it: identity '--key word:0' {exe} ..."
+        )
+    })
 }
 
 /// What exactly-once costs with this operator, or where it ends.

@@ -30,6 +30,8 @@ pub struct Summary {
     pub poisoned: u64,
     /// Lines of the output that cannot be read back as the tuples that they were.
     pub lossy_lines: u64,
+    /// Files of the source that say they are UTF-16 or UTF-32: their bytes were taken for lines of UTF-8.
+    pub wide_files: u64,
     /// Without exactly-once: tuples that were sent again after a restart, and may have counted twice; in a job that was
     /// taken up, all that was in the destination by then.
     pub possible_duplicates: u64,
@@ -115,6 +117,7 @@ impl Summary {
             scale_events: job.scale_events(),
             poisoned: job.poisoned(),
             lossy_lines: job.lossy(),
+            wide_files: job.wide_files().len() as u64,
             possible_duplicates: job.possible_duplicates(),
             stages,
             latency_ms: Latency::of(&histogram),
@@ -252,6 +255,7 @@ mod tests {
             "scale_events",
             "poisoned",
             "lossy_lines",
+            "wide_files",
             "possible_duplicates",
             "stages",
             "latency_ms",

@@ -22,6 +22,7 @@ mod t260_identity;
 mod t270_pace;
 mod t280_scripts;
 mod t290_formats;
+mod t300_surroundings;
 mod t30_processes;
 mod t40_operators;
 mod t50_strangers;

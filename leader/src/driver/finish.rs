@@ -156,6 +156,13 @@ impl Run {
                 }
             ));
         }
+        if let Some(first) = job.wide_files().first() {
+            base.screen.say(&format!(
+                "warning: {} of the source's files say that they are UTF-16 or UTF-32, as {first} does: their lines were cut in the wrong \
+                 places; store them as UTF-8 (iconv -f UTF-16 -t UTF-8)",
+                job.wide_files().len()
+            ));
+        }
         if let (true, Some(file)) = (job.poisoned() > 0, &plan.poison) {
             let tuples = if job.poisoned() == 1 {
                 "tuple was"

@@ -113,6 +113,13 @@ pub fn event(plan: &Plan, event: &Event) {
                 hint = "the file was removed and made anew: it is read from its beginning, as another file", "FILE_REPLACED"
             );
         }
+        Event::WideText { task, file, encoding } => {
+            tracing::warn!(
+                job = %job, task = %task, file, encoding,
+                hint = format!("lines end at bytes, not at characters of {encoding}: store it again with iconv -f {encoding} -t UTF-8"),
+                "WIDE_TEXT"
+            );
+        }
         Event::Drain => tracing::info!(job = %job, "DRAIN"),
         Event::Rate { rate } => tracing::info!(job = %job, rate, "SET_RATE"),
         Event::Scale {

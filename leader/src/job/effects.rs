@@ -175,6 +175,12 @@ pub enum Event {
         file: String,
         label: String,
     },
+    /// A source's file has another encoding than UTF-8, in which lines are cut in the wrong places.
+    WideText {
+        task: TaskId,
+        file: String,
+        encoding: String,
+    },
     Drain,
     /// The sources have another rate.
     Rate {

@@ -157,6 +157,15 @@ impl Job {
                     self.share(now, out);
                 }
             }
+            ToLeader::WideText { file, encoding } => {
+                if self.wide_files.insert(file.clone()) {
+                    out.push(Effect::Event(Event::WideText {
+                        task: id,
+                        file,
+                        encoding,
+                    }));
+                }
+            }
             ToLeader::Knows(tasks) => self.knows(now, id, &tasks, out),
             ToLeader::Done(report) => {
                 task.take_report(report);

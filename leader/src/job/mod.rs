@@ -103,6 +103,8 @@ pub struct Job {
     /// All files that were given to a source task, and how many slices each of these has; what is being stored counts.
     files: GivenFiles,
     slices: Vec<usize>,
+    /// Those of them that are UTF-16 or UTF-32.
+    wide_files: BTreeSet<String>,
     draining: bool,
     poisoned: u64,
     /// Tuples that were in the destination before this leader, and may come again: without exactly-once.
@@ -143,6 +145,7 @@ impl Job {
             last_ticket: Ticket(0),
             files: GivenFiles::of(plan.sources.iter().flatten()),
             slices: plan.sources.iter().map(Vec::len).collect(),
+            wide_files: BTreeSet::new(),
             draining: plan.drain,
             poisoned: plan.skips.values().map(|units| units.len() as u64).sum(),
             before: 0,
@@ -206,6 +209,11 @@ impl Job {
     /// How many tuples the destination's format could not say so that they can be read back.
     pub fn lossy(&self) -> u64 {
         self.tasks.values().map(|t| t.totals.lossy).sum()
+    }
+
+    /// The sources' files, by what keys call them, that were read as lines though they are UTF-16 or UTF-32.
+    pub fn wide_files(&self) -> &BTreeSet<String> {
+        &self.wide_files
     }
 
     /// How many tuples were set aside, in the job's whole life.

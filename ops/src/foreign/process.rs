@@ -44,8 +44,9 @@ enum Codec {
 }
 
 impl Process {
-    /// Starts the program, in `folder` if it is to have one of its own. `op_timeout`: how long it may answer nothing while tuples wait for answers. `stderr` gets
-    /// what it says there, line by line, at most 1000 a second. To be called on a thread that outlives the task.
+    /// Starts the program, in `folder` if it is to have one of its own. `op_timeout`: how long it may answer nothing while tuples
+    /// wait for answers. `stderr` gets what it says there, line by line, at most 1000 a second. To be called on a thread that
+    /// outlives the task.
     pub async fn start(
         exe: &Path,
         args: &[String],

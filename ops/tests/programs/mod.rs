@@ -115,7 +115,9 @@ impl Program {
         let stderr = Arc::new(Mutex::new(vec![]));
         let lines = stderr.clone();
         let hand_on = move |line: &str| lines.lock().unwrap().push(line.to_owned());
-        let process = Process::start(&self.exe, &self.args, &self.env, &self.spec, op_timeout, hand_on);
+        let process = Process::start(
+            &self.exe, &self.args, &self.env, &self.spec, None, op_timeout, hand_on,
+        );
         let process = process.await.unwrap();
         Running {
             process,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::clock;
-use common::control::Failure;
+use common::control::{Failure, ToLeader};
 use common::ids::TaskId;
 use common::task_log::{Order, SourceRun};
 
@@ -182,6 +182,12 @@ impl Engine {
             self.first_read_us = clock::unix_micros();
         }
         let (file, small) = (reader.file(block.run.slice), reader.is_small(block.run.slice));
+        if let Some(encoding) = block.wide_encoding() {
+            let _ = self.control.to_leader.send(ToLeader::WideText {
+                file: String::from_utf8_lossy(&file).into_owned(),
+                encoding: encoding.to_owned(),
+            });
+        }
         source::emit(&block, &file, small, &mut self.task.router(clock::unix_micros()));
         if replay.is_none() {
             self.pace.took(block.run.lines);

@@ -14,6 +14,7 @@ use memchr::{memchr, memrchr};
 
 use crate::task::router::Router;
 
+mod encoding;
 mod follow;
 
 use common::task_log::{SourcePos, SourceRun};
@@ -68,6 +69,13 @@ fn file(slice: &Slice) -> FileRef<'_> {
 pub struct Block {
     pub run: SourceRun,
     pub data: Bytes,
+}
+
+impl Block {
+    /// The encoding that the file says it has at its beginning, where lines in it are not what they look like.
+    pub fn wide_encoding(&self) -> Option<&'static str> {
+        encoding::wide(&self.data).filter(|_| self.run.from == 0)
+    }
 }
 
 /// The input of a source task.

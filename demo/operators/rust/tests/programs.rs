@@ -43,6 +43,7 @@ async fn start(exe: &str, args: &[&str]) -> Process {
         &args,
         &[],
         &spec,
+        None,
         Duration::from_secs(120),
         |_| {},
     )

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use common::ids::{JobName, NodeName};
+use common::open_files;
 use common::signals::Stop;
 use hydfs::client::names::poison_file;
 use hydfs::client::{Client, Error as StoreError, Stat};
@@ -60,6 +61,7 @@ pub(super) async fn prepare(
     if start.dry_run {
         return Ok(Outcome::DryRun(plan.describe()));
     }
+    check_open_files(plan.nodes.len(), nodes.len(), open_files::limit()).map_err(Error::Cannot)?;
 
     // From here on something is left behind that has to be removed when it comes to nothing.
     let mut journal = create_journal(client, &plan).await?;
@@ -154,6 +156,20 @@ fn random() -> Result<[u8; 8], Error> {
     Ok(random)
 }
 
+/// A job that runs out of descriptors half way would only say that its tasks do not answer. `limit`: of this program.
+fn check_open_files(tasks: usize, nodes: usize, limit: Option<u64>) -> Result<(), String> {
+    // Each task has a connection, and one of a predecessor's that is not over yet; each node has an SSH session and a storage
+    // daemon. The rest is for logs, sockets, the journal and the pages of the job.
+    let needed = (2 * tasks + 8 * nodes + 40) as u64;
+    match limit {
+        Some(limit) if limit < needed => Err(format!(
+            "this job of {tasks} tasks on {nodes} nodes needs up to {needed} open files, and the leader may have {limit}; raise the hard \
+             limit (ulimit -Hn, or LimitNOFILE= of a service), or take fewer tasks"
+        )),
+        _ => Ok(()),
+    }
+}
+
 async fn resolve_all(
     located: Vec<Located>,
     start: &Start,
@@ -219,4 +235,20 @@ fn planned(
         scaling: start.scaling,
         routing: Default::default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_open_files_are_refused_with_both_numbers() {
+        assert_eq!(check_open_files(24, 3, None), Ok(()));
+        assert_eq!(check_open_files(24, 3, Some(1024)), Ok(()));
+        let why = check_open_files(24, 3, Some(40)).unwrap_err();
+        assert!(
+            why.contains("up to 112 open files") && why.contains("may have 40"),
+            "{why}"
+        );
+    }
 }
