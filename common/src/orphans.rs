@@ -178,12 +178,36 @@ pub fn reap() {
 }
 
 fn orphans() -> Vec<Pid> {
-    let me = Pid::this().as_raw();
-    let mut found = processes();
-    found.retain(|pid| stat(*pid).is_some_and(|s| s.parent == me));
+    let mut found = children().unwrap_or_else(children_by_stat);
     let own = lock();
     found.retain(|pid| !own.contains(pid));
     found.into_iter().map(Pid::from_raw).collect()
+}
+
+/// This process's children, each listed under the thread that it belongs to; `None`: this kernel does not list them
+/// (`CONFIG_PROC_CHILDREN`). proc(5): while a child ends the list may lack others, so one look is not enough.
+fn children() -> Option<Vec<i32>> {
+    let mut all = vec![];
+    for thread in std::fs::read_dir("/proc/self/task").ok()?.flatten() {
+        match std::fs::read_to_string(thread.path().join("children")) {
+            Ok(list) => all.extend(
+                list.split_ascii_whitespace()
+                    .filter_map(|pid| pid.parse::<i32>().ok()),
+            ),
+            // A thread that has ended meanwhile has given its children to another.
+            Err(_) if !thread.path().exists() => {}
+            Err(_) => return None,
+        }
+    }
+    Some(all)
+}
+
+/// The same from the parents of all processes, of which a machine may have many.
+fn children_by_stat() -> Vec<i32> {
+    let me = Pid::this().as_raw();
+    let mut found = processes();
+    found.retain(|pid| stat(*pid).is_some_and(|s| s.parent == me));
+    found
 }
 
 /// Processes of this user with a mark for which `wanted` says so.
@@ -230,4 +254,25 @@ fn stat(pid: i32) -> Option<Stat> {
         parent: fields.get(1)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_are_listed_by_the_kernel_as_by_their_parents() {
+        let mut sleeps: Vec<_> = (0..3)
+            .map(|_| std::process::Command::new("sleep").arg("60").spawn().unwrap())
+            .collect();
+        let pids: Vec<i32> = sleeps.iter().map(|s| s.id() as i32).collect();
+        let lists = [children(), Some(children_by_stat())];
+        for list in lists.iter().flatten() {
+            assert!(pids.iter().all(|pid| list.contains(pid)), "{pids:?}: {list:?}");
+        }
+        for sleep in &mut sleeps {
+            sleep.kill().unwrap();
+            sleep.wait().unwrap();
+        }
+    }
 }
