@@ -2,14 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::control::{ToLeader, ToWorker};
 use common::ids::{Epoch, JobName, TaskId};
-use common::net::door::{Arrival, Door, Limits, Strangers};
+use common::net::door::{self, Guest, Limits};
 use common::net::{self, Connection, Identity, Role};
-use common::spawn;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
@@ -50,42 +48,20 @@ pub type Tell = mpsc::UnboundedSender<Heard>;
 
 /// Accepts until dropped.
 pub async fn listen(listener: TcpListener, me: Identity, job: JobName, tell: Tell) -> std::io::Result<()> {
-    let mut door = Door::new("control", listener, LIMITS);
-    let (ids, strangers) = (Arc::new(AtomicU64::new(1)), Arc::new(Strangers::default()));
-    loop {
-        let Arrival {
-            stream,
-            addr,
-            stranger,
-            place,
-        } = door.next().await?;
-        let (me, job, tell) = (me.clone(), job.clone(), tell.clone());
-        let (ids, strangers) = (ids.clone(), strangers.clone());
-        spawn::task("control-connection", async move {
-            let _place = place;
-            let greeted = net::accept(stream, addr, &me).await;
-            drop(stranger);
-            let connection = match greeted {
-                Ok(connection) => connection,
-                // As whoever asks all ports whether a leader is there.
-                Err(net::Error::Io(_) | net::Error::Closed) => return Ok(()),
-                Err(error) => {
-                    strangers.note(addr, error);
-                    return Ok(());
-                }
-            };
-            match connection.peer.role {
-                Role::Control => {
-                    let conn = ConnId(ids.fetch_add(1, Ordering::Relaxed));
-                    worker(connection, &job, conn, tell).await
-                }
-                Role::Console => console(connection, tell).await,
-                role => {
-                    tracing::warn!(peer = connection.peer.who, role = ?role, "ROLE_REFUSED");
-                    Ok(())
-                }
-            }
-        });
+    door::greet("control", listener, LIMITS, Arc::new(me), move |guest| {
+        serve(guest, job.clone(), tell.clone())
+    })
+    .await
+}
+
+async fn serve(guest: Guest, job: JobName, tell: Tell) -> Result<(), net::Error> {
+    match guest.connection.peer.role {
+        Role::Control => worker(guest.connection, &job, ConnId(guest.number), tell).await,
+        Role::Console => console(guest.connection, tell).await,
+        role => {
+            guest.refuse(format_args!("a leader does not serve {role:?}"));
+            Ok(())
+        }
     }
 }
 
@@ -164,6 +140,7 @@ mod tests {
     use common::cluster::Security;
     use common::ids::NodeName;
     use common::secret::Secret;
+    use common::spawn;
 
     fn me(secret: &str) -> Identity {
         let secret = Secret::from_text(secret.as_bytes());

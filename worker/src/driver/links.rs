@@ -7,7 +7,7 @@ use bytes::Bytes;
 use common::backoff::Backoff;
 use common::clock;
 use common::ids::{Epoch, JobName, TaskId};
-use common::net::door::{Arrival, Door, Limits, Strangers};
+use common::net::door::{self, Guest, Limits};
 use common::net::{self, Identity, Role};
 use common::spawn;
 use tokio::net::TcpListener;
@@ -36,45 +36,20 @@ pub async fn listen(
     events: Events,
     fail: FailPoint,
 ) -> std::io::Result<()> {
-    let mut door = Door::new("data", listener, LIMITS);
-    let strangers = Arc::new(Strangers::default());
-    let mut next = 0u64;
-    loop {
-        let Arrival {
-            stream,
-            addr,
-            stranger,
-            place,
-        } = door.next().await?;
-        next += 1;
-        let (id, me, events, fail) = (next, me.clone(), events.clone(), fail.clone());
-        let strangers = strangers.clone();
-        spawn::task("data_in", async move {
-            let _place = place;
-            let greeted = net::accept(stream, addr, &me).await;
-            drop(stranger);
-            match greeted {
-                Ok(connection) if connection.peer.role == Role::Data => {
-                    return serve(id, connection, events, fail).await;
-                }
-                Ok(connection) => {
-                    strangers.note(addr, format_args!("its role is {:?}", connection.peer.role))
-                }
-                Err(error) => strangers.note(addr, error),
-            }
-            Ok(())
-        });
-    }
+    door::greet("data", listener, LIMITS, me, move |guest| {
+        serve(guest, events.clone(), fail.clone())
+    })
+    .await
 }
 
 /// The receiving side of one connection.
-async fn serve(
-    id: u64,
-    connection: net::Connection,
-    events: Events,
-    fail: FailPoint,
-) -> Result<(), net::Error> {
-    let net::Connection { mut tx, mut rx, .. } = connection;
+async fn serve(guest: Guest, events: Events, fail: FailPoint) -> Result<(), net::Error> {
+    if guest.connection.peer.role != Role::Data {
+        guest.refuse(format_args!("its role is {:?}", guest.connection.peer.role));
+        return Ok(());
+    }
+    let id = guest.number;
+    let net::Connection { mut tx, mut rx, .. } = guest.connection;
     let open = tokio::time::timeout(HANDSHAKE, rx.recv::<Open>())
         .await
         .map_err(|_| net::Error::Timeout)??;

@@ -7,6 +7,7 @@
 //!   too many connections                               further ones are closed; a line now and then
 //! ```
 
+mod greeter;
 mod idle;
 
 use std::future::Future;
@@ -21,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::backoff::Backoff;
 use crate::clock::{self, Time};
 
+pub use greeter::{Guest, greet};
 pub use idle::{IdleDoor, IdleStream};
 
 /// Failing accepts are tried again after this at first, and after this at last.
