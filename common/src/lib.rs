@@ -20,6 +20,7 @@ pub mod orphans;
 pub mod output;
 pub mod replacement;
 pub mod secret;
+pub mod seeds;
 pub mod shown;
 pub mod signals;
 pub mod size;

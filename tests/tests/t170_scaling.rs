@@ -1,7 +1,8 @@
 //! Stages gain and lose tasks while tasks are killed: the output is exact. (faults.md: scaling up and down while tasks are
-//! killed) `RAINSTORM_SEEDS=100` runs as many seeds, `RAINSTORM_SEED=n` begins with that one.
+//! killed) [`common::seeds`] says how to run more seeds, or one again.
 
 use anyhow::{Result, ensure};
+use common::seeds::Seeds;
 use system_tests::{Cluster, PATIENCE, succeed, wait_for};
 
 /// A job that is scaled, and what awk makes of its input.
@@ -85,13 +86,6 @@ impl Random {
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (z ^ (z >> 31)) % n.max(1)
     }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(default)
 }
 
 /// One job: rates up and down, a kill at a moment of the seed's choice after each change begins.
@@ -178,8 +172,7 @@ fn run(cluster: &Cluster, flow: &Flow, name: &str, seed: u64) -> Result<()> {
 #[test]
 fn t171_stages_are_scaled_while_tasks_are_killed() -> Result<()> {
     let cluster = Cluster::with_text("127.0.66.101", 3, 500_000)?;
-    let first = number("RAINSTORM_SEED", 0);
-    (first..first + number("RAINSTORM_SEEDS", 2)).try_for_each(|seed| {
+    Seeds::from_env(0..2).range.try_for_each(|seed| {
         let flow = &STATELESS[(seed % 2) as usize];
         run(&cluster, flow, &format!("scaled{seed}"), seed)
     })
@@ -189,8 +182,7 @@ fn t171_stages_are_scaled_while_tasks_are_killed() -> Result<()> {
 #[test]
 fn t172_state_moves_between_tasks_while_tasks_are_killed() -> Result<()> {
     let cluster = Cluster::with_text("127.0.48.101", 3, 500_000)?;
-    let first = number("RAINSTORM_SEED", 0);
-    (first..first + number("RAINSTORM_SEEDS", 4)).try_for_each(|seed| {
+    Seeds::from_env(0..4).range.try_for_each(|seed| {
         let flow = &STATEFUL[(seed % 4) as usize];
         let name = format!("moved{seed}");
         run(&cluster, flow, &name, seed)?;

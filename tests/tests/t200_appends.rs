@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use common::seeds::Seeds;
 use system_tests::records::{Load, described, judge};
 use system_tests::{Cluster, PATIENCE, wait_for};
 use xxhash_rust::xxh3::Xxh3;
@@ -35,14 +36,10 @@ fn fault(seed: u64) -> (String, String, u64) {
 
 #[test]
 fn t201_two_nodes_killed_at_once_while_ten_clients_append() -> Result<()> {
-    let (seeds, seconds) = (
-        setting("RAINSTORM_SEEDS", 2)?,
-        setting("RAINSTORM_APPEND_SECONDS", 4)?,
-    );
-    let first = setting("RAINSTORM_FIRST_SEED", 0)?;
+    let seconds = setting("RAINSTORM_APPEND_SECONDS", 4)?;
     let cluster = Cluster::up("127.0.59", NODES)?;
     std::fs::write(cluster.path("empty"), b"")?;
-    for seed in first..first + seeds {
+    for seed in Seeds::from_env(0..2).range {
         run(&cluster, seed, seconds).with_context(|| format!("seed {seed}"))?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Storage nodes in a seeded simulation: crashes, restarts, power failures, lost disks, cuts in both directions or one, lost and late messages,
 //! false suspicions, zombies, full disks, flipped bits.
 //!
-//! `HYDFS_SEEDS=50000 HYDFS_FIRST_SEED=0 cargo test -p hydfs sim` runs more; `HYDFS_SEEDS=1 HYDFS_FIRST_SEED=n HYDFS_TRACE=1` shows one.
+//! [`common::seeds`] says how to run more seeds, or one again.
 
 mod clients;
 mod copy;
@@ -12,6 +12,7 @@ mod world;
 
 use crate::replica::Mutant;
 use clients::Clients;
+use common::seeds::{Seeds, again};
 use world::{World, ms};
 
 /// What a run was.
@@ -62,13 +63,6 @@ fn run(seed: u64, mutant: Mutant, traced: bool) -> Run {
     }
 }
 
-fn number(var: &str, default: u64) -> u64 {
-    std::env::var(var)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
-
 /// Runs seeds on both cores; the first problem by seed.
 fn first_problem(first: u64, seeds: u64, mutant: Mutant) -> (Option<(u64, String)>, Run) {
     let next = std::sync::atomic::AtomicU64::new(first);
@@ -112,17 +106,19 @@ fn first_problem(first: u64, seeds: u64, mutant: Mutant) -> (Option<(u64, String
 
 #[test]
 fn nothing_acknowledged_is_lost_whatever_fails() {
-    let (first, seeds) = (number("HYDFS_FIRST_SEED", 0), number("HYDFS_SEEDS", 1000));
+    let asked = Seeds::from_env(0..1000);
+    let (first, seeds) = (asked.range.start, asked.count());
     let (problem, total) = first_problem(first, seeds, Mutant::None);
     println!("{seeds} seeds from {first}: {total:?}");
     if let Some((seed, problem)) = problem {
         panic!(
-            "seed {seed}: {problem}\n  replay: HYDFS_FIRST_SEED={seed} HYDFS_SEEDS=1 HYDFS_TRACE=1 cargo test -p hydfs sim::nothing -- --nocapture"
+            "seed {seed}: {problem}\n  {}",
+            again(seed, "hydfs", "sim::nothing")
         );
     }
     // A simulation in which nothing happens proves nothing.
     assert!(
-        total.acks > 50 * seeds && total.reads > 20 * seeds && total.lost > seeds / 2,
+        asked.told || total.acks > 50 * seeds && total.reads > 20 * seeds && total.lost > seeds / 2,
         "{total:?}"
     );
 }
@@ -130,7 +126,6 @@ fn nothing_acknowledged_is_lost_whatever_fails() {
 /// Each is found within so many seeds: many times as many as it took when this was written (behind it, the first seed that found it).
 #[test]
 fn every_mutant_is_caught() {
-    let only = std::env::var("HYDFS_MUTANT").ok();
     for (mutant, within) in [
         (Mutant::TwoAcks, 50),        // 0
         (Mutant::NoMajority, 50),     // 0
@@ -143,10 +138,7 @@ fn every_mutant_is_caught() {
         (Mutant::BelieveLosers, 100), // 5
         (Mutant::DropEarly, 50),      // 0
     ] {
-        if only.as_ref().is_some_and(|only| *only != format!("{mutant:?}")) {
-            continue;
-        }
-        let (found, _) = first_problem(0, number("HYDFS_MUTANT_SEEDS", within), mutant);
+        let (found, _) = first_problem(0, within, mutant);
         match found {
             Some((seed, problem)) => println!("{mutant:?}: seed {seed}: {problem}"),
             None => panic!("{mutant:?} was not caught in {within} seeds: the simulation is blind to it"),

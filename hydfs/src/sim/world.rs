@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::clock::Time;
+use common::seeds::Seeds;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use xxhash_rust::xxh3::Xxh3;
@@ -148,7 +149,7 @@ impl World {
             problem: None,
             trace: None,
             handled: 0,
-            print: std::env::var_os("HYDFS_TRACE").is_some(),
+            print: Seeds::from_env(0..0).told,
             rng,
         };
         for node in 0..n {

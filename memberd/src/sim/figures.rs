@@ -4,10 +4,11 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use common::cluster::Protocol;
+use common::seeds::Seeds;
 use rand::RngExt;
 
 use super::world::{Network, World};
-use super::{GOSSIP, PINGACK, Setup, number, quantiles};
+use super::{GOSSIP, PINGACK, Setup, quantiles};
 use crate::state::State;
 
 const MS: Duration = Duration::from_millis(1);
@@ -94,17 +95,14 @@ fn a_hundred_nodes_at_5_percent_loss_fail_nobody_and_datagrams_stay_short() {
     }
 }
 
-/// `SIM_HALF_HOURS=100 SIM_SEED=0`: so many runs of half an hour, from that seed on. Otherwise one of a minute.
+/// A minute, or as many as `RAINSTORM_MINUTES` says.
 #[test]
 fn a_hundred_nodes_at_5_percent_loss_fail_nobody_for_half_an_hour() {
-    let (runs, quiet) = match number("SIM_HALF_HOURS") {
-        Some(runs) => (runs, 1_800_000 * MS),
-        None => (1, 60_000 * MS),
-    };
-    let first = number("SIM_SEED").unwrap_or(0);
-    for seed in first..first + runs {
+    let minutes = std::env::var("RAINSTORM_MINUTES").map_or(1, |m| m.parse().expect("a number"));
+    let quiet = minutes * 60_000 * MS;
+    for seed in Seeds::from_env(0..1).range {
         let f = measure(PINGACK, 100, 0.05, quiet, 0, seed);
-        assert_eq!(f.false_failures, 0, "SIM_SEED={seed}");
+        assert_eq!(f.false_failures, 0, "seed {seed}");
         println!(
             "seed {seed}: {:.2} false suspicions a node and minute",
             f.false_suspicions

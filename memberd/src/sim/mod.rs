@@ -1,15 +1,12 @@
-//! Whole clusters in a seeded simulation. A failing seed is printed; to see its story again:
-//!
-//! ```text
-//! SIM_SEED=1234 cargo test -p memberd chaos -- --nocapture      one seed, every change of every view
-//! SIM_SEEDS=20 cargo test -p memberd sim                        twenty times as many seeds
-//! ```
+//! Whole clusters in a seeded simulation. A failing seed is printed. [`common::seeds`] says how to see its story again, every
+//! change of every view, and how to run more seeds of each scenario.
 
 mod figures;
 mod scenario;
 mod world;
 
 use common::cluster::Protocol;
+use common::seeds::{Seeds, again};
 use scenario::{CONVERGE, Outcome, Scenario, run};
 
 /// What the group runs from the start.
@@ -59,24 +56,17 @@ pub enum Mutant {
     NoLocalHealth,
 }
 
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().and_then(|v| v.parse().ok())
-}
-
 /// Runs `seeds` and gives all outcomes to the caller; panics with the seed at the first violation.
 fn hold(setup: Setup, scenario: Scenario, seeds: std::ops::Range<u64>) -> Vec<Outcome> {
-    let one = number("SIM_SEED");
-    let more = number("SIM_SEEDS").unwrap_or(1);
-    let seeds = one.map_or(seeds.start..seeds.start + (seeds.end - seeds.start) * more, |s| {
-        s..s + 1
-    });
-    seeds
+    let Seeds { range, told } = Seeds::from_env(seeds);
+    range
         .map(|seed| {
-            let outcome = run(setup, scenario, seed, None, one.is_some());
+            let outcome = run(setup, scenario, seed, None, told);
             assert!(
                 outcome.violations.is_empty(),
-                "{setup:?} {scenario:?}, SIM_SEED={seed}: {:#?}",
-                outcome.violations
+                "{setup:?} {scenario:?}, seed {seed}: {:#?}\n  {}",
+                outcome.violations,
+                again(seed, "memberd", "sim")
             );
             outcome
         })

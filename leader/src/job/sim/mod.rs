@@ -1,6 +1,6 @@
 //! Simulated clusters around the real state machine: processes and nodes die, stop, come late, come twice; operators fail
 //! at tuples; files appear; the leader dies, and another takes the job up from what of the journal was durable.
-//! `RAINSTORM_SIM_SEED=n` replays one seed with its trace, `LEADER_SEEDS=n` says how many there are.
+//! [`common::seeds`] says how to run more seeds, or one again.
 
 mod leader;
 mod worker;
@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 
 use common::control::{Failure, OpKind, Slice, ToLeader, Unit};
 use common::ids::Creation;
+use common::seeds::Seeds;
 
 use super::*;
 use crate::journal::{Entry, Record};
@@ -570,16 +571,16 @@ struct Ran {
     moves: u32,
 }
 
-fn seeds(from: u64, n: u64) {
-    if let Some(seed) = std::env::var("RAINSTORM_SIM_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok())
-    {
-        println!("{}", World::new(seed).run().trace);
+#[test]
+fn jobs_end_whatever_dies() {
+    let seeds = Seeds::from_env(0..2000);
+    if seeds.told {
+        println!("{}", World::new(seeds.range.start).run().trace);
         return;
     }
+    let n = seeds.count();
     let (mut launches, mut crashes, mut poisoned, mut scaled, mut moves) = (0, 0, 0, 0, 0);
-    for seed in from..from + n {
+    for seed in seeds.range {
         let ran = World::new(seed).run();
         launches += u64::from(ran.launches);
         crashes += u64::from(ran.crashes);
@@ -593,12 +594,6 @@ fn seeds(from: u64, n: u64) {
     assert!(launches > 20 * n, "only {launches} launches");
     assert!(crashes > n / 2, "only {crashes} crashes of the leader");
     assert!(poisoned > n / 10, "only {poisoned} jobs with poison");
-}
-
-#[test]
-fn jobs_end_whatever_dies() {
-    let n = std::env::var("LEADER_SEEDS").map_or(2000, |n| n.parse().expect("a number"));
-    seeds(0, n);
 }
 
 #[test]

@@ -2,11 +2,12 @@
 //! What the stages do, and what their logs keep, is the seed's [`Flow`]. Processes crash, are replaced, live on as
 //! zombies; appends are under way when they die; connections break.
 //!
-//! `EXACTLY_ONCE_SEEDS` and `EXACTLY_ONCE_FIRST` run more seeds, or one again.
+//! [`common::seeds`] says how to run more seeds, or one again.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use common::seeds::{Seeds, again};
 use ops::Emit;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -485,19 +486,12 @@ fn streams(id: TaskId, task: &Task) -> Vec<(usize, &'static str)> {
     }
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(default)
-}
-
 #[test]
 fn output_is_exact_whatever_crashes() {
-    let first = number("EXACTLY_ONCE_FIRST", 0);
-    let seeds = number("EXACTLY_ONCE_SEEDS", 2000);
+    let asked = Seeds::from_env(0..2000);
+    let seeds = asked.count();
     let (mut crashes, mut retired, mut moved) = (0, 0, 0);
-    for seed in first..first + seeds {
+    for seed in asked.range {
         let result = std::panic::catch_unwind(|| {
             let mut world = World::new(seed, Mutant::None);
             let result = world.run();
@@ -507,11 +501,12 @@ fn output_is_exact_whatever_crashes() {
             Ok((Ok(()), (n, gone, keys))) => {
                 (crashes, retired, moved) = (crashes + n, retired + gone, moved + keys);
             }
-            Ok((Err(wrong), _)) => panic!("seed {seed}: {wrong}"),
-            Err(_) => {
-                panic!("seed {seed} panicked; again with EXACTLY_ONCE_FIRST={seed} EXACTLY_ONCE_SEEDS=1")
-            }
+            Ok((Err(wrong), _)) => panic!("seed {seed}: {wrong}\n  {}", again(seed, "worker", "output_is")),
+            Err(_) => panic!("seed {seed} panicked; {}", again(seed, "worker", "output_is")),
         }
+    }
+    if asked.told {
+        return;
     }
     assert!(
         crashes >= seeds / 2,
