@@ -7,24 +7,28 @@ set -euo pipefail
 usage() {
     cat <<'TXT'
 usage: bench/compare.sh [--quick] [--runs N] [--systems LIST] [--experiments LIST] [--parts LIST] [--tasks LIST]
-                        [--text MB] [--csv MB] [--out DIR]
+                        [--text MB] [--csv MB] [--out DIR] [--add]
 
 Sets up the peers (bench/peers/setup.sh), makes the data and the oracles (kept in bench/data), starts a cluster of three nodes, runs every
 system in turn, N times (default 3) after a warm-up of each, and leaves in DIR (default bench/out/compare) trials.jsonl, table.md and plots.
 
-  --quick        one trial on a tenth of the data, throughput and one kill: a look in about five minutes, no result
+  --quick        one trial on a twentieth of the data, four jobs, one kill of each: a look in about five minutes, no result
   --systems      of: rainstorm spark spark-exchange flink flink-tuned renoir
   --experiments  of: T0 T1 T2 C0 C1 C2
   --parts        of: throughput kill tasks latency   (start-up and memory are of the throughput trials)
   --tasks        tasks per stage for the part of that name, default "3 6 12 24"
+  --add          to the trials that DIR holds from an earlier run; without it they are put aside
+
+The whole takes about an hour and a half on two cores.
 TXT
 }
 
 RUNS=3 SYSTEMS='rainstorm spark spark-exchange flink flink-tuned renoir' JOBS='T0 T1 T2 C0 C1 C2' PARTS='throughput kill tasks latency'
-TASKS='3 6 12 24' TEXT_MB=640 CSV_MB=720 TO='' KILL_SECONDS=40 KILL_RATE=50000
+TASKS='3 6 12 24' TEXT_MB=600 CSV_MB=720 TO='' KILL_SECONDS=40 KILL_RATE=50000 KILLED='rainstorm spark-exchange flink flink-tuned renoir' ADD=''
 while [ $# -gt 0 ]; do
     case $1 in
-        --quick) RUNS=1 TEXT_MB=32 CSV_MB=36 JOBS='T1 T2 C1 C2' PARTS='throughput kill' KILL_SECONDS=12 KILL_RATE=20000 && shift && continue ;;
+        --quick) RUNS=1 TEXT_MB=32 CSV_MB=36 JOBS='T1 T2 C1 C2' PARTS='throughput kill' KILL_SECONDS=12 KILL_RATE=20000 KILLED='rainstorm spark-exchange flink-tuned renoir' && shift && continue ;;
+        --add) ADD=yes && shift && continue ;;
         --runs) RUNS=$2 ;;
         --systems) SYSTEMS=$2 ;;
         --experiments) JOBS=$2 ;;
@@ -105,7 +109,10 @@ for kind in text csv; do
 done
 rm -rf "$TO/want"
 mkdir -p "$TO/want"
-for job in $JOBS; do
+# More tasks and the latency are measured with T1, whatever else is.
+needed=$JOBS
+[[ " $JOBS " == *' T1 '* || $PARTS != *tasks* && $PARTS != *latency* ]] || needed+=' T1'
+for job in $needed; do
     job_args "$job" >"$TO/jobs/$job"
     # The peers' lines have no keys of their own: their oracle is the same without RainStorm's.
     want=$DATA/want/$job-$TEXT_MB-$CSV_MB
@@ -121,17 +128,18 @@ done
 step "the machine: $(nproc) cores, $(free -g | awk '/^Mem/ { print $2 }') GiB, load $(cut -d ' ' -f 1 /proc/loadavg); the disk comes to rest before each trial"
 bench_up "$TEXT" "$CSV"
 RESULTS=$TO/trials.jsonl
-[ ! -e "$RESULTS" ] || mv "$RESULTS" "$RESULTS.before"
+[ -n "$ADD" ] || [ ! -e "$RESULTS" ] || mv "$RESULTS" "$RESULTS.before"
 trials() {
     PYTHONDONTWRITEBYTECODE=1 python3 "$ROOT/bench/peers/$1.py" --out "$TO" --peers "$PEERS" --bin "$BIN" --subnet "$BENCH_SUBNET" --results "$RESULTS" "${@:2}"
 }
+each() { tr ' ' '\n' <<<"$1" | sort; }
 for part in $PARTS; do
     step "$part"
     case $part in
         throughput) trials trials --part throughput --systems "$SYSTEMS" --experiments "$JOBS" --runs "$RUNS" ;;
         tasks) trials trials --part tasks --systems "$SYSTEMS" --tasks "$TASKS" --runs "$RUNS" ;;
         latency) trials trials --part latency --systems "$SYSTEMS" --runs "$RUNS" ;;
-        kill) trials kill --systems "$SYSTEMS" --seconds "$KILL_SECONDS" --rate "$KILL_RATE" --runs "$RUNS" ;;
+        kill) trials kill --systems "$(comm -12 <(each "$SYSTEMS") <(each "$KILLED") | tr '\n' ' ')" --seconds "$KILL_SECONDS" --rate "$KILL_RATE" --runs "$RUNS" ;;
         *) fail "there is no part $part" ;;
     esac
 done

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Draws lines with error bars as SVG: plot.py [--bars] OUT.svg TITLE X Y < `series TAB x TAB y` lines, one per trial.
+"""Draws lines with error bars as SVG: plot.py [--bars] [--small] OUT.svg TITLE X Y < `series TAB x TAB y` lines, one per trial.
 
 Nothing but the standard library is needed. Points are means, bars one standard deviation up and down. With --bars the x
-are names, and each has a column for each series.
+are names, and each has a column for each series. With --small the writing is larger beside the drawing, for a page of print.
 """
 import html
 import math
@@ -115,7 +115,8 @@ def lines(out, title, x_name, y_name):
         colour = COLOURS[i % len(COLOURS)]
         path = " ".join(f"{'ML'[n > 0]}{px(x):.1f} {py(m):.1f}" for n, (x, m, _) in enumerate(line))
         svg.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for x, mean, deviation in line:
+        # A curve of many points needs no marks.
+        for x, mean, deviation in line if len(line) <= 40 else []:
             low, high = py(max(0.0, mean - deviation)), py(mean + deviation)
             svg.append(f'<path d="M{px(x):.1f} {low:.1f}V{high:.1f}" stroke="{colour}"/>')
             svg.append(f'<circle cx="{px(x):.1f}" cy="{py(mean):.1f}" r="3" fill="{colour}"/>')
@@ -126,10 +127,11 @@ def lines(out, title, x_name, y_name):
 
 
 def main():
-    if sys.argv[1:2] == ["--bars"]:
-        columns(*sys.argv[2:6])
-    else:
-        lines(*sys.argv[1:5])
+    global W, H, LEFT, RIGHT, TOP, BOTTOM
+    words = [a for a in sys.argv[1:] if a not in ("--bars", "--small")]
+    if "--small" in sys.argv:
+        W, H, LEFT, RIGHT, TOP, BOTTOM = 430, 240, 58, 128, 36, 54
+    (columns if "--bars" in sys.argv else lines)(*words[:4])
 
 
 main()

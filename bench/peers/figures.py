@@ -55,7 +55,8 @@ def one_line(record):
     if "error" in record and "silent_seconds" not in record:
         return record["error"].strip().splitlines()[-1][:120]
     silent = f"output silent for {record['silent_seconds']:.2f} s, caught up after {record['behind_seconds']:.2f} s" if record.get("behind_seconds") is not None else "output did not go on"
-    return f"{silent}; the result is {'right' if record['checked'] else 'WRONG'}"
+    said = f" ({record['error']})" if "error" in record else ""
+    return f"{silent}{said}; the result is {'right' if record['checked'] else 'WRONG'}"
 
 
 def kills(trials):
@@ -68,7 +69,7 @@ def latencies(trials):
     for s in seen(trials, "latency", "system", list(SYSTEMS)):
         where = {"part": "latency", "system": s}
         rows.append([SYSTEMS[s].title, spread(of(trials, "p50_ms", **where), 0), spread(of(trials, "p99_ms", **where), 0), spread(of(trials, "rate", **where), 0)])
-    return ["C1 at half of each system's speed, ms from read to output that can be relied on:", "", *table(["", "p50", "p99", "lines/s"], rows)] if rows else []
+    return ["T1 at half of each system's speed, ms from read to output that can be relied on:", "", *table(["", "p50", "p99", "lines/s"], rows)] if rows else []
 
 
 def refused(trials):

@@ -193,7 +193,7 @@ class RenoirRun(Run):
 
     def what_next(self):
         codes = [p.poll() for p in self.processes]
-        return f"exit codes {codes}; {tail(f'{self.folder}/log0', 1).strip()[:150]}"
+        return f"the others end too, or wait for ever: exit codes {codes}"
 
 
 class FlinkRun(Run):
@@ -395,6 +395,8 @@ def main():
     parse.add_argument("--runs", type=int, default=3)
     parse.add_argument("--keep", action="store_true", help="keep the folders with the logs")
     options = parse.parse_args()
+    # So that what was started is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     at = Setting(options.out, options.peers, options.bin, options.subnet)
     data = KillData(at, options)
     data.make(f"{at.out}/data/csv", options)

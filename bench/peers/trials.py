@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import time
 
@@ -75,11 +76,11 @@ def tasks(at, systems, options):
 
 
 def half_load(at, systems, options):
-    """At half of what the throughput trials of this run gave."""
+    """T1 at half of what the throughput trials of this run gave."""
     speeds = {}
     for line in pathlib.Path(options.results).read_text().splitlines():
         record = json.loads(line)
-        if record["part"] == "throughput" and record["experiment"] == "C1" and record["checked"]:
+        if record["part"] == "throughput" and record["experiment"] == "T1" and record["checked"]:
             speeds.setdefault(record["system"], []).append(record["lines"] / record["seconds"])
     for system in systems:
         speed = sorted(speeds.get(system.name, []))
@@ -88,10 +89,12 @@ def half_load(at, systems, options):
             continue
         for number in range(1, options.runs + 1):
             settle()
-            record = latency(at, system, "C1", int(speed[len(speed) // 2] / 2), options.seconds)
-            record |= {"part": "latency", "system": system.name, "experiment": "C1", "trial": number}
+            record = latency(at, system, "T1", int(speed[len(speed) // 2] / 2), options.seconds)
+            record |= {"part": "latency", "system": system.name, "experiment": "T1", "trial": number}
+            print(f"    {number}  {system.name:<15} {clean(record)}", flush=True)
+            if record.get("error", "").startswith("not measured"):
+                break
             note(options.results, clean(record))
-            print(f"    {number}  {system.name:<15} {record}", flush=True)
 
 
 def main():
@@ -105,6 +108,8 @@ def main():
     parse.add_argument("--warm", type=int, default=1)
     parse.add_argument("--seconds", type=int, default=15)
     options = parse.parse_args()
+    # So that what was started is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     at = Setting(options.out, options.peers, options.bin, options.subnet)
     systems = [SYSTEMS[name](at) for name in options.systems]
     began = time.time()
