@@ -69,6 +69,8 @@ kernel_text() {
     scratch=$(mktemp -d "$DATA/kernel.XXXXXX")
     (
         cd "$scratch"
+        # A machine that has installed nothing yet has no list of packages.
+        apt-cache show linux-source >/dev/null 2>&1 || [ "$EUID" -ne 0 ] || apt-get update -qq >/dev/null 2>&1
         package=$(apt-cache depends linux-source | awk '/Depends:/ { print $2; exit }')
         apt-get download -qq "$package" 2>/dev/null && dpkg-deb --fsys-tarfile "$package"*.deb | tar -xO --wildcards './usr/src/*.tar.xz' | tar -xJ
         # In the order of the names: the same package gives the same bytes. Headers are left out: most of them are tables of registers.
@@ -93,6 +95,7 @@ if [ ! -s "$CSV" ]; then
 fi
 
 # The folder that the trials work from: the data whole and in 24 files, the jobs as the leader is told them, what must come out.
+rm -rf "$TO/work"
 mkdir -p "$TO/data" "$TO/jobs" "$DATA/want" "$TO/work"
 for kind in text csv; do
     file=$TEXT
@@ -143,5 +146,6 @@ for part in $PARTS; do
         *) fail "there is no part $part" ;;
     esac
 done
+rm -rf "$TO/work"
 step "the table, in $TO"
 python3 "$ROOT/bench/peers/figures.py" "$RESULTS" "$TO"

@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import threading
 import time
 
 from watch import Watch
@@ -69,7 +70,7 @@ def has_output(folder):
 
 def tail(path, n=8):
     try:
-        return "".join(open(path, errors="replace").readlines()[-n:])
+        return "".join(pathlib.Path(path).read_text(errors="replace").splitlines(keepends=True)[-n:])
     except OSError:
         return ""
 
@@ -118,7 +119,9 @@ class Engine(System):
         watch = Watch([process.pid], visible=lambda: has_output(f"{folder}/0"))
         watch.start()
         ends = []
-        deadline = time.time() + PATIENCE
+        # An engine that hangs must not hold up the rest.
+        limit = threading.Timer(PATIENCE, process.kill)
+        limit.start()
         try:
             for line in process.stdout:
                 words = line.split()
@@ -128,10 +131,9 @@ class Engine(System):
                     if int(words[1]) < warm:
                         self.output_seen(watch, folder)
                         shutil.rmtree(f"{folder}/{words[1]}", ignore_errors=True)
-                if time.time() > deadline:
-                    raise Failed(f"{self.name} {job}: no end after {PATIENCE} s")
             process.wait(60)
         finally:
+            limit.cancel()
             watch.stop()
             stop(process)
         if process.returncode != 0 or len(ends) != warm + 1:
@@ -289,7 +291,7 @@ class RainStorm(System):
             stop(leader)
         if code != 0:
             raise Failed(f"{self.name} {job}: exit code {code}: {tail(f'{folder}/log')}")
-        summary = json.load(open(f"{folder}/summary"))
+        summary = json.loads(pathlib.Path(folder, "summary").read_text())
         self.hydfs("get", destination, f"{folder}/got")
         self.hydfs("rm", destination)
         return {
