@@ -72,9 +72,9 @@ kernel_text() {
         # A machine that has installed nothing yet has no list of packages.
         apt-cache show linux-source >/dev/null 2>&1 || [ "$EUID" -ne 0 ] || apt-get update -qq >/dev/null 2>&1
         package=$(apt-cache depends linux-source | awk '/Depends:/ { print $2; exit }')
-        apt-get download -qq "$package" 2>/dev/null && dpkg-deb --fsys-tarfile "$package"*.deb | tar -xO --wildcards './usr/src/*.tar.xz' | tar -xJ
-        # In the order of the names: the same package gives the same bytes. Headers are left out: most of them are tables of registers.
-        find . -name '*.c' -type f -print0 | sort -z | { xargs -0 cat 2>/dev/null || true; } | head -c "$bytes"
+        # The same package gives the same bytes. Headers are left out: most of them are tables of registers.
+        apt-get download -qq "$package" 2>/dev/null && dpkg-deb --fsys-tarfile "$package"*.deb 2>/dev/null |
+            tar -xO --wildcards './usr/src/*.tar.xz' 2>/dev/null | tar -xJO --wildcards '*.c' 2>/dev/null | head -c "$bytes"
     ) >"$2" || true
     rm -rf "$scratch"
     [ "$(stat -c %s "$2")" -eq "$bytes" ]
