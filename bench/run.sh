@@ -30,29 +30,6 @@ done
 
 bench_cluster "$TEXT_MB" "$CSV_MB"
 
-# The job's operators, and an awk program that says the same.
-job_args() {
-    case $1 in
-        T0 | C0) printf '%s\0' 2 3 identity '' identity '' ;;
-        T1) printf '%s\0' 2 3 grep 'static' replace 'static STATIC' ;;
-        T2) printf '%s\0' 2 3 grep '--key word:0 static' count '' ;;
-        C1) printf '%s\0' 2 3 filter "-d | -c 14 -eq AIR" project "-d | -c 0,1,5" ;;
-        C2) printf '%s\0' 2 3 filter "-d | --key field:2 -c 8 -eq R" count '' ;;
-    esac
-}
-source_of() { case $1 in T*) echo text ;; *) echo csv ;; esac; }
-oracle() {
-    local text=$TEXT csv=$CSV
-    case $1 in
-        T0) awk '{ sub(/\r$/, ""); print "text/data:" NR "\t" $0 }' "$text" ;;
-        T1) awk '/static/ { sub(/\r$/, ""); gsub(/static/, "STATIC"); print "text/data:" NR "\t" $0 }' "$text" ;;
-        T2) awk '/static/ { print $1 "\t" ++n[$1] }' "$text" ;;
-        C0) awk '{ print "csv/data:" NR "\t" $0 }' "$csv" ;;
-        C1) awk -F'|' '$15 == "AIR" { print "csv/data:" NR "\t" $1 "|" $2 "|" $6 }' "$csv" ;;
-        C2) awk -F'|' '$9 == "R" { print $3 "\t" ++n[$3] }' "$csv" ;;
-    esac | sort -S 1G --parallel=2
-}
-
 cpu_ticks() { awk '/^cpu / { print $2 + $3 + $4 + $7 + $8 }' /proc/stat; }
 
 N=0

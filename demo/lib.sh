@@ -162,7 +162,7 @@ need_cargo() {
 }
 
 # All that the SDK, its tests, the demos and the measurements import. Some systems ship Python in pieces.
-PYTHON_MODULES='argparse, array, atexit, base64, collections, contextlib, datetime, html, inspect, io, itertools, json, math, operator, os, pickle, random, re, secrets, select, shutil, signal, socket, stat, statistics, struct, subprocess, sys, tempfile, threading, time, traceback, unittest, zipfile'
+PYTHON_MODULES='argparse, array, atexit, base64, collections, contextlib, datetime, html, inspect, io, itertools, json, math, operator, os, pathlib, pickle, random, re, secrets, select, shutil, signal, socket, stat, statistics, struct, subprocess, sys, tempfile, threading, time, traceback, unittest, urllib, zipfile'
 need_python() {
     ask 'python3 with its whole standard library (unittest and others)' python3 python3 python python3 python3 -c "import $PYTHON_MODULES"
 }
