@@ -13,7 +13,7 @@ Sets up the peers (bench/peers/setup.sh), makes the data and the oracles (kept i
 system in turn, N times (default 3) after a warm-up of each, and leaves in DIR (default bench/out/compare) trials.jsonl, table.md and plots.
 
   --quick        one trial on a twentieth of the data, four jobs, one kill of each: a look in about five minutes, no result
-  --systems      of: rainstorm spark spark-exchange flink flink-tuned renoir
+  --systems      of: rainstorm spark spark-exchange flink flink-tuned flink-spread renoir
   --experiments  of: T0 T1 T2 C0 C1 C2
   --parts        of: throughput kill tasks latency   (start-up and memory are of the throughput trials)
   --tasks        tasks per stage for the part of that name, default "3 6 12 24"
@@ -23,7 +23,7 @@ The whole takes about an hour and a half on two cores.
 TXT
 }
 
-RUNS=3 SYSTEMS='rainstorm spark spark-exchange flink flink-tuned renoir' JOBS='T0 T1 T2 C0 C1 C2' PARTS='throughput kill tasks latency'
+RUNS=3 SYSTEMS='rainstorm spark spark-exchange flink flink-tuned flink-spread renoir' JOBS='T0 T1 T2 C0 C1 C2' PARTS='throughput kill tasks latency'
 TASKS='3 6 12 24' TEXT_MB=600 CSV_MB=720 TO='' KILL_SECONDS=40 KILL_RATE=50000 KILLED='rainstorm spark-exchange flink flink-tuned renoir' ADD=''
 while [ $# -gt 0 ]; do
     case $1 in
@@ -55,7 +55,7 @@ wanted=''
 for system in $SYSTEMS; do
     case $system in
         rainstorm) wanted+=" $system" ;;
-        spark | spark-exchange | flink | flink-tuned | renoir) if has "${system%%-*}"; then wanted+=" $system"; else say "left out: $system"; fi ;;
+        spark | spark-exchange | flink | flink-tuned | flink-spread | renoir) if has "${system%%-*}"; then wanted+=" $system"; else say "left out: $system"; fi ;;
         *) usage >&2 && exit 2 ;;
     esac
 done

@@ -170,6 +170,12 @@ class FlinkTuned(Flink):
     name, title, kind = "flink-tuned", "Flink tuned", "tuned"
 
 
+class FlinkSpread(Flink):
+    """With RainStorm's topology: the source's tasks hand each line to some task of stage 1."""
+
+    name, title, kind = "flink-spread", "Flink tuned, 2 exchanges", "spread"
+
+
 class Spark(Engine):
     name, title, needs = "spark", "Spark fused", "spark"
     guarantee = "exactly once, micro-batches; one JVM, one copy"
@@ -306,4 +312,4 @@ class RainStorm(System):
         }
 
 
-SYSTEMS = {s.name: s for s in (RainStorm, Spark, SparkExchange, Flink, FlinkTuned, Renoir)}
+SYSTEMS = {s.name: s for s in (RainStorm, Spark, SparkExchange, Flink, FlinkTuned, FlinkSpread, Renoir)}

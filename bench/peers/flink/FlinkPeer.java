@@ -33,7 +33,7 @@ import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.util.Collector;
 
 /**
- * The six jobs in Flink's DataStream API: FlinkPeer JOB INPUT_FOLDER OUT_FOLDER plain|tuned TASKS RUNS RATE STAMP [HOST:PORT JAR].
+ * The six jobs in Flink's DataStream API: FlinkPeer JOB INPUT_FOLDER OUT_FOLDER plain|tuned|spread TASKS RUNS RATE STAMP [HOST:PORT JAR].
  *
  * <p>Each run goes to OUT_FOLDER/N. It says `ready` when the JVM has come so far, and for each run `begin N` and `end N FIRST_NS
  * LAST_NS COMMITTED_NS`: when the first line was read, the last one handed to its file, and the last file committed.
@@ -229,7 +229,9 @@ public final class FlinkPeer {
 
     static void run(String[] args) throws Exception {
         String name = args[0];
-        boolean tuned = args[3].equals("tuned");
+        // `spread`: tuned, and the lines go from the sources to all tasks of stage 1, as they do in RainStorm; else they stay where they were read.
+        boolean spread = args[3].equals("spread");
+        boolean tuned = spread || args[3].equals("tuned");
         int tasks = Integer.parseInt(args[4]);
         int runs = Integer.parseInt(args[5]);
         long rate = Long.parseLong(args[6]);
@@ -268,7 +270,7 @@ public final class FlinkPeer {
             FileSink<String> sink = tuned
                     ? FileSink.forBulkFormat(out, (BulkWriter.Factory<String>) Lines::new).build()
                     : FileSink.forRowFormat(out, new SimpleStringEncoder<String>()).build();
-            job(name, lines).transform("end", Types.STRING, new End()).sinkTo(sink);
+            job(name, spread ? lines.rebalance() : lines).transform("end", Types.STRING, new End()).sinkTo(sink);
             System.out.println("begin " + run);
             env.execute(name);
             System.out.println("end " + run + " " + FIRST.get() + " " + LAST.get() + " " + now());
