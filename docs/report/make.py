@@ -121,6 +121,8 @@ def plots(trials):
         return [(SYSTEMS[t["system"]].title, t["experiment"], t[key]) for t in mine]
 
     speed = bars("million_lines_per_second")
+    # In one order everywhere, so that a system has one colour in the plots that show the same ones.
+    trials = sorted(trials, key=lambda t: (PLOTTED.index(t["system"]) if t["system"] in PLOTTED else len(PLOTTED), t["trial"]))
     many = [(SYSTEMS[t["system"]].title, t["tasks"], t["million_lines_per_second"]) for t in trials if t["part"] == "tasks" and t["checked"] and t["system"] in PLOTTED]
     killed = []
     for t in (t for t in trials if t["part"] == "kill" and t.get("progress")):
@@ -145,7 +147,7 @@ def main():
     measured = {
         "speed": jobs_table(trials, "million_lines_per_second", 2),
         "memory": jobs_table(trials, "peak_rss_mb", 0),
-        "first": jobs_table(trials, "first_output_seconds", 1),
+        "first": jobs_table(trials, "first_output_seconds", 2),
         "ahead": ahead(trials, "million_lines_per_second", False, "throughput"),
         "ahead_first": ahead(trials, "first_output_seconds", True, "the time to the first output"),
         "ahead_memory": ahead(trials, "peak_rss_mb", True, "memory"),
