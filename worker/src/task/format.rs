@@ -47,7 +47,7 @@ fn holds(bytes: &[u8], byte: u8) -> bool {
         differs.wrapping_sub(LOW) & !differs & HIGH
     };
     match bytes.last_chunk() {
-        None => bytes.iter().any(|b| *b == byte),
+        None => bytes.contains(&byte),
         Some(last) if bytes.len() <= 128 => {
             let (words, _) = bytes.as_chunks();
             words.iter().fold(hit(last), |all, word| all | hit(word)) != 0
