@@ -1,7 +1,7 @@
 //! Which seeds a simulation runs: as many as it says itself, or what the environment asks for.
 //!
 //! ```text
-//! RAINSTORM_SEED=7                    that one alone, step by step
+//! RAINSTORM_SEED=7                    that one alone, with what happens in it (the tasks' simulation tells nothing)
 //! RAINSTORM_SEEDS=100000              so many, from 0 on
 //! RAINSTORM_SEED=7 RAINSTORM_SEEDS=9  so many, from that one on
 //! ```
@@ -11,7 +11,7 @@ use std::ops::Range;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seeds {
     pub range: Range<u64>,
-    /// Somebody wants to see what happens in the only one. It says little about how often something happens.
+    /// One was asked for, to see what happens in it. It says little about how often something happens.
     pub told: bool,
 }
 
@@ -48,7 +48,7 @@ impl Seeds {
 
 /// What to type to see `seed` again.
 pub fn again(seed: u64, package: &str, test: &str) -> String {
-    format!("again, step by step: RAINSTORM_SEED={seed} cargo test -p {package} {test} -- --nocapture")
+    format!("again: RAINSTORM_SEED={seed} cargo test -p {package} {test} -- --nocapture")
 }
 
 #[cfg(test)]
