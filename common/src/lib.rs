@@ -1,15 +1,11 @@
 //! What every RainStorm program shares: identities, the cluster file, framed and authenticated connections,
-//! datagrams with a keyed MAC, tuple batches, the leader-worker protocol's types, what an SSH session needs, clock, logging, signals,
-//! output, task spawning.
+//! datagrams with a keyed MAC, what an SSH session needs, clock, logging, signals, output, task spawning.
 //!
 //! Nothing here knows how a component works; a thing that only one crate uses lives in that crate.
 
 pub mod backoff;
-pub mod batch;
 pub mod clock;
 pub mod cluster;
-pub mod control;
-pub mod groups;
 pub mod heap;
 pub mod hold;
 pub mod ids;
@@ -26,6 +22,5 @@ pub mod signals;
 pub mod size;
 pub mod spawn;
 pub mod ssh;
-pub mod task_log;
 pub mod telemetry;
 pub mod work_folder;

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use common::control::Format;
 use common::ids::JobName;
+use protocol::control::Format;
 
 /// An example that works, shown with every refusal.
 pub const EXAMPLE: &str = "leader 2 3 grep 'static' replace 'static STATIC' src/code out.tsv true false";

@@ -7,12 +7,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use common::batch::key_hash;
 use common::clock;
 use common::ids::{Epoch, JobName, NodeName, TaskId};
 use common::net::frame;
-use common::task_log::SourcePos;
 use hydfs::client::{Appender, Client, Error};
+use protocol::batch::key_hash;
+use protocol::task_log::SourcePos;
 use serde::{Deserialize, Serialize};
 
 use crate::job::{Counts, Ticket};

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::control::{OpCode, OpKind, OpSpec, Protocol};
 use ops::foreign::{check_runnable, describe};
+use protocol::control::{OpCode, OpKind, OpSpec, Protocol};
 
 use crate::cli::{self, Productions, Stage, refuse};
 

@@ -153,8 +153,8 @@ mod tests {
     use crate::job::{Config, ConnId, Input};
     use crate::plan::tests::sample;
     use common::clock::Time;
-    use common::control::{Report, ToLeader};
     use common::ids::{Epoch, NodeName, TaskId};
+    use protocol::control::{Report, ToLeader};
     use std::time::Duration;
 
     #[test]

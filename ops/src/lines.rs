@@ -4,8 +4,8 @@
 use std::io::{self, BufRead, BufWriter, ErrorKind, Write};
 
 use bytes::Bytes;
-use common::batch::Builder;
 use common::output::{Unwritable, reader_has_gone};
+use protocol::batch::Builder;
 
 use crate::{Emit, Operator};
 

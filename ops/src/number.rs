@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::io::Write;
 
-use common::batch::decimal;
+use protocol::batch::decimal;
 
 /// Fewer digits than these make an `i64`, whichever they are.
 const DIGITS: usize = 19;

@@ -1,7 +1,7 @@
 //! What an operator is to the worker: fed with whole batches, single-threaded, its state in rolling snapshots.
 
-use common::batch::Batch;
-use common::control::Failure;
+use protocol::batch::Batch;
+use protocol::control::Failure;
 
 /// How much of a key or of an output line an error quotes, in characters.
 const QUOTED: usize = 200;

@@ -3,8 +3,8 @@
 //! The values of a batch lie end to end, so a literal is looked for in all of them in one pass. A regular expression
 //! that cannot match without some literal is tried only on the values that hold it (after ripgrep's "inner literals").
 
-use common::batch::Batch;
 use memchr::memmem::Finder;
+use protocol::batch::Batch;
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::hir::{Hir, HirKind};
 
@@ -155,8 +155,8 @@ impl Iterator for Holding<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::batch::Builder;
     use proptest::prelude::*;
+    use protocol::batch::Builder;
 
     fn hits(matcher: &Matcher, values: &[Vec<u8>]) -> Vec<usize> {
         let mut b = Builder::new();

@@ -4,9 +4,9 @@ mod programs;
 
 use std::time::Duration;
 
-use common::batch::{Batch, Builder};
 use ops::Operator;
 use programs::*;
+use protocol::batch::{Batch, Builder};
 
 /// What the operator does in this process.
 fn inside(operator: &mut dyn Operator, batch: &Batch) -> Pairs {

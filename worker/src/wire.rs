@@ -9,10 +9,10 @@
 //! ```
 
 use bytes::Bytes;
-use common::batch::{Batch, Wire};
-use common::control::Route;
 use common::ids::{Epoch, JobName, TaskId};
 use common::net::{self, frame};
+use protocol::batch::{Batch, Wire};
+use protocol::control::Route;
 use serde::{Deserialize, Serialize};
 
 use crate::task::inbox::{Content, Item};
@@ -102,14 +102,14 @@ pub enum Error {
     #[error(transparent)]
     Frame(#[from] net::Error),
     #[error(transparent)]
-    Batch(#[from] common::batch::Malformed),
+    Batch(#[from] protocol::batch::Malformed),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::batch::Builder;
     use proptest::prelude::*;
+    use protocol::batch::Builder;
 
     proptest! {
         #[test]

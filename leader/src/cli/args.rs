@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use common::control::Format;
 use common::ids::JobName;
 use ops::foreign::DESCRIBE_WITHIN;
+use protocol::control::Format;
 
 use super::positionals::Positionals;
 use super::{

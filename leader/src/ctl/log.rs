@@ -1,8 +1,8 @@
 //! `log JOB TASK`: a task's HyDFS log, a record a line.
 
 use common::ids::{Epoch, JobName, TaskId};
-use common::task_log::{self, Cut, Order, Record};
 use hydfs::client::Client;
+use protocol::task_log::{self, Cut, Order, Record};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -246,7 +246,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use common::task_log::{CUT_VERSION, SourceRun};
+    use protocol::task_log::{CUT_VERSION, SourceRun};
 
     fn sample() -> Vec<u8> {
         let from = TaskId::new(0, 1);

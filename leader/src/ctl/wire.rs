@@ -1,8 +1,8 @@
 //! What the operator's console and a running leader say to each other (role `Console`, on the leader's control port):
 //! one request, one reply, as often as wanted.
 
-use common::control::OpKind;
 use common::ids::{Epoch, JobName, NodeName, TaskId};
+use protocol::control::OpKind;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

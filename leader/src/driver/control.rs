@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::control::{ToLeader, ToWorker};
 use common::ids::{Epoch, JobName, TaskId};
 use common::net::door::{self, Guest, Limits};
 use common::net::{self, Connection, Identity, Role};
+use protocol::control::{ToLeader, ToWorker};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 

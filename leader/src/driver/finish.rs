@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use common::control::Format;
 use common::replacement;
 use common::signals::Signals;
 use common::{clock, spawn};
+use protocol::control::Format;
 use tokio::sync::{mpsc, oneshot};
 
 use super::control::Heard;

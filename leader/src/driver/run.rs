@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::clock::{self, Time};
-use common::control::ToWorker;
 use common::ids::TaskId;
 use common::signals::{Asked, Signals};
 use common::spawn;
-use common::task_log::SourcePos;
 use hydfs::client::Error as StoreError;
+use protocol::control::ToWorker;
+use protocol::task_log::SourcePos;
 use tokio::sync::{mpsc, oneshot};
 
 use super::control::{self, Heard};

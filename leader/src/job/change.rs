@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use common::clock::Time;
-use common::control::{Failure, ToWorker, Unit};
 use common::ids::TaskId;
+use protocol::control::{Failure, ToWorker, Unit};
 
 use super::{Effect, Event, Job, State, Ticket};
 use crate::plan::{Change, SourceFile, fewest};

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use common::control::{ToLeader, ToWorker, Unit};
 use common::ids::{Epoch, NodeName, TaskId};
+use protocol::control::{ToLeader, ToWorker, Unit};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Change, SourceFile};

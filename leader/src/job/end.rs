@@ -1,7 +1,7 @@
 //! How a job ends.
 
-use common::control::ToWorker;
 use common::ids::{Epoch, NodeName, TaskId};
+use protocol::control::ToWorker;
 
 use super::{Effect, Job};
 

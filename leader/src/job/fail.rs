@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use common::clock::Time;
-use common::control::Failure;
 use common::ids::{Epoch, TaskId};
+use protocol::control::Failure;
 
 use super::{Effect, Event, Exit, Job, MOST_STRIKES, STRIKES_OVER, State, ZOMBIE_AFTER};
 

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::control::Slice;
 use common::ids::Creation;
+use protocol::control::Slice;
 
 use crate::plan::{SourceFile, whole};
 

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use common::clock::Time;
-use common::control::{Peer, TaskPlan, ToLeader, ToWorker};
 use common::ids::{Epoch, TaskId};
+use protocol::control::{Peer, TaskPlan, ToLeader, ToWorker};
 
 use super::{ConnId, Effect, Event, Job, State};
 

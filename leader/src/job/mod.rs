@@ -31,9 +31,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::clock::Time;
-use common::control::ToWorker;
 use common::ids::{Epoch, NodeName, TaskId};
 use common::lateness::{Lateness, patience};
+use protocol::control::ToWorker;
 
 use crate::autoscale::Autoscaler;
 use crate::plan::{Change, Plan};

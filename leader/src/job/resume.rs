@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::ids::{Epoch, NodeName, TaskId};
-use common::task_log::SourcePos;
+use protocol::task_log::SourcePos;
 
 use super::task::{Counts, Totals};
 use super::{Config, Job, Task};
@@ -211,8 +211,8 @@ mod tests {
     use crate::journal::{Settings, VERSION};
     use crate::plan::OPEN;
     use crate::plan::tests::sample;
-    use common::control::{Slice, Unit};
     use common::ids::TaskId;
+    use protocol::control::{Slice, Unit};
 
     fn node() -> NodeName {
         NodeName::new("n1").unwrap()
@@ -378,7 +378,7 @@ mod tests {
         assert!(resumed.done.is_empty() && resumed.arrived.contains_key(&SOURCE));
         // What a lost state had counted must come again.
         if let Some(op) = &mut loose.stages[1].op {
-            op.kind = common::control::OpKind::Aggregate;
+            op.kind = protocol::control::OpKind::Aggregate;
         }
         assert!(resume(&entries(&loose), Epoch(2)).unwrap().arrived.is_empty());
     }

@@ -11,8 +11,8 @@
 //! when no task of the stage before can fall behind it in a restart: then nobody needs who was taken out.
 
 use common::clock::Time;
-use common::control::{Route, TaskPlan, ToWorker};
 use common::ids::{Epoch, NodeName, TaskId};
+use protocol::control::{Route, TaskPlan, ToWorker};
 
 use super::{Effect, Event, Job, State, Task};
 use crate::autoscale::{Decision, Load};

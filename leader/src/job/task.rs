@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use common::clock::Time;
-use common::control::{Report, Unit};
 use common::ids::{Epoch, NodeName, TaskId};
-use common::task_log::SourcePos;
+use protocol::control::{Report, Unit};
+use protocol::task_log::SourcePos;
 use serde::{Deserialize, Serialize};
 
 use super::{ConnId, Ticket};

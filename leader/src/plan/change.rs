@@ -1,8 +1,8 @@
 //! What becomes of a plan while its job runs. Each change is in the journal before anybody acts on it, and part of every
 //! later plan of its task.
 
-use common::control::{Slice, Unit};
 use common::ids::TaskId;
+use protocol::control::{Slice, Unit};
 use serde::{Deserialize, Serialize};
 
 use super::Plan;

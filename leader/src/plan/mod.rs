@@ -7,8 +7,8 @@ mod slices;
 
 use std::collections::BTreeMap;
 
-use common::control::{Format, OpKind, OpSpec, Slice, TaskPlan, Unit};
 use common::ids::{Creation, Epoch, JobName, NodeName, TaskId};
+use protocol::control::{Format, OpKind, OpSpec, Slice, TaskPlan, Unit};
 
 use serde::{Deserialize, Serialize};
 
@@ -273,7 +273,7 @@ pub(crate) mod tests {
             exe: "identity".into(),
             args: vec![],
             kind: OpKind::Transform,
-            code: common::control::OpCode::Builtin,
+            code: protocol::control::OpCode::Builtin,
             deterministic: true,
         };
         let mut all = vec![Stage {

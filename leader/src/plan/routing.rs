@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use common::control::{OpKind, OpSpec, Route};
 use common::ids::TaskId;
+use protocol::control::{OpKind, OpSpec, Route};
 use serde::{Deserialize, Serialize};
 
 use super::Plan;

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use common::control::Slice;
 use common::ids::Creation;
 use hydfs::client::LineMark;
+use protocol::control::Slice;
 
 use super::OPEN;
 

@@ -1,8 +1,8 @@
 //! A checkpoint against the one before it, the outputs' arithmetic and the snapshot file. (Against the order records:
 //! [`super::state`].)
 
-use common::control::{OpKind, TaskPlan};
-use common::task_log::{Cut, Keeps};
+use protocol::control::{OpKind, TaskPlan};
+use protocol::task_log::{Cut, Keeps};
 
 use super::moves::is_peer;
 use super::shape::Shape;

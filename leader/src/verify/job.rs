@@ -1,9 +1,9 @@
 //! Across tasks: what one acknowledged and another covers, slices that meet, the destination, and the end.
 
-use common::control::TaskPlan;
 use common::ids::{Epoch, TaskId};
-use common::task_log::Place;
 use hydfs::client::Streams;
+use protocol::control::TaskPlan;
+use protocol::task_log::Place;
 
 use super::log::TaskLog;
 use super::moves::is_peer;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use common::task_log::Keeps;
+use protocol::task_log::Keeps;
 
 use super::shape::Shape;
 

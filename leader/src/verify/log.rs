@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use common::control::TaskPlan;
 use common::ids::{Epoch, TaskId};
-use common::task_log::{self, Cut, Order, Record};
 use hydfs::client::{ClientId, Span};
+use protocol::control::TaskPlan;
+use protocol::task_log::{self, Cut, Order, Record};
 
 use super::kept::Kept;
 use super::shape::Shape;

@@ -31,9 +31,9 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use common::control::TaskPlan;
 use common::ids::{Epoch, TaskId};
 use hydfs::client::{StreamInfo, Streams};
+use protocol::control::TaskPlan;
 
 use crate::journal::{Entry, Record};
 use crate::plan::Plan;

@@ -1,8 +1,8 @@
 //! A stage's state moves between its tasks: what the order records of one task may say of it. That both sides of such a
 //! channel agree is checked as for any other.
 
-use common::control::{Route, TaskPlan};
 use common::ids::TaskId;
+use protocol::control::{Route, TaskPlan};
 
 use super::state::State;
 
@@ -143,9 +143,9 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use common::control::TaskPlan;
     use common::ids::{Epoch, NodeName};
-    use common::task_log::Order;
+    use protocol::control::TaskPlan;
+    use protocol::task_log::Order;
 
     use super::*;
     use crate::plan::{Change, Scaling};
@@ -163,7 +163,7 @@ mod tests {
             most: 8,
             stateful: true,
         });
-        plan.stages[1].op.as_mut().unwrap().kind = common::control::OpKind::Aggregate;
+        plan.stages[1].op.as_mut().unwrap().kind = protocol::control::OpKind::Aggregate;
         for up in [true, false] {
             let (version, tasks) = plan.scaled(1, up).unwrap();
             plan.apply(&Change::Scale {

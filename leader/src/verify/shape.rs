@@ -1,8 +1,8 @@
 //! What a task's log must hold and how many outputs it speaks of, by the plan. (The worker decides the same, in its own
 //! words: `docs/exactly-once.md`, "What the log keeps".)
 
-use common::control::TaskPlan;
-use common::task_log::Keeps;
+use protocol::control::TaskPlan;
+use protocol::task_log::Keeps;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {

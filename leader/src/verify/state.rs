@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::control::{Slice, TaskPlan};
-use common::groups::Owners;
 use common::ids::{Creation, TaskId};
-use common::task_log::{Cut, Order, Owned, Place, SourcePos, SourceRun};
+use protocol::control::{Slice, TaskPlan};
+use protocol::groups::Owners;
+use protocol::task_log::{Cut, Order, Owned, Place, SourcePos, SourceRun};
 
 use super::moves::is_peer;
 

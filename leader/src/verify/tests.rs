@@ -38,7 +38,7 @@ proptest! {
 
 #[test]
 fn histories_have_what_there_is_to_check() {
-    use common::task_log::Record;
+    use protocol::task_log::Record;
     let all: Vec<History> = (0..200).map(ended).collect();
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for job in &all {
@@ -178,7 +178,7 @@ fn what_is_not_there_is_not_proved() {
 fn one_fault_is_not_told_for_ever() {
     let mut job = ended(3);
     for (_, record) in job.logs.values_mut().flatten() {
-        if let common::task_log::Record::Order { pos, .. } = record {
+        if let protocol::task_log::Record::Order { pos, .. } = record {
             *pos *= 2;
         }
     }
@@ -230,7 +230,7 @@ fn the_journal_says_whether_the_job_has_ended() {
     };
     let skip = crate::plan::Change::Skip {
         task,
-        unit: common::control::Unit {
+        unit: protocol::control::Unit {
             from: task,
             number: 5,
         },

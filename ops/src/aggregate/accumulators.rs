@@ -79,7 +79,7 @@ impl Accumulator for Count {
         Ok(())
     }
     fn write(&self, out: &mut Vec<u8>) {
-        common::batch::decimal(self.0, out);
+        protocol::batch::decimal(self.0, out);
     }
 }
 

@@ -3,7 +3,7 @@
 mod accumulators;
 pub(crate) mod table;
 
-use common::batch::Batch;
+use protocol::batch::Batch;
 
 use crate::args::{self, Args};
 use crate::columns::{Layout, Malformed};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use common::batch::{Batch, Builder};
 use proptest::prelude::*;
+use protocol::batch::{Batch, Builder};
 
 use crate::builtin::tests::{Collect, Tuples, op};
 use crate::operator::Operator;

@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-use common::batch::Batch;
 use memchr::memmem::Finder;
+use protocol::batch::Batch;
 
 use crate::args::{self, Args, Opt, with_value};
 use crate::columns::Layout;

@@ -1,6 +1,6 @@
 //! `grep`.
 
-use common::batch::Batch;
+use protocol::batch::Batch;
 
 use crate::args::{self, Args};
 use crate::keys::Keyer;

@@ -1,6 +1,6 @@
 //! `identity`.
 
-use common::batch::Batch;
+use protocol::batch::Batch;
 
 use crate::args::{self, Args};
 use crate::keys::Keyer;

@@ -7,7 +7,7 @@ mod project;
 mod replace;
 mod split;
 
-use common::control::OpKind;
+use protocol::control::OpKind;
 
 use crate::aggregate;
 use crate::args::{self, Args, Error, Opt, flag, with_value};

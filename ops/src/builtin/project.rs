@@ -1,6 +1,6 @@
 //! `project` and `filtertransform`.
 
-use common::batch::Batch;
+use protocol::batch::Batch;
 
 use crate::args::{self, Args};
 use crate::builtin::grep::each_selected;

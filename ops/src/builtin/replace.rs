@@ -2,8 +2,8 @@
 
 use std::iter::Peekable;
 
-use common::batch::Batch;
 use memchr::memmem::Finder;
+use protocol::batch::Batch;
 use regex::bytes::{CaptureLocations, Regex, RegexBuilder};
 
 use crate::args::{self, Args};

@@ -1,6 +1,6 @@
 //! `split`: a line to its words.
 
-use common::batch::Batch;
+use protocol::batch::Batch;
 
 use crate::args::{self, Args};
 use crate::columns::words;

@@ -1,7 +1,7 @@
 //! The built-in operators against naive ones.
 
-use common::batch::{Batch, Builder};
 use proptest::prelude::*;
+use protocol::batch::{Batch, Builder};
 
 use super::*;
 use crate::operator::Emit;

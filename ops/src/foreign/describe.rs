@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use common::clock;
-use common::control::{OpKind, Protocol};
+use protocol::control::{OpKind, Protocol};
 use tokio::io::AsyncReadExt;
 
 use super::child::Group;

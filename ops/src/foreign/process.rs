@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use common::batch::Batch;
 use common::clock;
-use common::control::{OpKind, Protocol};
 use common::work_folder::WorkFolder;
+use protocol::batch::Batch;
+use protocol::control::{OpKind, Protocol};
 
 use super::batch::{Call, Frames};
 use super::pipes::Pipes;

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use common::control::OpKind;
+use protocol::control::OpKind;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -1,8 +1,8 @@
 //! An operator that comes with RainStorm, as a program that speaks the batch protocol.
 
 use bytes::Bytes;
-use common::batch::Batch;
-use common::control::OpKind;
+use protocol::batch::Batch;
+use protocol::control::OpKind;
 
 use super::{Body, Output, Program, Result, Tuples};
 use crate::operator::{Emit, InputKeys, Operator};

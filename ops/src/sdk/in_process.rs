@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::batch::Batch;
 use common::clock::Time;
+use protocol::batch::Batch;
 
 use super::serve::{Ended, Session};
 use super::{Body, Program};

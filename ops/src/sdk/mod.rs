@@ -36,7 +36,7 @@ pub use run::run;
 pub use stateless::{Filter, Transform, filter, transform};
 pub use tuples::{Tuple, Tuples};
 
-use common::control::{OpKind, Protocol};
+use protocol::control::{OpKind, Protocol};
 
 use crate::foreign::Description;
 

@@ -1,6 +1,6 @@
 //! Filters and transforms.
 
-use common::control::OpKind;
+use protocol::control::OpKind;
 
 use super::{Body, IntoResult, Output, Program, Result, Tuple, Tuples};
 

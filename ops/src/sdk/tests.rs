@@ -1,7 +1,7 @@
 //! Programs of the SDK, in this process: by messages, and through an operator's interface.
 
-use common::batch::Batch;
 use proptest::prelude::*;
+use protocol::batch::Batch;
 
 use super::*;
 use crate::builtin::tests::{Collect, Tuples as Pairs, lines, op};
@@ -123,7 +123,7 @@ fn errors_and_panics_name_the_tuple() {
     assert_eq!(e.index, Some(2));
     assert!(e.what.contains("no number in 1"), "{e}");
     let e = run(&mut InProcess::new(aggregate_with(Longest)), &{
-        let mut b = common::batch::Builder::new();
+        let mut b = protocol::batch::Builder::new();
         b.push(b"k", b"fine");
         b.push(b"k", b"\xff");
         b.take()
@@ -190,7 +190,7 @@ proptest! {
         let mut kept = InProcess::new(aggregate_with(Longest));
         let (mut live, mut before): (Vec<Vec<u8>>, usize) = (vec![], 0);
         for (tuples, rewrite) in &steps {
-            let mut b = common::batch::Builder::new();
+            let mut b = protocol::batch::Builder::new();
             tuples.iter().for_each(|(k, v)| b.push(&[b'a' + k], v.as_bytes()));
             run(&mut kept, &b.take()).unwrap();
             let mut bytes = vec![];

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::batch::{Batch, Builder};
-use common::control::{OpKind, Protocol};
 use ops::Emit;
 use ops::foreign::{DESCRIBE_WITHIN, Process, Spec, describe};
 use ops::operator::{Error, InputKeys};
+use protocol::batch::{Batch, Builder};
+use protocol::control::{OpKind, Protocol};
 use tempfile::TempDir;
 
 pub const SOON: Duration = Duration::from_secs(30);

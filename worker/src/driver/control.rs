@@ -6,10 +6,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use common::clock::{self, Time};
-use common::control::{Report, ToLeader, ToWorker};
 use common::lateness::{Lateness, patience};
 use common::net::{self, Identity, Receiver, Role, Sender};
 use common::spawn;
+use protocol::control::{Report, ToLeader, ToWorker};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 

@@ -1,6 +1,6 @@
 //! What ends a process, from what went wrong.
 
-use common::control::Failure;
+use protocol::control::Failure;
 
 use super::End;
 use crate::{source, task};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::clock::{self, Time};
-use common::control::{Report, ToLeader, ToWorker};
 use common::ids::{Epoch, NodeName, TaskId};
+use protocol::control::{Report, ToLeader, ToWorker};
 use tokio::sync::{mpsc, oneshot};
 
 use super::control::Control;

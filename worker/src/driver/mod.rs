@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::cluster::{Cluster, Node};
-use common::control::{Failure, TaskPlan, ToLeader, ToWorker};
 use common::ids::{Epoch, JobName, TaskId};
 use common::net::Identity;
 use common::orphans;
 use common::spawn;
-use common::task_log::Keeps;
 use hydfs::client::Client;
+use protocol::control::{Failure, TaskPlan, ToLeader, ToWorker};
+use protocol::task_log::Keeps;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::batch::{Batch, Builder};
-use common::control::{OpCode, OpSpec, TaskPlan};
 use common::work_folder::WorkFolder;
 use hydfs::client::Client;
 use ops::{Emit, Operator, foreign, operator};
+use protocol::batch::{Batch, Builder};
+use protocol::control::{OpCode, OpSpec, TaskPlan};
 
 use crate::task::router::Router;
 

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::control::{Peer, Route};
 use common::ids::{Epoch, TaskId};
 use common::net::Identity;
 use common::spawn;
-use common::task_log::Order;
+use protocol::control::{Peer, Route};
+use protocol::task_log::Order;
 use tokio::sync::{mpsc, watch};
 
 use super::engine::Engine;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::control::TaskPlan;
 use common::hold::Hold;
 use common::ids::Epoch;
-use common::task_log::Cut;
 use hydfs::client::{Appender, Client, Error};
+use protocol::control::TaskPlan;
+use protocol::task_log::Cut;
 
 use crate::task::HOLD;
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use common::clock;
-use common::control::{Failure, ToLeader};
 use common::ids::TaskId;
-use common::task_log::{Order, SourceRun};
+use protocol::control::{Failure, ToLeader};
+use protocol::task_log::{Order, SourceRun};
 
 use super::End;
 use super::engine::Engine;

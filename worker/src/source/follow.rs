@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use common::control::Slice;
-use common::task_log::{Place, SourcePos, SourceRun};
 use hydfs::client::{Client, Error as HydfsError};
 use memchr::{memchr, memrchr};
+use protocol::control::Slice;
+use protocol::task_log::{Place, SourcePos, SourceRun};
 
 use super::{Block, Error, MAX_LINE, count_lines, file, prefix_of_lines};
 

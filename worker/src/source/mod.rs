@@ -8,17 +8,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::control::{Slice, TaskPlan, ToWorker};
 use hydfs::client::{Client, Error as HydfsError, FileRef, ReadStream};
 use memchr::{memchr, memrchr};
+use protocol::control::{Slice, TaskPlan, ToWorker};
 
 use crate::task::router::Router;
 
 mod encoding;
 mod follow;
 
-use common::task_log::{SourcePos, SourceRun};
 pub use follow::Follower;
+use protocol::task_log::{SourcePos, SourceRun};
 
 /// Lines are taken in blocks of about this many bytes.
 const BLOCK: usize = 256 * 1024;

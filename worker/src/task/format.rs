@@ -1,7 +1,7 @@
 //! How the last stage writes a tuple into the destination.
 
-use common::control::Format;
 use memchr::memchr;
+use protocol::control::Format;
 
 /// Appends one tuple as the destination has it, with its newline. False: it cannot be read back as it was, since it means the
 /// same as other tuples do (a tab in a key, a newline in a value, bytes that are no UTF-8 in JSON).

@@ -18,9 +18,9 @@
 
 use std::sync::Arc;
 
-use common::batch::key_hash;
-use common::groups::Owners;
-use common::task_log::Owned;
+use protocol::batch::key_hash;
+use protocol::groups::Owners;
+use protocol::task_log::Owned;
 
 use super::*;
 

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use common::batch::{Batch, Builder};
-use common::control::Route;
+use protocol::batch::{Batch, Builder};
+use protocol::control::Route;
 
 /// What a frame on a channel holds.
 #[derive(Debug, Clone, PartialEq)]

@@ -30,18 +30,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::batch::{Batch, Builder};
 use common::clock::Time;
-use common::control::{Format, Route, Unit};
 use common::hold::Hold;
 use common::ids::{Epoch, TaskId};
+use protocol::batch::{Batch, Builder};
+use protocol::control::{Format, Route, Unit};
 
-use common::task_log::{self, CUT_VERSION, Cut, Keeps, Order, Record, SourcePos, SourceRun};
 use handover::Groups;
 use inbox::{Content, Inbox, Item, Received};
 #[cfg(test)]
 pub use mutant::Mutant;
 use output::{Chunk, Output};
+use protocol::task_log::{self, CUT_VERSION, Cut, Keeps, Order, Record, SourcePos, SourceRun};
 pub use route::Neighbours;
 use route::Targets;
 use router::Router;

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use common::batch::{Batch, Builder, decimal};
-use common::control::{Format, Route};
+use protocol::batch::{Batch, Builder, decimal};
+use protocol::control::{Format, Route};
 
 use super::format::write_tuple;
 use crate::wire::{self, Standing};

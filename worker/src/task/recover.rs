@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use common::task_log::{Owned, decode_all};
+use protocol::task_log::{Owned, decode_all};
 
 use super::*;
 

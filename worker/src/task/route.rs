@@ -7,8 +7,8 @@
 //! the place for tuples set aside, then a channel for each task that was added, in the order of the versions. So an
 //! output's index means the same in all its processes and cuts.
 
-use common::control::Route;
-use common::groups::Owners;
+use protocol::control::Route;
+use protocol::groups::Owners;
 
 use super::*;
 

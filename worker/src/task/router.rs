@@ -1,9 +1,9 @@
 //! Where an operator's outputs go: by the key's hash to the next stage's tasks, or all into the destination.
 
 use bytes::Bytes;
-use common::batch::key_hash;
-use common::control::Format;
-use common::groups::Owners;
+use protocol::batch::key_hash;
+use protocol::control::Format;
+use protocol::groups::Owners;
 
 use super::Config;
 use super::output::{self, Output};

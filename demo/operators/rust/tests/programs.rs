@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::batch::{Batch, Builder};
 use ops::Emit;
 use ops::foreign::{DESCRIBE_WITHIN, Process, Spec, describe};
 use ops::operator::Error;
+use protocol::batch::{Batch, Builder};
 
 const TEMPLATE: &str = env!("CARGO_BIN_EXE_template");
 const GAPS: &str = env!("CARGO_BIN_EXE_gaps");

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use common::control::{Failure, OpKind, Slice, ToLeader, Unit};
 use common::ids::Creation;
 use common::seeds::Seeds;
+use protocol::control::{Failure, OpKind, Slice, ToLeader, Unit};
 
 use super::*;
 use crate::journal::{Entry, Record};

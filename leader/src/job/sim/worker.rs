@@ -1,7 +1,7 @@
 //! A simulated process: registers, beats, works, fails at poison, is done when its input has ended and its receivers have
 //! acknowledged.
 
-use common::control::{Failure, Report, Route, Slice, TaskPlan};
+use protocol::control::{Failure, Report, Route, Slice, TaskPlan};
 
 use super::*;
 use crate::job::resume::resume;

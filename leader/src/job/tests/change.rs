@@ -1,8 +1,8 @@
 //! New files, the end of following, tuples set aside, and jobs taken up.
 
-use common::control::{TaskPlan, Unit};
 use common::ids::Creation;
-use common::task_log::SourcePos;
+use protocol::control::{TaskPlan, Unit};
+use protocol::task_log::SourcePos;
 
 use super::*;
 use crate::job::resume::Resumed;

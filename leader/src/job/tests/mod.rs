@@ -2,7 +2,7 @@
 
 mod change;
 
-use common::control::{Failure, Report, ToLeader};
+use protocol::control::{Failure, Report, ToLeader};
 
 use super::*;
 use crate::plan::tests::sample;

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::control::{OpCode, OpKind, OpSpec, Protocol, Slice};
 use common::ids::{Creation, Epoch, NodeName, TaskId};
-use common::task_log::{CUT_VERSION, Cut, Order, Place, Record, SourcePos, SourceRun};
 use hydfs::client::{Span, StreamInfo};
+use protocol::control::{OpCode, OpKind, OpSpec, Protocol, Slice};
+use protocol::task_log::{CUT_VERSION, Cut, Order, Place, Record, SourcePos, SourceRun};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

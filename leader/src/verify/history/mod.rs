@@ -6,8 +6,8 @@ mod maker;
 use std::collections::BTreeMap;
 
 use common::ids::{Epoch, TaskId};
-use common::task_log::{Record, encode};
 use hydfs::client::{ClientId, Span, StreamInfo, Streams};
+use protocol::task_log::{Record, encode};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

@@ -9,10 +9,10 @@ mod stored;
 
 use std::collections::BTreeSet;
 
-use common::control::OpKind;
 use common::ids::{Epoch, TaskId};
-use common::task_log::{Cut, Order, Record, SourceRun};
 use hydfs::client::{ClientId, Span};
+use protocol::control::OpKind;
+use protocol::task_log::{Cut, Order, Record, SourceRun};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
@@ -20,7 +20,7 @@ use rand::seq::IteratorRandom;
 use super::Outcome;
 use super::history::{History, Stored, Written, ended, stream};
 use super::shape::Shape;
-use common::task_log::Keeps;
+use protocol::task_log::Keeps;
 
 /// Falsifies the history; `None`: it has nothing of that kind.
 pub type Tamper = fn(&mut History, &mut StdRng) -> Option<()>;

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::batch::{Batch, Builder};
 use common::clock;
-use common::control::{OpKind, Protocol};
 use ops::foreign::{DESCRIBE_WITHIN, Process, Spec, describe};
 use ops::{Emit, Operator};
+use protocol::batch::{Batch, Builder};
+use protocol::control::{OpKind, Protocol};
 
 pub const USAGE: &str = "\
 rainstorm-op bench-foreign [--like 'OPERATOR ARGS'] [--seconds N] [--input FILE] [--describe-timeout SECONDS]

@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
-use common::batch::Batch;
 use common::clock::Time;
+use protocol::batch::Batch;
 
 use super::wire::{self, Answer, LONGEST_FRAME, Request};
 use super::{answer, unexpected};

@@ -17,7 +17,7 @@
 
 use std::borrow::Cow;
 
-use common::batch::ends_rise;
+use protocol::batch::ends_rise;
 use rmp::decode::{read_array_len, read_bin_len, read_bool, read_int, read_str_len};
 use rmp::encode;
 

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::foreign::text::LONGEST_LINE;
-use common::batch::Builder;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use protocol::batch::Builder;
 use tempfile::TempDir;
 
 use super::*;

@@ -1,8 +1,8 @@
 //! A batch over the text protocol: all its tuples are written as they can be, answers come line by line.
 
-use common::batch::Batch;
 use common::clock::Time;
 use memchr::memchr;
+use protocol::batch::Batch;
 
 use super::grammar::{Answers, LONGEST_LINE, write_tuple};
 use crate::foreign::dialogue::Dialogue;

@@ -1,7 +1,7 @@
 //! Stages that gain and lose tasks while they run, as the leader does it: downstream tasks know of a new one before it
 //! begins, it begins before anybody routes to it, and one that is taken out goes when nobody can need it any more.
 
-use common::control::Route;
+use protocol::control::Route;
 
 use super::*;
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::control::{OpCode, OpKind, Route, TaskPlan};
-use crate::ids::{Creation, Epoch, TaskId};
+use common::ids::{Creation, Epoch, TaskId};
 
 pub const CUT_VERSION: u8 = 1;
 

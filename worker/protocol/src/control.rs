@@ -1,4 +1,4 @@
-//! What leader and workers say to each other on a control connection (role [`crate::net::Role::Control`]).
+//! What leader and workers say to each other on a control connection (role [`common::net::Role::Control`]).
 //!
 //! ```text
 //! worker                      leader
@@ -16,8 +16,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Creation, Epoch, JobName, NodeName, TaskId};
 use crate::task_log::SourcePos;
+use common::ids::{Creation, Epoch, JobName, NodeName, TaskId};
 
 /// What an operator does with tuples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -311,7 +311,7 @@ pub enum ToWorker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::frame::{decode, encode};
+    use common::net::frame::{decode, encode};
 
     #[test]
     fn messages_round_trip() {

@@ -6,7 +6,7 @@
 //! nothing else moves.
 
 use crate::batch::key_hash;
-use crate::ids::TaskId;
+use common::ids::TaskId;
 
 /// Groups per stage: part of the contract between versions. Many, so that the tasks' shares differ by a few percent.
 pub const GROUPS: u16 = 4096;
