@@ -10,6 +10,7 @@ pub mod heap;
 pub mod hold;
 pub mod ids;
 pub mod lateness;
+pub mod mutants;
 pub mod net;
 pub mod open_files;
 pub mod orphans;
