@@ -13,7 +13,7 @@ use protocol::control::{Report, ToLeader, ToWorker};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
-use super::Event;
+use super::EngineEvent;
 use super::links::Events;
 use super::pulse::{Pulse, Watch};
 
@@ -75,7 +75,7 @@ pub async fn connect(
         let hear = hear(connection.rx, &events, lease);
         let ended: Result<(), net::Error> = tokio::select! { ended = speak => ended, ended = hear => ended };
         if let Err(error) = ended {
-            let _ = events.send(Event::ControlLost(error.to_string()));
+            let _ = events.send(EngineEvent::ControlLost(error.to_string())).await;
         }
         Ok(())
     })?;
@@ -140,7 +140,7 @@ async fn hear(mut rx: Receiver, events: &Events, lease: Duration) -> Result<(), 
                 match message? {
                     Some(ToWorker::Beat { late_ms }) => leader_late = Duration::from_millis(late_ms),
                     Some(message) => {
-                        if events.send(Event::Control(Box::new(message))).is_err() {
+                        if events.send(EngineEvent::Control(Box::new(message))).await.is_err() {
                             return Ok(());
                         }
                     }

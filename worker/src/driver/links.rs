@@ -13,15 +13,19 @@ use common::spawn;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::Event;
+use super::EngineEvent;
 use crate::failpoint::{FailPoint, Point};
+use crate::task::Input;
 use crate::wire::{self, Ack, Open, Opened};
 
 /// What goes out on a connection is at most this long under way before the connection counts as dead. Waiting for a
 /// receiver with a full socket is not: that is back-pressure.
 const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(3);
 
-pub type Events = mpsc::UnboundedSender<Event>;
+pub type Events = mpsc::Sender<EngineEvent>;
+
+/// What may wait for the engine. Then the connections wait, and with them whoever sends on them.
+pub const EVENTS: usize = 1024;
 
 /// A stage has a thousand tasks at most; where processes are replaced, old connections go as new ones come.
 const LIMITS: Limits = Limits {
@@ -48,7 +52,7 @@ async fn serve(guest: Guest, events: Events, fail: FailPoint) -> Result<(), net:
         guest.refuse(format_args!("its role is {:?}", guest.connection.peer.role));
         return Ok(());
     }
-    let id = guest.number;
+    let connection = guest.number;
     let net::Connection { mut tx, mut rx, .. } = guest.connection;
     let open = tokio::time::timeout(HANDSHAKE, rx.recv::<Open>())
         .await
@@ -56,14 +60,15 @@ async fn serve(guest: Guest, events: Events, fail: FailPoint) -> Result<(), net:
     let Some(open) = open else { return Ok(()) };
     let from = open.from;
     let (reply, answer) = oneshot::channel();
-    let (ack_tx, mut acks) = mpsc::unbounded_channel::<u64>();
+    let (ack_tx, mut acks) = watch::channel(None);
     if events
-        .send(Event::Opened {
-            id,
+        .send(EngineEvent::SenderConnected {
+            connection,
             open,
             reply,
             acks: ack_tx,
         })
+        .await
         .is_err()
     {
         return Ok(());
@@ -75,13 +80,13 @@ async fn serve(guest: Guest, events: Events, fail: FailPoint) -> Result<(), net:
     }
     // Acknowledgements leave on their own, never behind data.
     let _writer = spawn::guarded("data_acks", async move {
-        while let Some(mut ack) = acks.recv().await {
-            while let Ok(newer) = acks.try_recv() {
-                ack = newer;
+        while acks.changed().await.is_ok() {
+            let upto = *acks.borrow_and_update();
+            if let Some(upto) = upto {
+                fail.pass(Point::BeforeAck);
+                tx.send(&Ack(upto)).await?;
+                fail.pass(Point::AfterAck);
             }
-            fail.pass(Point::BeforeAck);
-            tx.send(&Ack(ack)).await?;
-            fail.pass(Point::AfterAck);
         }
         // The engine has closed this connection.
         tx.shutdown().await
@@ -93,7 +98,12 @@ async fn serve(guest: Guest, events: Events, fail: FailPoint) -> Result<(), net:
         match rx.recv_frame().await {
             Ok(Some(frame)) => match wire::decode_data(&frame) {
                 Ok(item) => {
-                    if events.send(Event::Data { id, from, item }).is_err() {
+                    let input = Input::FrameReceived {
+                        connection,
+                        from,
+                        item,
+                    };
+                    if events.send(EngineEvent::Task(input)).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -137,7 +147,8 @@ pub fn dial(mut dial: Dial, events: Events) -> spawn::Guard {
                     ended = converse(&mut dial, addr, &events, &mut backoff) => ended,
                     _ = changed(&mut moved) => Ok(()),
                 };
-                if events.send(Event::OutClosed { output: dial.output }).is_err() {
+                let output = dial.output;
+                if events.send(EngineEvent::ReceiverLost { output }).await.is_err() {
                     return Ok::<(), net::Error>(());
                 }
                 if let Err(error) = ended {
@@ -185,18 +196,20 @@ async fn converse(
     let (output, standing) = match answer.ok_or(net::Error::Closed)? {
         Opened::From(standing) => (dial.output, standing),
         Opened::Refused(why) => {
-            let _ = events.send(Event::Refused { to: dial.to, why });
+            let refused = Input::ReceiverRefused { to: dial.to, why };
+            let _ = events.send(EngineEvent::Task(refused)).await;
             return Ok(());
         }
     };
     backoff.reset();
     let (frame_tx, mut frames) = mpsc::unbounded_channel::<Bytes>();
     if events
-        .send(Event::Connected {
+        .send(EngineEvent::ReceiverConnected {
             output,
             standing,
             frames: frame_tx,
         })
+        .await
         .is_err()
     {
         return Ok(());
@@ -216,7 +229,8 @@ async fn converse(
     };
     let read = async {
         while let Some(Ack(upto)) = rx.recv().await? {
-            let _ = events.send(Event::Ack { output, upto });
+            let input = Input::ReceiverAcknowledged { output, upto };
+            let _ = events.send(EngineEvent::Task(input)).await;
         }
         Ok::<(), net::Error>(())
     };

@@ -7,8 +7,9 @@ pub mod links;
 pub mod meter;
 pub mod operator;
 pub mod pace;
+mod peers;
 mod pulse;
-mod route;
+mod read;
 pub mod storage;
 mod work;
 
@@ -27,52 +28,41 @@ use protocol::control::{Failure, TaskPlan, ToLeader, ToWorker};
 use protocol::task_log::Keeps;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::failpoint::FailPoint;
 use crate::source::Source;
-use crate::task::inbox::Item;
-use crate::task::{Config, Neighbours, Task};
+use crate::task::{Config, ConnectionId, Input, Neighbours, SNAPSHOT_SLACK, Stored, Task};
 use crate::wire::{Open, Opened, Standing};
 use engine::Engine;
 use operator::Runner;
-use route::Dialer;
-use storage::{Snapshots, Storage};
+use pace::Pace;
+use peers::Dialer;
+use read::Reader;
+use storage::Storage;
 
 /// What reaches the engine from the tasks that move bytes.
-pub enum Event {
+pub enum EngineEvent {
     Control(Box<ToWorker>),
     ControlLost(String),
     /// A sender has connected and asks where to begin. Dropping `acks` closes its connection.
-    Opened {
-        id: u64,
+    SenderConnected {
+        connection: ConnectionId,
         open: Open,
         reply: oneshot::Sender<Opened>,
-        acks: mpsc::UnboundedSender<u64>,
-    },
-    Data {
-        id: u64,
-        from: TaskId,
-        item: Item,
+        acks: watch::Sender<Option<u64>>,
     },
     /// A receiver has said what it has. Dropping `frames` closes the connection.
-    Connected {
+    ReceiverConnected {
         output: usize,
         standing: Standing,
         frames: mpsc::UnboundedSender<Bytes>,
     },
-    OutClosed {
+    ReceiverLost {
         output: usize,
     },
-    Ack {
-        output: usize,
-        upto: u64,
-    },
-    /// A receiver knows a newer process of this task.
-    Refused {
-        to: TaskId,
-        why: String,
-    },
+    /// What needs nothing of the driver.
+    Task(Input),
 }
 
 /// Why the process ends.
@@ -138,7 +128,7 @@ async fn work_on(start: Start) -> End {
         _ => tracing::info!(%job, %task, %epoch, %node, pid, "TASK_RESTART"),
     }
     let lease = start.cluster.job_lease();
-    let (events, mut inbox) = mpsc::unbounded_channel();
+    let (events, mut inbox) = mpsc::channel(links::EVENTS);
     let bound = async {
         let listener = TcpListener::bind((start.node.addr, 0)).await?;
         let addr = listener.local_addr()?;
@@ -207,17 +197,17 @@ fn tell(end: &End, to_leader: &mpsc::UnboundedSender<ToLeader>) {
     }
 }
 
-async fn await_plan(inbox: &mut mpsc::UnboundedReceiver<Event>, lease: Duration) -> Result<TaskPlan, End> {
+async fn await_plan(inbox: &mut mpsc::Receiver<EngineEvent>, lease: Duration) -> Result<TaskPlan, End> {
     let wait = async {
         loop {
             match inbox.recv().await {
-                Some(Event::Control(message)) => match *message {
+                Some(EngineEvent::Control(message)) => match *message {
                     ToWorker::Plan(plan) => return Ok(*plan),
                     ToWorker::Refused { why } => return Err(End::Fenced(why)),
                     ToWorker::Finish => return Err(End::Finished),
                     _ => {}
                 },
-                Some(Event::ControlLost(why)) => return Err(End::LeaderLost(why)),
+                Some(EngineEvent::ControlLost(why)) => return Err(End::LeaderLost(why)),
                 Some(_) => {}
                 None => return Err(End::LeaderLost("the control task ended".into())),
             }
@@ -237,12 +227,32 @@ fn window_times(plan: &TaskPlan) -> usize {
     }
 }
 
+fn configure(plan: &TaskPlan, cluster: &Cluster, keeps: Keeps, stateful: bool) -> Config {
+    Config {
+        job: plan.job.clone(),
+        task: plan.task,
+        epoch: plan.epoch,
+        exactly_once: plan.exactly_once,
+        keeps,
+        follows: plan.follow,
+        scales: plan.scales,
+        stateful,
+        format: plan.format,
+        batch_bytes: cluster.job.batch_bytes,
+        linger: Duration::from_millis(cluster.job.linger_ms),
+        window_bytes: cluster.job.window_bytes * window_times(plan),
+        snapshot_slack: SNAPSHOT_SLACK,
+        skip: plan.skip.iter().copied().collect(),
+        sets_aside: plan.poison.is_some() && plan.op.is_some(),
+    }
+}
+
 /// Opens storage (which fences the predecessor out), reads the log back and makes the operator ready.
 async fn prepare(
     start: &Start,
     plan: Arc<TaskPlan>,
     control: control::Control,
-    inbox: mpsc::UnboundedReceiver<Event>,
+    inbox: mpsc::Receiver<EngineEvent>,
     events: links::Events,
 ) -> Result<Engine, (End, control::Control)> {
     let client = Client::new(Arc::new(start.cluster.clone()), start.me.clone());
@@ -256,22 +266,8 @@ async fn prepare(
             }
         };
         let storage = async { Ok::<_, End>(Storage::open(&plan, stateful, &client).await?) };
-        let ((mut storage, log), mut runner) = tokio::try_join!(storage, runner)?;
-        let aside = plan.poison.is_some() && plan.op.is_some();
-        let config = Config {
-            epoch: plan.epoch,
-            keeps,
-            fixed: plan.exactly_once && plan.op.is_none() && !plan.follow && !plan.scales,
-            skip: plan.skip.iter().copied().collect(),
-            sets_aside: aside,
-            exactly_once: plan.exactly_once,
-            stateful,
-            format: plan.format,
-            batch_bytes: start.cluster.job.batch_bytes,
-            window_bytes: start.cluster.job.window_bytes * window_times(&plan),
-            #[cfg(test)]
-            mutant: crate::task::Mutant::None,
-        };
+        let ((storage, log), mut runner) = tokio::try_join!(storage, runner)?;
+        let config = configure(&plan, &start.cluster, keeps, stateful);
         let neighbours = Neighbours {
             upstream: plan.upstream.clone(),
             is_last: plan.dest.is_some(),
@@ -279,43 +275,42 @@ async fn prepare(
             version: plan.route,
             routes: plan.routes.clone(),
             marks: plan.marks,
-            owned: plan.owned.clone().map(|table| (plan.task, table)),
+            owned: plan.owned.clone(),
         };
-        let mut task = Task::recover(config, &neighbours, &log)?;
-        for dest in &storage.dests {
-            let (output, length) = (task.output(dest.output), dest.appender.length());
-            output.resume(Standing::at(length));
-            output.acknowledge(length, |_| {});
-        }
-        if let Some(snapshots) = storage.snapshots.take() {
-            if let Some(runner) = &mut runner {
-                for part in Storage::read_snapshot(&plan, task.now(), &client).await? {
-                    runner.restore(&part).await?;
-                }
-                if plan.owned.is_some() {
-                    runner.forget(&|key| task.is_foreign(key));
-                }
+        let stored = Stored {
+            log: &log,
+            outputs: &storage.output_lengths(),
+            snapshots: storage.snapshots.as_ref().map_or(0, |file| file.length()),
+        };
+        let mut task = Task::recover(config, &neighbours, stored, common::clock::now())?;
+        if let Some(runner) = runner.as_mut().filter(|_| stateful) {
+            for part in Storage::read_snapshot(&plan, task.now(), &client).await? {
+                runner.restore(&part).await?;
             }
-            let extents = task.now().snapshot.clone();
-            storage.snapshots = Some(Snapshots::new(snapshots.appender, extents));
+            if plan.owned.is_some() {
+                runner.forget(&|key| task.is_foreign(key));
+            }
         }
         if let (false, Some(from)) = (plan.exactly_once, &plan.resume_from) {
             task.begin_at(from.clone());
         }
-        Ok::<_, End>((task, storage, runner))
+        Ok::<_, End>((task, storage, runner, log.len()))
     };
-    let (task, storage, runner) = match ready.await {
+    let (task, storage, runner, log_bytes) = match ready.await {
         Ok(ready) => ready,
         Err(end) => return Err((end, control)),
     };
     if plan.epoch > Epoch(1) {
         let ms = common::clock::now().since(began).as_millis() as u64;
-        tracing::info!(job = %plan.job, task = %plan.task, epoch = %plan.epoch, node = %start.node.name, pid = std::process::id(), records = task.replaying(), log_bytes = task.log_end(), ms, "REPLAY");
+        tracing::info!(job = %plan.job, task = %plan.task, epoch = %plan.epoch, node = %start.node.name, pid = std::process::id(), records = task.replaying(), log_bytes, ms, "REPLAY");
     }
     let _ = control.to_leader.send(ToLeader::Started {
         replayed: task.replaying() as u64,
     });
-    let source = plan.op.is_none().then(|| Source::new(client.clone(), &plan));
+    let reader = plan
+        .op
+        .is_none()
+        .then(|| Reader::new(Source::new(client.clone(), &plan), Pace::new(plan.rate_milli)));
     let dialer = Dialer::new(Arc::new(start.me.clone()), events);
     let mut engine = Engine::new(
         start.node.name.clone(),
@@ -327,8 +322,7 @@ async fn prepare(
         dialer,
     );
     engine.runner = runner;
-    engine.source = source;
+    engine.reader = reader;
     engine.fail_point = start.fail_point.clone();
-    engine.linger = Duration::from_millis(start.cluster.job.linger_ms);
     Ok(engine)
 }

@@ -1,11 +1,21 @@
-//! What goes into the log and when: order records at once, checkpoints when the outputs behind them have arrived,
-//! snapshots as the operator's state is stored.
+//! The writing end of the task's log: what waits for the next append, what is under way, and what is durable.
 
-use super::*;
+use std::collections::VecDeque;
+use std::time::Duration;
 
+use common::clock::Time;
+use common::hold::Hold;
+use protocol::task_log::{self, Cut, Record};
+
+use super::checkpoints::CHECKPOINT_EVERY;
+
+/// How long records for the log, and small results for the destination, are gathered.
+pub const HOLD: Hold = Hold {
+    times: 2,
+    most: CHECKPOINT_EVERY,
+};
 /// With this much to append, it is not held back.
 const GROUP_BYTES: usize = 64 * 1024;
-
 /// The log of a task whose outputs wait for nothing is appended to this often: what comes of it is how much is read again after a restart.
 const FIXED_EVERY: Duration = Duration::from_millis(50);
 /// Where tuples are old when they come, as under full load, records may be gathered for this part of their age: appends cost the storage nodes
@@ -14,7 +24,7 @@ const OLDER: u32 = 4;
 
 /// An append to the log under way.
 #[derive(Debug)]
-pub(super) struct Append {
+struct Append {
     /// The log's end behind it.
     end: u64,
     /// The newest order record in it.
@@ -23,179 +33,191 @@ pub(super) struct Append {
     since: Time,
 }
 
-impl Task {
-    /// Is it time to put the operator's state, as it is after the last completed work, into the snapshot file?
-    pub fn wants_snapshot(&mut self, now: Time) -> bool {
-        let wants = self.config.stateful
-            && self.now.pos > self.snapshot_pos
-            && (now >= self.snapshot_due
-                || self.bytes_since_snapshot >= self.config.window_bytes / 4
-                || self.now.done);
-        if wants {
-            self.snapshot_began = now;
+#[derive(Debug, Default)]
+pub(super) struct LogWriter {
+    /// Encoded records that wait for the next append, and what they hold.
+    pending: Vec<u8>,
+    pending_pos: u64,
+    pending_checkpoint: Option<Box<Cut>>,
+    under_way: VecDeque<Append>,
+    /// No append begins before, unless there is much to append.
+    next_at: Time,
+    /// So long ago the tuples at hand were read by their source.
+    age: Duration,
+    end: u64,
+    /// Order records up to here are in the log.
+    durable: u64,
+}
+
+impl LogWriter {
+    /// Goes on behind a log of `end` bytes, whose newest valid order record is `durable`.
+    pub fn behind(end: u64, durable: u64) -> Self {
+        Self {
+            pending_pos: durable,
+            end,
+            durable,
+            ..Self::default()
         }
-        wants
     }
 
-    /// So long ago the tuples at hand were read by their source.
+    pub fn note(&mut self, record: &Record) {
+        if let Record::Order { pos, .. } = record {
+            self.pending_pos = *pos;
+        }
+        task_log::encode(record, &mut self.pending);
+    }
+
+    pub fn note_checkpoint(&mut self, cut: Box<Cut>) {
+        self.note(&Record::Checkpoint(cut.clone()));
+        self.pending_checkpoint = Some(cut);
+    }
+
     pub fn note_age(&mut self, age: Duration) {
         self.age = age;
     }
 
-    /// The operator's state as it was at `cut` is in these extents of the snapshot file, and they are durable.
-    pub fn snapshotted(&mut self, now: Time, cut: Cut, extents: Vec<(u64, u64)>) {
-        self.snapshot_pos = cut.pos;
-        let hold = now.since(self.snapshot_began) * SNAPSHOT_TIMES;
-        self.snapshot_due = now + hold.clamp(SNAPSHOT_EVERY.0, SNAPSHOT_EVERY.1);
-        self.bytes_since_snapshot = 0;
-        self.now.snapshot = extents.clone();
-        self.cuts.push_back(Cut {
-            snapshot: extents,
-            ..cut
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// A task without a log goes on as if it were there.
+    pub fn pretend(&mut self, pos: u64) {
+        self.durable = pos;
+    }
+
+    /// May an append begin now? One at a time: what comes meanwhile shares the next one. Under load that is many records.
+    pub fn is_open(&self, now: Time, hurry: bool) -> bool {
+        let held = !self.under_way.is_empty() || (now < self.next_at && !hurry);
+        !held || self.pending.len() >= GROUP_BYTES
+    }
+
+    /// What is to be appended now, if there is anything.
+    pub fn take(&mut self, now: Time) -> Option<Vec<u8>> {
+        let records = std::mem::take(&mut self.pending);
+        if records.is_empty() {
+            return None;
+        }
+        self.end += records.len() as u64;
+        self.under_way.push_back(Append {
+            end: self.end,
+            pos: self.pending_pos,
+            checkpoint: self.pending_checkpoint.take(),
+            since: now,
         });
+        Some(records)
     }
 
-    /// Records to append to the log now; empty when there is nothing. With a checkpoint when one is due.
-    pub fn take_records(&mut self, now: Time) -> Vec<u8> {
-        // One append at a time: what comes meanwhile shares the next one. Under load that is many records.
-        let held = !self.appends.is_empty() || (now < self.append_at && !self.now.done);
-        if held && self.pending.len() < GROUP_BYTES {
-            return Vec::new();
-        }
-        // What is open depends on what goes now, and on nothing later: closed here, it leaves with the append's end, and never waits for the next.
-        if self.log_closes_outputs() {
-            self.close_outputs();
-        }
-        self.make_checkpoint(now);
-        let bytes = std::mem::take(&mut self.pending);
-        if !bytes.is_empty() {
-            self.log_end += bytes.len() as u64;
-            self.appends.push_back(Append {
-                end: self.log_end,
-                pos: self.pending_pos,
-                checkpoint: self.pending_checkpoint.take(),
-                since: now,
-            });
-        }
-        bytes
-    }
-
-    /// What is open waits for the next append to the log anyway: that closes it.
-    pub fn log_closes_outputs(&self) -> bool {
-        self.config.exactly_once && !self.config.fixed && !self.pending.is_empty()
-    }
-
-    /// The newest cut whose outputs are all acknowledged becomes a checkpoint; where the log holds what it takes to give
-    /// them again, any cut.
-    fn make_checkpoint(&mut self, now: Time) {
-        while self.cuts.len() > 1 && self.is_passed(&self.cuts[1]) {
-            self.cuts.pop_front();
-        }
-        let again = self.is_to_be_noted();
-        let Some(cut) = self.cuts.front().filter(|c| c.pos > self.checkpoint_pos || again) else {
-            return;
-        };
-        let since = now.since(self.checkpoint_at);
-        let due = since >= CHECKPOINT_EVERY
-            || (since >= CHECKPOINT_RIDES && !self.pending.is_empty())
-            || self.bytes_since_checkpoint >= self.config.window_bytes / 4
-            || cut.done
-            || again;
-        if !due {
-            return;
-        }
-        let mut cut = Box::new(cut.clone());
-        if self.config.keeps != Keeps::Order {
-            // Outputs that came later are not the cut's.
-            let outputs = self.outputs.iter().zip(&cut.emitted);
-            cut.acked = outputs.map(|(o, emitted)| o.acked().min(*emitted)).collect();
-            self.noted.clone_from(&cut.acked);
-        }
-        self.checkpoint_pos = cut.pos;
-        self.checkpoint_at = now;
-        self.bytes_since_checkpoint = 0;
-        if self.config.exactly_once {
-            let record = Record::Checkpoint(cut.clone());
-            task_log::encode(&record, &mut self.pending);
-            self.pending_checkpoint = Some(cut);
-        } else {
-            self.checkpoint = *cut;
-        }
-    }
-
-    fn is_passed(&self, cut: &Cut) -> bool {
-        // The log itself can give everything again.
-        if self.config.keeps != Keeps::Order {
-            return true;
-        }
-        // A cut may be passed before its own order record is durable: both are in the log by the time that the
-        // checkpoint is, since the log keeps their order.
-        self.outputs
-            .iter()
-            .zip(&cut.emitted)
-            .all(|(o, emitted)| o.acked() >= *emitted)
-    }
-
-    /// When to look at [`Task::take_records`] again although nothing happens: records were held back until then, or a
-    /// checkpoint is due. What is due already waits for something to happen.
-    pub fn log_deadline(&self, now: Time) -> Option<Time> {
-        let waiting = self.cuts.back().is_some_and(|c| c.pos > self.checkpoint_pos);
-        let checkpoint = waiting.then_some(self.checkpoint_at + CHECKPOINT_EVERY);
-        let records = (!self.pending.is_empty() && self.appends.is_empty()).then_some(self.append_at);
-        checkpoint.into_iter().chain(records).filter(|d| *d > now).min()
-    }
-
-    pub fn snapshot_deadline(&self) -> Option<Time> {
-        (self.config.stateful && self.now.pos > self.snapshot_pos).then_some(self.snapshot_due)
-    }
-
-    /// Everything below `offset` of the log is durable. True if that is more order records than before.
-    pub fn logged(&mut self, now: Time, offset: u64) -> bool {
-        let before = self.durable;
-        while self.appends.front().is_some_and(|a| a.end <= offset) {
-            let Some(append) = self.appends.pop_front() else {
-                break;
-            };
-            let hold = match self.config.fixed {
+    /// The log is durable up to `upto`. Returns the newest checkpoint that is now. `fixed`: nobody waits for its records.
+    pub fn stored(&mut self, now: Time, upto: u64, fixed: bool) -> Option<Box<Cut>> {
+        let mut checkpoint = None;
+        while self.under_way.front().is_some_and(|a| a.end <= upto)
+            && let Some(append) = self.under_way.pop_front()
+        {
+            let hold = match fixed {
                 true => FIXED_EVERY,
                 false => HOLD
                     .after(now.since(append.since))
                     .max((self.age / OLDER).min(HOLD.most)),
             };
-            self.append_at = now + hold;
+            self.next_at = now + hold;
             self.durable = self.durable.max(append.pos);
-            if let Some(cut) = append.checkpoint {
-                self.checkpoint = *cut;
-            }
+            checkpoint = append.checkpoint.or(checkpoint);
         }
-        self.durable > before
+        checkpoint
     }
 
-    /// The order records that outputs may depend on when they leave.
-    pub fn durable(&self) -> u64 {
-        #[cfg(test)]
-        if self.config.mutant == Mutant::EarlySend {
-            return u64::MAX;
-        }
-        #[cfg(test)]
-        if self.config.mutant == Mutant::Ungated {
-            return self.durable;
-        }
-        if self.config.fixed {
-            return u64::MAX;
-        }
-        // A state that came to be by chance must be stored before anybody sees what it led to.
-        if self.config.stateful && self.config.keeps == Keeps::Productions {
-            return self.checkpoint.pos;
-        }
-        self.durable
-    }
-
-    /// End of the log, counting what is under way.
-    pub fn log_end(&self) -> u64 {
-        self.log_end
+    /// When records that are held back may go.
+    pub fn deadline(&self) -> Option<Time> {
+        (!self.pending.is_empty() && self.under_way.is_empty()).then_some(self.next_at)
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use protocol::task_log::Order;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn begin() -> Time {
+        Time::from_millis(1000)
+    }
+
+    fn order(pos: u64) -> Record {
+        Record::Order {
+            pos,
+            order: Order::Finish,
+        }
+    }
+
+    /// A log with one append, which took 1 ms, done at [`begin`] + 1 ms, and one record to follow.
+    fn held(fixed: bool, age: Duration) -> LogWriter {
+        let mut log = LogWriter::behind(0, 0);
+        log.note(&order(1));
+        assert!(log.is_open(begin(), false), "the first waits for nobody");
+        assert!(log.take(begin()).is_some());
+        log.note_age(age);
+        log.stored(begin() + ms(1), log.end, fixed);
+        log.note(&order(2));
+        log
+    }
+
+    /// How long after the last append the next record goes.
+    fn gathered(log: &LogWriter) -> Duration {
+        let at = (0..200)
+            .map(|n| begin() + ms(1 + n))
+            .find(|at| log.is_open(*at, false));
+        at.unwrap().since(begin() + ms(1))
+    }
+
+    #[test]
+    fn records_are_gathered_by_the_last_append_and_the_age_of_tuples() {
+        let after = |fixed, age| gathered(&held(fixed, ms(age)));
+        assert_eq!(after(false, 0), ms(2), "twice the last append");
+        assert_eq!(after(false, 4), ms(2), "young tuples do not wait less");
+        assert_eq!(after(false, 20), ms(5), "a quarter of the age");
+        assert_eq!(after(false, 5000), ms(10), "never longer than this");
+        assert_eq!(after(true, 0), ms(50), "nobody waits for them");
+        assert!(
+            held(true, ms(0)).is_open(begin() + ms(1), true),
+            "the last ones do not wait"
+        );
+    }
+
+    #[test]
+    fn records_are_durable_when_their_append_is() {
+        let mut log = held(false, ms(0));
+        assert_eq!(log.durable(), 1);
+        log.note_checkpoint(Box::new(Cut {
+            pos: 2,
+            ..Cut::default()
+        }));
+        log.take(begin() + ms(9));
+        assert!(!log.is_open(begin() + ms(99), true), "one append at a time");
+        assert_eq!(log.stored(begin() + ms(10), log.end - 1, false), None);
+        assert_eq!(log.durable(), 1);
+        let checkpoint = log.stored(begin() + ms(10), log.end, false);
+        assert_eq!((log.durable(), checkpoint.unwrap().pos), (2, 2));
+    }
+
+    #[test]
+    fn much_is_not_held_back() {
+        let mut log = held(false, ms(0));
+        log.take(begin());
+        log.note(&Record::Tuples {
+            pos: 3,
+            frame: vec![0; GROUP_BYTES].into(),
+        });
+        assert!(log.is_open(begin(), false));
+    }
+}

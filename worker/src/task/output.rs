@@ -8,6 +8,7 @@ use protocol::batch::{Batch, Builder, decimal};
 use protocol::control::{Format, Route};
 
 use super::format::write_tuple;
+use super::mutants::Mutant;
 use crate::wire::{self, Standing};
 
 /// A closed piece of an output, units `start..end`.
@@ -50,6 +51,8 @@ pub struct Output {
     resent: u64,
     /// The end mark is the last chunk.
     ended: bool,
+    /// Somebody takes what leaves: a file always does.
+    connected: bool,
 }
 
 impl Output {
@@ -88,6 +91,7 @@ impl Output {
 
     fn new(open: Open, emitted: u64) -> Self {
         Self {
+            connected: matches!(open, Open::Destination(..)),
             open,
             open_born_us: u64::MAX,
             emitted,
@@ -251,13 +255,19 @@ impl Output {
     }
 
     /// The receiver says that it has everything below `have`: what lies above is to be sent on the new connection.
-    pub fn resume(&mut self, standing: Standing) {
+    pub fn connect(&mut self, standing: Standing) {
         let Standing { have, needs } = standing;
         self.needs = needs;
         let again = self.chunks.iter().take(self.sent).filter(|c| c.end > have);
         self.resent += again.map(|c| c.tuples).sum::<u64>();
         self.have = have;
         self.sent = 0;
+        self.connected = true;
+    }
+
+    /// Nothing leaves before the receiver has connected again.
+    pub fn disconnect(&mut self) {
+        self.connected = false;
     }
 
     /// Tuples that were sent on an earlier connection and had to be sent again.
@@ -265,14 +275,24 @@ impl Output {
         self.resent
     }
 
-    /// The next chunk that may leave, given that order records up to `durable` are in the log. It may begin below what
-    /// the receiver has.
+    /// The next chunk that may leave, given that order records up to `durable` are in the log. On a channel it may begin below
+    /// what the receiver has, which drops repeats; a file has somebody else's bytes behind its own, so there it does not.
     pub fn next_chunk(&mut self, durable: u64) -> Option<Chunk> {
-        while self.chunks.get(self.sent).is_some_and(|c| c.end <= self.have) {
+        if !self.connected {
+            return None;
+        }
+        let repeats = self.is_destination() && Mutant::StreamRepeats.is_on();
+        while !repeats && self.chunks.get(self.sent).is_some_and(|c| c.end <= self.have) {
             self.sent += 1;
         }
-        let chunk = self.chunks.get(self.sent).filter(|c| c.pos <= durable)?.clone();
+        let mut chunk = self.chunks.get(self.sent).filter(|c| c.pos <= durable)?.clone();
         self.sent += 1;
+        if self.is_destination() && chunk.start < self.have && !repeats {
+            // A restarted task makes its stream again from its checkpoint on.
+            let known = (self.have - chunk.start) as usize;
+            chunk.payload = chunk.payload.slice(known..);
+            chunk.start = self.have;
+        }
         Some(chunk)
     }
 
@@ -307,6 +327,7 @@ mod tests {
     #[test]
     fn chunks_leave_when_durable_and_go_when_acknowledged() {
         let mut out = Output::channel(10);
+        out.connect(Standing::at(10));
         out.emit(b"a", b"1", Format::Tsv, 5);
         out.emit(b"b", b"2", Format::Tsv, 3);
         out.close(1);
@@ -320,19 +341,19 @@ mod tests {
         assert_eq!(out.next_chunk(2).unwrap().end, 13);
         out.acknowledge(11, |_| panic!("nothing is wholly acknowledged"));
         assert_eq!(out.oldest(), 10, "a chunk is kept whole");
-        out.resume(Standing::at(12));
+        out.connect(Standing::at(12));
         assert_eq!(out.next_chunk(2).unwrap().start, 12);
         let mut gone = 0;
         out.acknowledge(14, |_| gone += 1);
         assert_eq!((gone, out.oldest()), (2, 13), "but for the end mark");
-        out.resume(Standing::at(13));
+        out.connect(Standing::at(13));
         assert_eq!(out.next_chunk(2).unwrap().end, 14);
     }
 
     #[test]
     fn what_the_receiver_has_or_confirmed_before_is_not_sent_when_it_is_made_again() {
         let mut out = Output::destination(0);
-        out.resume(Standing::at(6));
+        out.connect(Standing::at(6));
         out.acknowledge(3, |_| {});
         for tuple in [b"1", b"2", b"3"] {
             out.emit(b"", tuple, Format::Tsv, 0);
@@ -345,5 +366,31 @@ mod tests {
         );
         let chunk = out.next_chunk(1).unwrap();
         assert_eq!((chunk.start, chunk.end), (6, 9), "the second is there, and kept");
+    }
+
+    #[test]
+    fn a_file_is_not_given_the_bytes_that_it_has() {
+        let mut out = Output::destination(0);
+        out.connect(Standing::at(4));
+        out.emit(b"", b"abc", Format::Tsv, 0);
+        out.emit(b"", b"def", Format::Tsv, 0);
+        out.close(1);
+        let whole = out.chunks[0].payload.clone();
+        let chunk = out.next_chunk(1).unwrap();
+        assert_eq!((chunk.start, &chunk.payload[..]), (4, &whole[4..]));
+    }
+
+    #[test]
+    fn nothing_leaves_for_a_receiver_that_is_not_connected() {
+        let mut out = Output::channel(0);
+        out.emit(b"k", b"v", Format::Tsv, 0);
+        out.close(1);
+        assert!(out.next_chunk(1).is_none());
+        out.connect(Standing::at(0));
+        assert!(out.next_chunk(1).is_some());
+        out.disconnect();
+        out.emit(b"k", b"v", Format::Tsv, 0);
+        out.close(1);
+        assert!(out.next_chunk(1).is_none());
     }
 }

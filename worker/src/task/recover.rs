@@ -6,12 +6,37 @@
 //! | [`Keeps::Inputs`] | the very beginning | consumes what the log holds, in its order |
 //! | [`Keeps::Productions`] | the log's end (with state: the last checkpoint) | sends what the log holds; runs nothing again |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use protocol::task_log::{Owned, decode_all};
+use common::clock::Time;
+use common::ids::TaskId;
+use protocol::task_log::{CUT_VERSION, Cut, Keeps, Order, Owned, Record, SourcePos, decode_all};
 
-use super::*;
+use super::channels::Channels;
+use super::checkpoints::Checkpoints;
+use super::handover::Groups;
+use super::inbox::Inbox;
+use super::log::LogWriter;
+use super::mutants::Mutant;
+use super::output::Chunk;
+use super::outputs::{Neighbours, Outputs};
+use super::progress::Progress;
+use super::snapshots::Snapshots;
+use super::work::Replay;
+use super::{Config, Error, Task};
+use crate::wire::{self, Standing};
+
+/// What storage holds of a task.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stored<'a> {
+    /// The log's content.
+    pub log: &'a [u8],
+    /// By output that is a stream into a file: how many bytes of this task the file has.
+    pub outputs: &'a [(usize, u64)],
+    /// The snapshot file's length.
+    pub snapshots: u64,
+}
 
 /// What a log says, once what later processes declared void is taken out.
 #[derive(Default)]
@@ -74,17 +99,20 @@ impl History {
 }
 
 impl Task {
-    /// A task that goes on from its log, which may be empty.
-    pub fn recover(config: Config, neighbours: &Neighbours, log: &[u8]) -> Result<Self, Error> {
+    /// A task that goes on from what storage holds of it, which may be nothing.
+    pub fn recover(
+        mut config: Config,
+        neighbours: &Neighbours,
+        stored: Stored<'_>,
+        now: Time,
+    ) -> Result<Self, Error> {
+        if Mutant::Weak.is_on() {
+            config.keeps = Keeps::Order;
+        }
+        let history = History::read(stored.log)?;
         let upstream = &neighbours.upstream;
-        let history = History::read(log)?;
         for (_, order) in &history.orders {
-            let of_stage = |t: &TaskId| {
-                neighbours
-                    .owned
-                    .as_ref()
-                    .is_some_and(|(me, _)| me.stage == t.stage)
-            };
+            let of_stage = |t: &TaskId| neighbours.owned.is_some() && config.task.stage == t.stage;
             if let Order::Input { from, .. }
             | Order::InputEnd { from, .. }
             | Order::Mark { from, .. }
@@ -95,7 +123,7 @@ impl Task {
                 return Err(Error::Foreign { what });
             }
         }
-        let mut task = Self::empty(config, neighbours);
+        let mut task = Self::empty(config, neighbours, now);
         if task.config.keeps != Keeps::Inputs {
             task.routed_until(&history, 0, history.cut.as_ref().map_or(0, |cut| cut.pos));
             if let Some(cut) = history.cut.as_ref()
@@ -105,21 +133,22 @@ impl Task {
                 return Err(Error::Foreign { what });
             }
         }
-        task.log_end = log.len() as u64;
-        task.durable = history.end();
+        let mut durable = history.end();
         match task.config.keeps {
             Keeps::Order => task.go_on(history),
             Keeps::Inputs => task.start_over(history)?,
-            Keeps::Productions => task.take_up(history),
+            Keeps::Productions => {
+                task.take_up(history);
+                durable = task.now.pos;
+            }
         }
-        task.pending_pos = task.durable;
-        task.noted.clone_from(&task.checkpoint.acked);
+        task.log = LogWriter::behind(stored.log.len() as u64, durable);
+        task.go_on_with(stored);
         if task.config.exactly_once {
-            let began = Record::Began {
+            task.log.note(&Record::Began {
                 epoch: task.config.epoch,
-                pos: task.durable,
-            };
-            task_log::encode(&began, &mut task.pending);
+                pos: durable,
+            });
         }
         Ok(task)
     }
@@ -129,73 +158,69 @@ impl Task {
         let orders = history.orders.iter();
         for (_, order) in orders.filter(|(pos, _)| *pos > from && *pos <= until) {
             match order {
-                Order::Route { tasks, .. } => self.rerouted(tasks),
+                Order::Route { tasks, .. } => self.outputs.restore_route(tasks),
                 Order::HandOver { to, .. } => self.open(to),
                 _ => {}
             }
         }
     }
 
-    fn empty(config: Config, neighbours: &Neighbours) -> Self {
-        let (targets, outputs) = Targets::new(neighbours, config.sets_aside);
-        let upstream = &neighbours.upstream;
+    fn empty(config: Config, neighbours: &Neighbours, now: Time) -> Self {
+        let outputs = Outputs::new(neighbours, config.sets_aside);
+        let owned = neighbours.owned.as_ref();
+        let is_source = neighbours.upstream.is_empty();
+        let by_chance = config.follows || config.scales;
         let cut = Cut {
             version: CUT_VERSION,
             route: neighbours.version,
-            emitted: outputs.iter().map(Output::emitted).collect(),
-            owned: neighbours.owned.as_ref().map(|(_, table)| Owned {
+            emitted: outputs.emitted(),
+            owned: owned.map(|table| Owned {
                 table: table.clone(),
                 ..Owned::default()
             }),
             ..Cut::default()
         };
-        let groups = neighbours.owned.as_ref();
         Self {
-            groups: groups.map(|(me, table)| Box::new(Groups::new(*me, table))),
-            inboxes: upstream.iter().map(|u| (*u, Inbox::new(0))).collect(),
-            turn: None,
+            fixed: config.exactly_once && is_source && (!by_chance || Mutant::Fixed.is_on()),
+            groups: owned.map(|table| Box::new(Groups::new(config.task, table))),
+            channels: Channels::new(&neighbours.upstream),
             outputs,
-            targets,
             replay: VecDeque::new(),
+            at_hand: None,
             taken: None,
-            pending: Vec::new(),
-            pending_pos: 0,
-            pending_checkpoint: None,
-            appends: VecDeque::new(),
-            append_at: Time::ZERO,
-            age: Duration::ZERO,
-            log_end: 0,
-            durable: 0,
-            cuts: VecDeque::from([cut.clone()]),
-            checkpoint_pos: 0,
-            checkpoint_at: Time::ZERO,
-            noted: Vec::new(),
-            checkpoint: cut.clone(),
-            bytes_since_checkpoint: 0,
-            snapshot_pos: 0,
-            snapshot_began: Time::ZERO,
-            snapshot_due: Time::ZERO,
-            bytes_since_snapshot: 0,
-            ends: upstream.iter().copied().collect(),
+            log: LogWriter::default(),
+            checkpoints: Checkpoints::new(cut.clone()),
+            snapshots: None,
+            progress: Progress::new(now),
             now: cut,
             config,
         }
     }
 
-    /// The checkpoint is the place where the task stands.
-    fn stand_at(&mut self, cut: &Cut) {
-        for (from, inbox) in &mut self.inboxes {
-            *inbox = Inbox::new(cut.consumed.get(from).copied().unwrap_or(0));
-        }
-        for (from, consumed) in &cut.consumed {
-            if self.is_peer(*from) {
-                self.inboxes.insert(*from, Inbox::new(*consumed));
+    /// The files' ends are known: what a stream has is not appended again.
+    fn go_on_with(&mut self, stored: Stored<'_>) {
+        for (output, length) in stored.outputs {
+            if let Some(output) = self.outputs.get_mut(*output) {
+                output.connect(Standing::at(*length));
+                output.acknowledge(*length, |_| {});
             }
         }
-        self.cuts = VecDeque::from([cut.clone()]);
-        self.checkpoint_pos = cut.pos;
-        self.snapshot_pos = cut.pos;
-        self.checkpoint = cut.clone();
+        if self.config.stateful {
+            let snapshots = Snapshots::new(&self.now, stored.snapshots, self.config.snapshot_slack);
+            self.snapshots = Some(snapshots);
+        }
+    }
+
+    /// The checkpoint is the place where the task stands.
+    fn stand_at(&mut self, cut: &Cut) {
+        for (from, consumed) in &cut.consumed {
+            if self.is_peer(*from) {
+                self.channels.open(*from, *consumed);
+            }
+        }
+        let consumed = |from| cut.consumed.get(&from).copied().unwrap_or(0);
+        self.channels.restart(consumed);
+        self.checkpoints.stand_at(cut);
         self.now = cut.clone();
         self.regroup();
     }
@@ -224,9 +249,9 @@ impl Task {
                     pos,
                     why: e.to_string(),
                 })?);
-                self.inboxes.insert(*from, Inbox::new(*end));
+                self.begin_channel_at(*from, *end);
             } else if let Order::InputEnd { from, at } = &order {
-                self.inboxes.insert(*from, Inbox::new(at + 1));
+                self.begin_channel_at(*from, at + 1);
             }
             self.replay.push_back(Replay { order, item });
         }
@@ -234,11 +259,16 @@ impl Task {
             for (output, acked) in self.outputs.iter_mut().zip(&cut.acked) {
                 output.acknowledge(*acked, |_| {});
             }
-            self.targets.remember(&cut.acked);
-            self.checkpoint_pos = cut.pos;
-            self.checkpoint = cut;
+            self.outputs.remember(&cut.acked);
+            self.checkpoints.found(cut);
         }
         Ok(())
+    }
+
+    fn begin_channel_at(&mut self, from: TaskId, unit: u64) {
+        if let Some(inbox) = self.channels.inbox(from) {
+            *inbox = Inbox::new(unit);
+        }
     }
 
     /// What was put out is there. Without state the orders behind the checkpoint are as good as done; with state they
@@ -255,7 +285,6 @@ impl Task {
         });
         let last = if self.config.stateful { cut.pos } else { end };
         self.stand_at(&cut);
-        self.now.emitted.resize(self.outputs.len(), 0);
         for (output, acked) in self.outputs.iter_mut().zip(&cut.acked) {
             output.begin_at(*acked);
         }
@@ -264,37 +293,30 @@ impl Task {
                 continue;
             }
             // What is set aside does not count as output.
-            if chunk.pos > cut.pos && Some(index) != self.targets.aside() {
+            if chunk.pos > cut.pos && Some(index) != self.outputs.aside_index() {
                 self.now.tuples_out += chunk.tuples;
             }
             if let Some(output) = self.outputs.get_mut(index) {
                 output.restore(chunk);
             }
         }
-        for (_, order) in history
-            .orders
-            .iter()
-            .filter(|(pos, _)| (cut.pos + 1..=last).contains(pos))
-        {
+        let behind = history.orders.iter();
+        for (_, order) in behind.filter(|(pos, _)| (cut.pos + 1..=last).contains(pos)) {
             self.now.consume(order);
         }
         self.now.pos = last;
-        for (from, inbox) in &mut self.inboxes {
-            *inbox = Inbox::new(self.now.consumed.get(from).copied().unwrap_or(0));
-        }
-        self.note_emitted();
+        let consumed = &self.now.consumed;
+        self.channels
+            .restart(|from| consumed.get(&from).copied().unwrap_or(0));
+        self.outputs.note_emitted(&mut self.now.emitted);
         if last > cut.pos {
-            self.cuts.push_back(self.now.clone());
+            self.checkpoints.push(self.now.clone());
         }
-        self.durable = last;
     }
 
     /// Without a log: the source begins where its predecessor's output is known to have arrived.
     pub fn begin_at(&mut self, source: SourcePos) {
-        self.now.source = source.clone();
-        self.checkpoint.source = source.clone();
-        for cut in &mut self.cuts {
-            cut.source = source.clone();
-        }
+        self.checkpoints.begin_at(&source);
+        self.now.source = source;
     }
 }

@@ -8,17 +8,17 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use common::seeds::{Seeds, again};
-use ops::Emit;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::wire;
-use flow::Flow;
+use flow::{Flow, State};
 use scale::Routing;
 
 mod check;
 mod flow;
+mod network;
 mod scale;
 
 /// A file of one client in HyDFS: a stream with a fence.
@@ -36,32 +36,29 @@ struct Append {
 
 /// A connection from one process to another: frames one way, acknowledgements the other.
 struct Link {
-    to: TaskId,
     to_epoch: u64,
+    number: ConnectionId,
     frames: VecDeque<Bytes>,
     acks: VecDeque<u64>,
+    /// The receiver has closed it. What is under way may still come.
+    closed: bool,
 }
 
 struct Process {
     id: TaskId,
     epoch: u64,
     task: Task,
+    /// What its clients of HyDFS have taken over, by file: an append goes where the last one ended.
+    queued: BTreeMap<&'static str, u64>,
     appends: VecDeque<Append>,
     links: BTreeMap<usize, Link>,
-    /// Stage 2's state, and the part of it that no snapshot holds.
-    counts: BTreeMap<u8, u64>,
-    dirty: BTreeMap<u8, u64>,
-    snapshots: Vec<(u64, u64)>,
-    snapshot_end: u64,
-    snapshot_under_way: Option<(Cut, u64)>,
-    /// Newest epoch seen of each upstream task.
-    seen: BTreeMap<TaskId, u64>,
+    state: State,
     fenced: bool,
 }
 
 struct World {
     rng: SmallRng,
-    mutant: Mutant,
+    mutant: Option<Mutant>,
     flow: Flow,
     /// Sources read two files in turn.
     growing: bool,
@@ -89,6 +86,7 @@ struct World {
     processes: Vec<Process>,
     epochs: BTreeMap<TaskId, u64>,
     now: Time,
+    connections: ConnectionId,
     trace: u64,
     crashes_with_work: u64,
 }
@@ -99,16 +97,19 @@ const POISON: u8 = 8;
 const FILES: [&str; 4] = ["log", "dest", "snap", "aside"];
 
 impl World {
-    fn new(seed: u64, mutant: Mutant) -> Self {
+    /// `mutant`: what is left out in this thread; it says which flows show it.
+    fn new(seed: u64, mutant: Option<Mutant>) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let shape = [2, rng.random_range(1..4), rng.random_range(1..3)];
         let moves = matches!(
             mutant,
-            Mutant::HandOver | Mutant::Unaligned | Mutant::Unheld | Mutant::Stale
+            Some(Mutant::HandOver | Mutant::Unaligned | Mutant::Unheld | Mutant::Stale)
         );
+        // Only what leaves before the log has it can be asked for again when its sender knows nothing of it.
+        let fixed = mutant == Some(Mutant::FullWindow);
         let flow = match mutant {
-            Mutant::Weak => Flow::Random,
-            Mutant::Ungated => Flow::Chance,
+            Some(Mutant::Weak) => Flow::Random,
+            Some(Mutant::Ungated) => Flow::Chance,
             _ if moves => Flow::Count,
             _ => [
                 Flow::Count,
@@ -121,8 +122,8 @@ impl World {
         let mut world = Self {
             mutant,
             flow,
-            growing: mutant == Mutant::Fixed || rng.random_bool(0.3),
-            scales: mutant == Mutant::Route || moves || rng.random_bool(0.7),
+            growing: mutant == Some(Mutant::Fixed) || (rng.random_bool(0.3) && !fixed),
+            scales: mutant == Some(Mutant::Route) || moves || (rng.random_bool(0.7) && !fixed),
             aside: Vec::new(),
             skip: BTreeMap::new(),
             shape,
@@ -138,6 +139,7 @@ impl World {
             processes: Vec::new(),
             epochs: BTreeMap::new(),
             now: Time::from_millis(1000),
+            connections: 0,
             trace: 0,
             crashes_with_work: 0,
             rng,
@@ -156,7 +158,7 @@ impl World {
         }
         world.routing = (0..3).map(|stage| Routing::new(world.tasks(stage))).collect();
         world.changes = match mutant {
-            Mutant::Route => 4,
+            Some(Mutant::Route) => 4,
             _ if world.scales && flow.moves_state() => world.rng.random_range(2..12),
             _ if world.scales => world.rng.random_range(1..6),
             _ => 0,
@@ -182,98 +184,62 @@ impl World {
         for file in FILES {
             self.files.entry((id, file)).or_default().epoch = epoch;
         }
-        let sets_aside = self.flow == Flow::Poison && id.stage == 1;
         let config = Config {
+            job: "job".parse().expect("a name"),
+            task: id,
             epoch: Epoch(epoch),
             exactly_once: true,
-            keeps: self.flow.keeps(id.stage, self.mutant),
-            fixed: id.stage == 0 && (!(self.growing || self.scales) || self.mutant == Mutant::Fixed),
+            keeps: self.flow.keeps(id.stage),
+            follows: self.growing,
+            scales: self.scales,
             stateful: self.flow.is_stateful(id.stage),
             skip: self.skip.get(&id).cloned().unwrap_or_default(),
-            sets_aside,
+            sets_aside: self.flow == Flow::Poison && id.stage == 1,
             format: Format::Tsv,
             batch_bytes: self.rng.random_range(1..60),
-            window_bytes: self.rng.random_range(60..2000),
-            mutant: self.mutant,
+            linger: Duration::from_millis(self.rng.random_range(0..200)),
+            // Where stages change a window must take a mark and what stands before it.
+            window_bytes: self
+                .rng
+                .random_range(if self.growing || self.scales { 60 } else { 20 }..2000),
+            snapshot_slack: self.rng.random_range(0..300),
         };
         let neighbours = self.neighbours(id);
-        let log = &self.files[&(id, "log")].bytes;
-        let mut task = Task::recover(config, &neighbours, log).expect("the log is readable");
+        let streams = streams(id, &config, &neighbours);
+        let length = |file| self.files[&(id, file)].bytes.len() as u64;
+        let outputs: Vec<(usize, u64)> = streams.iter().map(|(i, file)| (*i, length(*file))).collect();
+        let stored = Stored {
+            log: &self.files[&(id, "log")].bytes,
+            outputs: &outputs,
+            snapshots: length("snap"),
+        };
+        let task = Task::recover(config, &neighbours, stored, self.now).expect("the log is readable");
         let snap = &self.files[&(id, "snap")].bytes;
-        let mut counts = BTreeMap::new();
+        let mut state = State::default();
         for (offset, len) in &task.now().snapshot {
-            for entry in snap[*offset as usize..(*offset + *len) as usize].chunks(9) {
-                counts.insert(entry[0], u64::from_le_bytes(entry[1..].try_into().unwrap()));
-            }
+            state.restore(&snap[*offset as usize..(*offset + *len) as usize]);
         }
-        counts.retain(|key, _| !task.is_foreign(&[*key]));
-        let snapshots = task.now().snapshot.clone();
-        let snapshot_end = snap.len() as u64;
-        for (output, file) in streams(id, &task) {
-            let have = self.files[&(id, file)].bytes.len() as u64;
-            task.output(output).resume(wire::Standing::at(have));
-            task.output(output).acknowledge(have, |_| {});
-        }
+        state.remove(|key| task.is_foreign(&[key]));
         self.processes.push(Process {
             id,
             epoch,
+            queued: FILES.iter().map(|file| (*file, length(file))).collect(),
             task,
             appends: VecDeque::new(),
             links: BTreeMap::new(),
-            counts,
-            dirty: BTreeMap::new(),
-            snapshots,
-            snapshot_end,
-            snapshot_under_way: None,
-            seen: BTreeMap::new(),
+            state,
             fenced: false,
         });
     }
 
-    fn snapshot(&mut self, p: usize) {
-        let now = self.now;
-        let process = &mut self.processes[p];
-        if process.snapshot_under_way.is_some() || !process.task.wants_snapshot(now) {
-            return;
-        }
-        let mut bytes = vec![];
-        for (key, count) in std::mem::take(&mut process.dirty) {
-            bytes.push(key);
-            bytes.extend_from_slice(&count.to_le_bytes());
-        }
-        let offset = process.snapshot_end;
-        process.snapshot_end += bytes.len() as u64;
-        process.snapshots.push((offset, bytes.len() as u64));
-        process.snapshot_under_way = Some((process.task.now().clone(), process.snapshot_end));
-        process.appends.push_back(Append {
-            file: "snap",
-            offset,
-            bytes: bytes.into(),
-        });
-    }
+    // --- storage --------------------------------------------------------------------------------------------------
 
-    fn flush(&mut self, p: usize) {
-        let now = self.now;
+    fn append(&mut self, p: usize, file: &'static str, bytes: Bytes) {
         let process = &mut self.processes[p];
-        let offset = process.task.log_end();
-        let bytes = process.task.take_records(now);
-        if !bytes.is_empty() {
-            process.appends.push_back(Append {
-                file: "log",
-                offset,
-                bytes: bytes.into(),
-            });
-        }
-        for (output, file) in streams(process.id, &process.task) {
-            let durable = process.task.durable();
-            if let Some(chunk) = process.task.output(output).next_chunk(durable) {
-                process.appends.push_back(Append {
-                    file,
-                    offset: chunk.start,
-                    bytes: chunk.payload,
-                });
-            }
-        }
+        let queued = process.queued.get_mut(file).expect("one of the files");
+        let offset = *queued;
+        *queued += bytes.len() as u64;
+        process.appends.push_back(Append { file, offset, bytes });
     }
 
     /// One append under way reaches HyDFS; its answer reaches the process if that still lives.
@@ -288,54 +254,37 @@ impl World {
             return;
         };
         let stream = self.files.get_mut(&(process.id, file)).expect("made at start");
-        if stream.epoch > process.epoch && self.mutant != Mutant::Fence {
+        if stream.epoch > process.epoch && !Mutant::Fence.is_on() {
             process.fenced = true;
             return;
         }
         let have = stream.bytes.len() as u64;
         if append.offset > have {
-            assert_ne!(
-                self.mutant,
-                Mutant::None,
+            assert!(
+                self.mutant.is_some(),
                 "a gap in {file}: {} after {have}",
                 append.offset
             );
             return;
         }
         let skip = (have - append.offset).min(append.bytes.len() as u64) as usize;
-        let news = if self.mutant == Mutant::Dedup {
-            &append.bytes[..]
-        } else {
-            &append.bytes[skip..]
-        };
+        let news = &append.bytes[skip..];
         stream.bytes.extend_from_slice(news);
         match file {
             "dest" => self.dest.extend_from_slice(news),
             "aside" => self.aside.extend_from_slice(news),
             _ => {}
         }
-        let acked = append.offset + append.bytes.len() as u64;
-        match file {
-            "log" => drop(process.task.logged(self.now, acked)),
-            "dest" => process.task.output(0).acknowledge(acked, |_| {}),
-            "aside" => {
-                if let Some(aside) = process.task.aside() {
-                    process.task.output(aside).acknowledge(acked, |_| {});
-                }
-            }
-            _ => {
-                if let Some((mut cut, _)) = process.snapshot_under_way.take_if(|(_, end)| *end <= acked) {
-                    if self.mutant == Mutant::Snapshot {
-                        cut = Cut {
-                            pos: cut.pos.saturating_sub(1),
-                            ..cut
-                        };
-                    }
-                    let extents = process.snapshots.clone();
-                    process.task.snapshotted(self.now, cut, extents);
-                }
-            }
-        }
+        let upto = append.offset + append.bytes.len() as u64;
+        let output = process.task.aside().filter(|_| file == "aside").unwrap_or(0);
+        self.give(
+            p,
+            match file {
+                "log" => Input::LogStored { upto },
+                "snap" => Input::SnapshotStored { upto },
+                _ => Input::OutputStored { output, upto },
+            },
+        );
     }
 
     /// The newest process of a task: where connections go.
@@ -343,70 +292,6 @@ impl World {
         self.processes
             .iter()
             .position(|p| p.id == id && Some(&p.epoch) == self.epochs.get(&id))
-    }
-
-    fn transfer(&mut self, p: usize) {
-        let (from, epoch) = (self.processes[p].id, self.processes[p].epoch);
-        let targets: Vec<(usize, TaskId)> = self.processes[p].task.targets().collect();
-        if targets.is_empty() {
-            return;
-        }
-        let (output, to) = targets[self.rng.random_range(0..targets.len())];
-        let Some(q) = self.newest(to) else { return };
-        let connected = self.processes[p]
-            .links
-            .get(&output)
-            .is_some_and(|l| l.to == to && l.to_epoch == self.processes[q].epoch);
-        if !connected {
-            let seen = self.processes[q].seen.get(&from).copied().unwrap_or(0);
-            if seen > epoch && self.mutant != Mutant::Fence {
-                self.processes[p].fenced = true;
-                return;
-            }
-            self.processes[q].seen.insert(from, epoch.max(seen));
-            let oldest = self.processes[p].task.output(output).oldest();
-            let standing = self.processes[q].task.connect(from, oldest, epoch > seen);
-            let standing = standing.unwrap_or_else(|e| panic!("{from} to {to}: {e}"));
-            self.processes[p].task.output(output).resume(standing);
-            let link = Link {
-                to,
-                to_epoch: self.processes[q].epoch,
-                frames: VecDeque::new(),
-                acks: VecDeque::new(),
-            };
-            self.processes[p].links.insert(output, link);
-        }
-        let durable = self.processes[p].task.durable();
-        let chunk = self.processes[p].task.output(output).next_chunk(durable);
-        let deliver = self.rng.random_bool(0.7);
-        let Some(link) = self.processes[p].links.get_mut(&output) else {
-            return;
-        };
-        link.frames.extend(chunk.map(|c| c.payload));
-        let frame = if deliver { link.frames.pop_front() } else { None };
-        if let Some(frame) = frame {
-            // A newer process of the sender has connected: this connection was closed.
-            if self.processes[q].seen.get(&from).is_some_and(|s| *s > epoch) && self.mutant != Mutant::Fence {
-                self.processes[p].fenced = true;
-                return;
-            }
-            let item = wire::decode_data(&frame).expect("a frame of this program");
-            if self.processes[q].task.receive(from, item) == Received::Gap {
-                assert_ne!(self.mutant, Mutant::None, "a gap on {from} to {to}");
-            }
-        }
-        let ack = self.processes[q].task.ack(from);
-        let Some(link) = self.processes[p].links.get_mut(&output) else {
-            return;
-        };
-        if link.acks.back() != Some(&ack) {
-            link.acks.push_back(ack);
-        }
-        if self.rng.random_bool(0.7)
-            && let Some(ack) = link.acks.pop_front()
-        {
-            self.processes[p].task.output(output).acknowledge(ack, |_| {});
-        }
     }
 
     fn crash(&mut self, p: usize) {
@@ -442,10 +327,8 @@ impl World {
                 0..300 => self.work(p),
                 300..450 => self.flush(p),
                 450..600 => self.land(p),
-                600..900 => self.transfer(p),
-                900..950 => self.snapshot(p),
-                950..970 => self.processes[p].task.close_outputs(),
-                970..980 => drop(self.processes[p].links.pop_first()),
+                600..970 => self.transfer(p),
+                970..980 => self.disconnect(p),
                 980..990 if faults > 0 => {
                     faults -= 1;
                     self.crash(p);
@@ -455,9 +338,6 @@ impl World {
             }
             self.processes.retain(|p| !p.fenced);
             if tick % 64 == 0 {
-                for p in &mut self.processes {
-                    p.task.close_outputs();
-                }
                 let done = |id: &TaskId| {
                     self.newest(*id)
                         .is_some_and(|p| self.processes[p].task.is_finished())
@@ -478,11 +358,11 @@ impl World {
 }
 
 /// The task's outputs that are streams into files.
-fn streams(id: TaskId, task: &Task) -> Vec<(usize, &'static str)> {
-    match task.aside() {
-        Some(aside) => vec![(aside, "aside")],
-        None if id.stage == 2 => vec![(0, "dest")],
-        None => vec![],
+fn streams(id: TaskId, config: &Config, neighbours: &Neighbours) -> Vec<(usize, &'static str)> {
+    match config.sets_aside {
+        true => vec![(neighbours.downstream.len(), "aside")],
+        false if id.stage == 2 => vec![(0, "dest")],
+        false => vec![],
     }
 }
 
@@ -493,7 +373,7 @@ fn output_is_exact_whatever_crashes() {
     let (mut crashes, mut retired, mut moved) = (0, 0, 0);
     for seed in asked.range {
         let result = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed, Mutant::None);
+            let mut world = World::new(seed, None);
             let result = world.run();
             (result, (world.crashes_with_work, world.retired, world.moved))
         });
@@ -526,7 +406,7 @@ fn output_is_exact_whatever_crashes() {
 fn the_same_seed_gives_the_same_trace() {
     for seed in 0..20 {
         let run = || {
-            let mut world = World::new(seed, Mutant::None);
+            let mut world = World::new(seed, None);
             world.run().unwrap();
             (world.trace, world.dest)
         };
@@ -540,23 +420,10 @@ fn mutants_are_caught() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = vec![];
-    for mutant in [
-        Mutant::Dedup,
-        Mutant::EarlySend,
-        Mutant::EarlyAck,
-        Mutant::Fence,
-        Mutant::Snapshot,
-        Mutant::Weak,
-        Mutant::Ungated,
-        Mutant::Fixed,
-        Mutant::Route,
-        Mutant::HandOver,
-        Mutant::Unaligned,
-        Mutant::Unheld,
-        Mutant::Stale,
-    ] {
-        let caught = (0..3000).find(|seed| {
-            let run = std::panic::catch_unwind(|| World::new(*seed, mutant).run());
+    for mutant in Mutant::ALL {
+        let _on = mutant.turn_on();
+        let caught = (0..20_000).find(|seed| {
+            let run = std::panic::catch_unwind(|| World::new(*seed, Some(*mutant)).run());
             !matches!(run, Ok(Ok(())))
         });
         match caught {

@@ -55,7 +55,7 @@ impl World {
         let version = came_with.unwrap_or(0).saturating_sub(1);
         let owned = (stage == 2 && self.flow.moves_state()).then(|| {
             let (version, tasks) = (version as u32, versions[version].clone());
-            (id, Route { version, tasks })
+            Route { version, tasks }
         });
         let Some(next) = self.routing.get(stage + 1) else {
             return Neighbours {
@@ -158,7 +158,7 @@ impl World {
             tasks.push(id);
             for task in self.tasks(stage + 1) {
                 if let Some(p) = self.newest(task) {
-                    self.processes[p].task.hear_upstream(&[id]);
+                    self.give(p, Input::SendersAdded(vec![id]));
                 }
             }
         }
@@ -182,10 +182,11 @@ impl World {
                 && self.rng.random_bool(0.5)
             {
                 let tasks = self.routing[s].active().to_vec();
-                self.processes[p].task.hear_route(Route {
+                let route = Route {
                     version: newest,
                     tasks,
-                });
+                };
+                self.give(p, Input::RoutingChanged(route));
             }
         }
         let routed = |w: &Self, u: &TaskId| {

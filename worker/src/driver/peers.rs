@@ -1,4 +1,4 @@
-//! The outputs' connections, and how they follow the next stage's routing.
+//! The connections to other tasks: the outputs' own, which follow the next stage's routing, and those that senders have opened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -9,13 +9,13 @@ use common::ids::{Epoch, TaskId};
 use common::net::Identity;
 use common::spawn;
 use protocol::control::{Peer, Route};
-use protocol::task_log::Order;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::engine::Engine;
 use super::links::{self, Events};
 use super::operator::Runner;
-use crate::task::Done;
+use crate::task::{ConnectionId, Refusal};
+use crate::wire::{Opened, Standing};
 
 /// A receiver: where it is, and the connection to it.
 pub struct OutLink {
@@ -57,16 +57,63 @@ impl Dialer {
     }
 }
 
+/// The connections that senders have opened.
+#[derive(Default)]
+pub(super) struct Doors {
+    /// Whom to answer. Somebody who has gone meanwhile need not be told.
+    asked: BTreeMap<ConnectionId, oneshot::Sender<Opened>>,
+    /// What acknowledgements go to. Dropping it closes the connection.
+    acks: BTreeMap<ConnectionId, watch::Sender<Option<u64>>>,
+}
+
+impl Doors {
+    pub fn open(
+        &mut self,
+        connection: ConnectionId,
+        reply: oneshot::Sender<Opened>,
+        acks: watch::Sender<Option<u64>>,
+    ) {
+        self.asked.insert(connection, reply);
+        self.acks.insert(connection, acks);
+    }
+
+    fn answer(&mut self, connection: ConnectionId, answer: Opened) {
+        if let Some(reply) = self.asked.remove(&connection) {
+            let _ = reply.send(answer);
+        }
+    }
+
+    pub fn accept(&mut self, connection: ConnectionId, standing: Standing) {
+        self.answer(connection, Opened::From(standing));
+    }
+
+    pub fn refuse(&mut self, connection: ConnectionId, why: String) {
+        self.answer(connection, Opened::Refused(why));
+        self.close(connection);
+    }
+
+    /// The newest acknowledgement is all that counts.
+    pub fn acknowledge(&mut self, connection: ConnectionId, upto: u64) {
+        if let Some(acks) = self.acks.get(&connection) {
+            acks.send_replace(Some(upto));
+        }
+    }
+
+    pub fn close(&mut self, connection: ConnectionId) {
+        self.acks.remove(&connection);
+    }
+}
+
 impl Engine {
     /// A connection for each receiver that has none.
     pub fn link_up(&mut self) {
-        let targets: Vec<(usize, TaskId)> = self.task.targets().collect();
-        for (output, to) in targets {
+        let receivers: Vec<(usize, TaskId)> = self.task.receivers().collect();
+        for (output, to) in receivers {
             if self.links.iter().any(|l| l.output == output) || self.dialer.gone.contains(&to) {
                 continue;
             }
             let (addr, addr_rx) = watch::channel(self.dialer.peers.get(&to).copied());
-            let (oldest, oldest_rx) = watch::channel(self.task.output(output).oldest());
+            let (oldest, oldest_rx) = watch::channel(self.task.oldest(output));
             let dial = links::Dial {
                 output,
                 job: self.plan.job.clone(),
@@ -123,8 +170,20 @@ impl Engine {
         self.links.retain(|l| l.to != with);
     }
 
+    pub(super) fn refuse(&mut self, connection: ConnectionId, from: TaskId, epoch: Epoch, refusal: Refusal) {
+        let (job, task) = (&self.plan.job, self.plan.task);
+        match &refusal {
+            Refusal::OlderEpoch { newest, .. } => {
+                tracing::warn!(%job, %task, %from, %epoch, %newest, "FENCED_SENDER");
+            }
+            Refusal::Lost(error) => tracing::error!(%job, %task, %from, %error, "DATA_LOST"),
+            Refusal::OtherTask { .. } => {}
+        }
+        self.doors.refuse(connection, refusal.to_string());
+    }
+
     /// The keys that are others' by this version of the stage's own routing go to them, with their state.
-    pub(super) fn hand_over(&mut self, version: u32, to: Vec<TaskId>) {
+    pub(super) fn hand_over(&mut self, version: u32, to: &[TaskId]) {
         let mut keys = 0u64;
         if let Some(Runner::Builtin(op)) = &mut self.runner {
             let leaving = self.task.leaving();
@@ -133,11 +192,6 @@ impl Engine {
         let p = &self.plan;
         let names: Vec<String> = to.iter().map(TaskId::to_string).collect();
         tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, version, to = names.join(","), keys, "HAND_OVER");
-        self.task.complete(Done {
-            order: Order::HandOver { version, to },
-            bytes_in: 0,
-        });
-        self.link_up();
     }
 
     /// Outputs go by this version from here on.
@@ -146,10 +200,6 @@ impl Engine {
         let p = &self.plan;
         let to: Vec<String> = tasks.iter().map(TaskId::to_string).collect();
         tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, version, to = to.join(","), "ROUTE");
-        self.task.complete(Done {
-            order: Order::Route { version, tasks },
-            bytes_in: 0,
-        });
         self.link_up();
     }
 }
