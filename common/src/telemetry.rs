@@ -1,4 +1,13 @@
 //! Logging as the contract has it: one line per event, RFC 3339 time, level, an EVENT word, then `name=value` pairs.
+//!
+//! What all lines of a process have in common is said once, by a span that `main` enters around its single-threaded runtime:
+//!
+//! ```
+//! let job = "j";
+//! let _context = tracing::error_span!("job", job = %job).entered();
+//! ```
+//! Its fields come first in each line, and in what a [`Tap`] is told; a field that the event says itself is the event's.
+//! `error_span!`, since a filter that leaves the span out takes its fields out of the lines.
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -7,13 +16,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::{Context, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
@@ -135,6 +145,7 @@ where
         .with_filter(LevelFilter::WARN);
     // A second call (tests start several components in one process) keeps the first subscriber.
     let _ = tracing_subscriber::registry()
+        .with(ContextLayer)
         .with(file_layer)
         .with(console_layer)
         .with(tap.map(|tap| TapLayer(tap).with_filter(LevelFilter::INFO)))
@@ -150,12 +161,70 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let level = level_name(event);
         let mut fields = Fields::default();
+        for (name, text) in context(ctx.event_scope(), event) {
+            fields.pair(name, &text);
+        }
         event.record(&mut fields);
         writeln!(out, "{} {level} {}{}", timestamp(), fields.message, fields.pairs)
     }
+}
+
+/// Keeps what each span says, for the lines within it.
+struct ContextLayer;
+
+/// A span's fields.
+#[derive(Default)]
+struct SpanPairs(Vec<(&'static str, String)>);
+
+impl Visit for SpanPairs {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.retain(|(name, _)| *name != field.name());
+        self.0.push((field.name(), value.to_owned()));
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ContextLayer {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
+        let mut pairs = SpanPairs::default();
+        attributes.record(&mut pairs);
+        if let Some(span) = ctx.span(id) {
+            span.extensions_mut().insert(pairs);
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, ctx: Context<'_, S>) {
+        if let Some(span) = ctx.span(id)
+            && let Some(pairs) = span.extensions_mut().get_mut::<SpanPairs>()
+        {
+            values.record(pairs);
+        }
+    }
+}
+
+/// What the spans around an event say, the outermost first, but for what the event says itself.
+fn context<'a, S>(spans: Option<Scope<'a, S>>, event: &Event<'_>) -> Vec<(&'static str, String)>
+where
+    S: for<'l> LookupSpan<'l>,
+{
+    let mut all = vec![];
+    for span in spans.into_iter().flat_map(Scope::from_root) {
+        if let Some(SpanPairs(pairs)) = span.extensions().get() {
+            let own = |name: &str| event.fields().any(|field| field.name() == name);
+            all.extend(pairs.iter().filter(|(name, _)| !own(name)).cloned());
+        }
+    }
+    all
 }
 
 fn level_name(event: &Event<'_>) -> &'static str {
@@ -170,13 +239,13 @@ fn level_name(event: &Event<'_>) -> &'static str {
 
 struct TapLayer(Tap);
 
-impl<S: Subscriber> Layer<S> for TapLayer {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TapLayer {
+    fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
         let mut noted = Noted {
             at: timestamp(),
             level: level_name(event),
             word: String::new(),
-            pairs: vec![],
+            pairs: context(ctx.event_scope(event), event),
         };
         event.record(&mut noted);
         (self.0)(noted);
@@ -226,11 +295,14 @@ struct Fields {
 
 impl Fields {
     fn put(&mut self, field: &Field, text: &str) {
-        if field.name() == "message" {
-            self.message = one_line(text);
-        } else {
-            let _ = write!(self.pairs, " {}={}", field.name(), quoted(text));
+        match field.name() {
+            "message" => self.message = one_line(text),
+            name => self.pair(name, text),
         }
+    }
+
+    fn pair(&mut self, name: &str, text: &str) {
+        let _ = write!(self.pairs, " {name}={}", quoted(text));
     }
 }
 
@@ -284,6 +356,58 @@ mod tests {
             pairs,
             [("task", "s1t0"), ("why", "a b"), ("epoch", "2"), ("node", "n1")]
         );
+    }
+
+    /// Where a layer writes in a test.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_span_says_comes_first_in_its_lines_and_once() {
+        let (written, told) = (Written::default(), Arc::new(Mutex::new(vec![])));
+        let tap: Tap = {
+            let told = told.clone();
+            Arc::new(move |noted: Noted| told.lock().unwrap().push(noted.pairs))
+        };
+        let lines = {
+            let written = written.clone();
+            tracing_subscriber::fmt::layer()
+                .event_format(Line)
+                .with_writer(move || written.clone())
+                .with_filter(LevelFilter::WARN)
+        };
+        let layers = tracing_subscriber::registry()
+            .with(ContextLayer)
+            .with(lines)
+            .with(TapLayer(tap).with_filter(LevelFilter::INFO));
+        tracing::subscriber::with_default(layers, || {
+            let _job = tracing::error_span!("job", job = %"a job").entered();
+            tracing::warn!(task = "s1t0", "TASK_FAIL");
+            let _task = tracing::error_span!("task", task = "s1t0", epoch = 2).entered();
+            tracing::warn!(epoch = 3, node = %"n1", "REPLAY");
+        });
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().map(|l| l.split_once(' ').unwrap().1).collect();
+        assert_eq!(
+            lines,
+            [
+                "WARN TASK_FAIL job=\"a job\" task=s1t0",
+                "WARN REPLAY job=\"a job\" task=s1t0 epoch=3 node=n1",
+            ]
+        );
+        let told = told.lock().unwrap();
+        let names: Vec<Vec<&str>> = told.iter().map(|p| p.iter().map(|(n, _)| *n).collect()).collect();
+        assert_eq!(names, [vec!["job", "task"], vec!["job", "task", "epoch", "node"]]);
     }
 
     #[test]
