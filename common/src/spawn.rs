@@ -35,7 +35,7 @@ pub fn task<E: std::fmt::Display>(
 }
 
 /// Runs `future` on a thread and a runtime of its own: it goes on in time whatever the caller's thread does. It ends with its
-/// future, or with the process.
+/// future, or with the process. Its log lines say what the caller's say.
 pub fn thread<E: std::fmt::Display>(
     name: &'static str,
     future: impl Future<Output = Result<(), E>> + Send + 'static,
@@ -43,7 +43,9 @@ pub fn thread<E: std::fmt::Display>(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let context = tracing::Span::current();
     std::thread::Builder::new().name(name.into()).spawn(move || {
+        let _context = context.entered();
         if let Err(error) = runtime.block_on(future) {
             tracing::warn!(task = name, error = %error, "TASK_ERROR");
         }

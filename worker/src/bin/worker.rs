@@ -70,6 +70,8 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         bail!("standard input must hold the cluster secret")
     };
     let _log = common::telemetry::init(Some((&node.log, "worker.log")), std::io::stderr)?;
+    let (job, task, epoch, pid) = (&args.job, args.task_id, args.epoch, std::process::id());
+    let _context = tracing::error_span!("task", %job, %task, epoch, node = %node.name, pid).entered();
     let me = Identity {
         who: format!("{} of job {} epoch {}", args.task_id, args.job, args.epoch),
         node: Some(node.name.clone()),
@@ -79,20 +81,18 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     let armed = std::env::var(failpoint::VARIABLE).ok();
     let fail_point = FailPoint::parse(armed.as_deref())?;
     if let Some(point) = armed {
-        tracing::warn!(job = %args.job, task = %args.task_id, epoch = args.epoch, point, "FAIL_POINT");
+        tracing::warn!(point, "FAIL_POINT");
     }
-    let (job, task, epoch) = (args.job.clone(), args.task_id, Epoch(args.epoch));
     let start = Start {
         cluster,
         node,
         job: args.job,
-        task,
-        epoch,
+        task: args.task_id,
+        epoch: Epoch(args.epoch),
         leader: args.leader,
         me,
         fail_point,
     };
-    let node = start.node.name.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -103,16 +103,16 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     Ok(match end {
         End::Finished => ExitCode::SUCCESS,
         End::Fenced(why) => {
-            tracing::warn!(%job, %task, %epoch, %node, why, "FENCED");
+            tracing::warn!(why, "FENCED");
             ExitCode::from(3)
         }
         End::LeaderLost(why) => {
-            tracing::warn!(%job, %task, %epoch, %node, why, "LEADER_LOST");
+            tracing::warn!(why, "LEADER_LOST");
             ExitCode::from(4)
         }
         End::Failed(failure) => {
             let key = failure.key.unwrap_or_default();
-            tracing::warn!(%job, %task, %epoch, %node, key, why = failure.what, "TASK_FAIL");
+            tracing::warn!(key, why = failure.what, "TASK_FAIL");
             ExitCode::FAILURE
         }
     })

@@ -1,7 +1,6 @@
 //! The task's loop: takes events in, lets the protocol decide, runs the operator, carries the decisions out.
 
 use common::clock;
-use common::ids::NodeName;
 use protocol::control::{Report, ToLeader, ToWorker};
 use tokio::sync::mpsc;
 
@@ -18,8 +17,6 @@ use crate::task::{Effect, Input, Task};
 
 pub struct Engine {
     pub plan: Plan,
-    pub node: NodeName,
-    pub pid: u32,
     pub task: Task,
     /// What the task wants done and is not done yet; empty between two steps.
     effects: Vec<Effect>,
@@ -39,7 +36,6 @@ pub struct Engine {
 
 impl Engine {
     pub fn new(
-        node: NodeName,
         plan: Plan,
         task: Task,
         storage: Storage,
@@ -48,8 +44,6 @@ impl Engine {
         dialer: Dialer,
     ) -> Self {
         Self {
-            node,
-            pid: std::process::id(),
             plan,
             task,
             effects: Vec::new(),
@@ -246,21 +240,23 @@ impl Engine {
                 gap,
             } => {
                 if gap {
-                    tracing::warn!(job = %self.plan.job, task = %self.plan.task, %from, "DATA_GAP");
+                    tracing::warn!(%from, "DATA_GAP");
                 }
                 self.doors.close(connection);
             }
             Effect::Routed(route) => self.rerouted(route),
             Effect::FirstOutput { tuples } => {
-                let p = &self.plan;
-                tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, tuples, "FIRST_OUTPUT");
+                tracing::info!(tuples, "FIRST_OUTPUT");
             }
             Effect::Report => self.report(true),
             Effect::NothingFollows => self.storage.hurry(),
             Effect::Finished => {
                 let report = self.make_report();
-                let p = &self.plan;
-                tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, in_total = report.tuples_in, out_total = report.tuples_out, "TASK_END");
+                tracing::info!(
+                    in_total = report.tuples_in,
+                    out_total = report.tuples_out,
+                    "TASK_END"
+                );
                 let _ = self.control.to_leader.send(ToLeader::Done(report));
             }
             Effect::Fenced { why } => return Err(End::Fenced(why)),
@@ -306,8 +302,15 @@ impl Engine {
     fn report(&mut self, now: bool) {
         let report = self.make_report();
         if self.meter.logs(clock::now()) {
-            let p = &self.plan;
-            tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, in_per_s = report.in_per_s as u64, out_per_s = report.out_per_s as u64, in_total = report.tuples_in, out_total = report.tuples_out, backlog = report.backlog_tuples, backlog_bytes = report.backlog_bytes, "RATE");
+            tracing::info!(
+                in_per_s = report.in_per_s as u64,
+                out_per_s = report.out_per_s as u64,
+                in_total = report.tuples_in,
+                out_total = report.tuples_out,
+                backlog = report.backlog_tuples,
+                backlog_bytes = report.backlog_bytes,
+                "RATE"
+            );
         }
         if now {
             let _ = self.control.to_leader.send(ToLeader::Beat(report.clone()));

@@ -116,16 +116,9 @@ pub async fn run(start: Start) -> End {
 }
 
 async fn work_on(start: Start) -> End {
-    let (job, task, epoch, node, pid) = (
-        &start.job,
-        start.task,
-        start.epoch,
-        &start.node.name,
-        std::process::id(),
-    );
-    match epoch {
-        Epoch(1) => tracing::info!(%job, %task, %epoch, %node, pid, "TASK_START"),
-        _ => tracing::info!(%job, %task, %epoch, %node, pid, "TASK_RESTART"),
+    match start.epoch {
+        Epoch(1) => tracing::info!("TASK_START"),
+        _ => tracing::info!("TASK_RESTART"),
     }
     let lease = start.cluster.job_lease();
     let (events, mut inbox) = mpsc::channel(links::EVENTS);
@@ -139,11 +132,11 @@ async fn work_on(start: Start) -> End {
         Err(e) => return failed(format!("cannot listen on {}: {e}", start.node.addr)),
     };
     let register = ToLeader::Register {
-        job: job.clone(),
-        task,
-        epoch,
-        node: node.clone(),
-        pid,
+        job: start.job.clone(),
+        task: start.task,
+        epoch: start.epoch,
+        node: start.node.name.clone(),
+        pid: std::process::id(),
         data_addr,
     };
     let control = match control::connect(start.leader, &start.me, register, lease, events.clone()).await {
@@ -302,7 +295,7 @@ async fn prepare(
     };
     if plan.epoch > Epoch(1) {
         let ms = common::clock::now().since(began).as_millis() as u64;
-        tracing::info!(job = %plan.job, task = %plan.task, epoch = %plan.epoch, node = %start.node.name, pid = std::process::id(), records = task.replaying(), log_bytes, ms, "REPLAY");
+        tracing::info!(records = task.replaying(), log_bytes, ms, "REPLAY");
     }
     let _ = control.to_leader.send(ToLeader::Started {
         replayed: task.replaying() as u64,
@@ -312,15 +305,7 @@ async fn prepare(
         .is_none()
         .then(|| Reader::new(Source::new(client.clone(), &plan), Pace::new(plan.rate_milli)));
     let dialer = Dialer::new(Arc::new(start.me.clone()), events);
-    let mut engine = Engine::new(
-        start.node.name.clone(),
-        plan,
-        task,
-        storage,
-        inbox,
-        control,
-        dialer,
-    );
+    let mut engine = Engine::new(plan, task, storage, inbox, control, dialer);
     engine.runner = runner;
     engine.reader = reader;
     engine.fail_point = start.fail_point.clone();

@@ -60,8 +60,7 @@ impl Runner {
                     ("RAINSTORM_TASK".to_owned(), plan.task.to_string()),
                     ("RAINSTORM_STAGE".to_owned(), plan.task.stage.to_string()),
                 ];
-                let (job, task, epoch, pid) = (plan.job.clone(), plan.task, plan.epoch, std::process::id());
-                let said = move |line: &str| tracing::info!(%job, %task, %epoch, pid, line, "OP_STDERR");
+                let said = |line: &str| tracing::info!(line, "OP_STDERR");
                 let timeout = Duration::from_millis(plan.op_timeout_ms);
                 let spec = foreign::Spec {
                     kind: op.kind,

@@ -171,12 +171,11 @@ impl Engine {
     }
 
     pub(super) fn refuse(&mut self, connection: ConnectionId, from: TaskId, epoch: Epoch, refusal: Refusal) {
-        let (job, task) = (&self.plan.job, self.plan.task);
         match &refusal {
             Refusal::OlderEpoch { newest, .. } => {
-                tracing::warn!(%job, %task, %from, %epoch, %newest, "FENCED_SENDER");
+                tracing::warn!(%from, %epoch, %newest, "FENCED_SENDER");
             }
-            Refusal::Lost(error) => tracing::error!(%job, %task, %from, %error, "DATA_LOST"),
+            Refusal::Lost(error) => tracing::error!(%from, %error, "DATA_LOST"),
             Refusal::OtherTask { .. } => {}
         }
         self.doors.refuse(connection, refusal.to_string());
@@ -189,17 +188,15 @@ impl Engine {
             let leaving = self.task.leaving();
             op.hand_over(&leaving, &mut Counted(&mut self.task.handover(), &mut keys));
         }
-        let p = &self.plan;
         let names: Vec<String> = to.iter().map(TaskId::to_string).collect();
-        tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, version, to = names.join(","), keys, "HAND_OVER");
+        tracing::info!(version, to = names.join(","), keys, "HAND_OVER");
     }
 
     /// Outputs go by this version from here on.
     pub(super) fn rerouted(&mut self, route: Route) {
         let Route { version, tasks } = route;
-        let p = &self.plan;
         let to: Vec<String> = tasks.iter().map(TaskId::to_string).collect();
-        tracing::info!(job = %p.job, task = %p.task, epoch = %p.epoch, node = %self.node, pid = self.pid, version, to = to.join(","), "ROUTE");
+        tracing::info!(version, to = to.join(","), "ROUTE");
         self.link_up();
     }
 }
