@@ -177,13 +177,7 @@ impl Task {
                     self.checkpoints.set_durable(*cut);
                 }
             }
-            Input::SnapshotStored { upto } => {
-                let stored = self.snapshots.as_mut().and_then(|s| s.stored(now, upto));
-                if let Some(cut) = stored {
-                    self.now.snapshot.clone_from(&cut.snapshot);
-                    self.checkpoints.push(cut);
-                }
-            }
+            Input::SnapshotStored { upto } => self.snapshot_stored(now, upto),
             answer => self.answer(now, answer, effects),
         }
     }
@@ -398,6 +392,15 @@ impl Task {
     }
 
     // --- log ------------------------------------------------------------------------------------------------------
+
+    /// The snapshot file is durable up to `upto`.
+    fn snapshot_stored(&mut self, now: Time, upto: u64) {
+        let stored = self.snapshots.as_mut().and_then(|s| s.stored(now, upto));
+        if let Some(cut) = stored {
+            self.now.snapshot.clone_from(&cut.snapshot);
+            self.checkpoints.push(cut);
+        }
+    }
 
     /// What is open waits for the next append to the log anyway: that closes it.
     fn log_closes_outputs(&self) -> bool {

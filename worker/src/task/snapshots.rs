@@ -38,6 +38,7 @@ pub(super) struct Snapshots {
 #[derive(Debug)]
 struct SnapshotFile {
     end: u64,
+    durable: u64,
     /// What makes the state, in this order.
     extents: Vec<Extent>,
     /// Where in the file the round under way began.
@@ -61,6 +62,7 @@ impl Snapshots {
             under_way: None,
             file: SnapshotFile {
                 end,
+                durable: end,
                 base: total(&cut.snapshot),
                 extents: cut.snapshot.clone(),
                 round: end,
@@ -87,7 +89,7 @@ impl Snapshots {
         Some(self.file.rewrite)
     }
 
-    /// `state` goes to the file's end. `cut`: the place that it belongs to.
+    /// `state` goes to the file's end. `cut`: the place that it belongs to. See whether it is [`Snapshots::stored`]: an empty one is at once.
     pub fn taken(&mut self, cut: Cut, state: &[u8], round_ended: bool) {
         self.file.append(state.len(), round_ended);
         self.under_way = Some((cut, self.file.end));
@@ -95,7 +97,9 @@ impl Snapshots {
 
     /// The file is durable up to `upto`: the cut of the snapshot that is stored now, with the extents that make its state.
     pub fn stored(&mut self, now: Time, upto: u64) -> Option<Cut> {
-        let (mut cut, _) = self.under_way.take_if(|(_, end)| *end <= upto)?;
+        let durable = self.file.durable.max(upto);
+        self.file.durable = durable;
+        let (mut cut, _) = self.under_way.take_if(|(_, end)| *end <= durable)?;
         if Mutant::Snapshot.is_on() {
             cut.pos = cut.pos.saturating_sub(1);
         }
@@ -194,6 +198,14 @@ mod tests {
         assert_eq!(snapshots.begin(ms(49), &at(2), 100), None);
         snapshots.consumed(100);
         assert_eq!(snapshots.begin(ms(49), &at(2), 100), Some(0));
+    }
+
+    #[test]
+    fn an_empty_one_waits_for_no_append() {
+        let mut snapshots = Snapshots::new(&at(0), 70, SLACK);
+        assert_eq!(snapshots.begin(ms(0), &at(1), 100), Some(0));
+        snapshots.taken(at(1), b"", true);
+        assert_eq!(snapshots.stored(ms(0), 0).map(|cut| cut.pos), Some(1));
     }
 
     /// One hot tenth of the keys changes all the time.

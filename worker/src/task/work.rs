@@ -231,8 +231,11 @@ impl Task {
             (Some(AtHand::Snapshot), Input::SnapshotTaken { state, round_ended }) => {
                 if let Some(snapshots) = &mut self.snapshots {
                     snapshots.taken(self.now.clone(), &state, round_ended);
+                }
+                if !state.is_empty() {
                     effects.push(Effect::AppendSnapshot { state });
                 }
+                self.snapshot_stored(now, 0);
             }
             (at_hand, answer) => {
                 debug_assert!(false, "{answer:?} answers nothing that was asked");

@@ -235,6 +235,7 @@ impl World {
     // --- storage --------------------------------------------------------------------------------------------------
 
     fn append(&mut self, p: usize, file: &'static str, bytes: Bytes) {
+        assert!(!bytes.is_empty(), "nobody would say that nothing was stored");
         let process = &mut self.processes[p];
         let queued = process.queued.get_mut(file).expect("one of the files");
         let offset = *queued;
