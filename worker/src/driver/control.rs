@@ -2,6 +2,7 @@
 //! machine loses the lease.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -10,24 +11,52 @@ use common::lateness::{Lateness, patience};
 use common::net::{self, Identity, Receiver, Role, Sender};
 use common::spawn;
 use protocol::control::{Report, ToLeader, ToWorker};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
-use super::EngineEvent;
 use super::links::Events;
 use super::pulse::{Pulse, Watch};
+use super::{End, EngineEvent};
+
+/// What may wait for the leader, beside the newest counters. More says that it takes nothing in.
+const MESSAGES: usize = 1024;
 
 /// What the engine uses to speak to the leader.
 pub struct Control {
-    pub to_leader: mpsc::UnboundedSender<ToLeader>,
+    pub to_leader: ToLeaderSender,
     /// The counters that the next beat carries.
     pub report: watch::Sender<Report>,
+    /// The next beat is due at once.
+    pub beat_now: Arc<Notify>,
     /// Whether the engine lives: without it no beat is sent.
     pub pulse: Pulse,
     thread: JoinHandle<()>,
 }
 
+/// The queue of messages to the leader.
+#[derive(Clone)]
+pub struct ToLeaderSender(mpsc::Sender<ToLeader>);
+
+impl ToLeaderSender {
+    pub fn tell(&self, message: ToLeader) -> Result<(), End> {
+        match self.0.try_send(message) {
+            Err(TrySendError::Full(_)) => Err(End::LeaderLost(format!(
+                "{MESSAGES} messages wait for it, and it takes none"
+            ))),
+            // That the connection has ended is on its way as an event.
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+        }
+    }
+}
+
 impl Control {
+    /// Sends the counters without waiting for the next beat.
+    pub fn report_now(&self, report: Report) {
+        self.report.send_replace(report);
+        self.beat_now.notify_one();
+    }
+
     /// Waits until what was said has left, for a bounded time: call before the process ends.
     pub async fn drain(self) {
         let Control {
@@ -52,7 +81,9 @@ pub async fn connect(
     lease: Duration,
     events: Events,
 ) -> Result<Control, net::Error> {
-    let (to_leader, outgoing) = mpsc::unbounded_channel::<ToLeader>();
+    let (to_leader, outgoing) = mpsc::channel::<ToLeader>(MESSAGES);
+    let beat_now = Arc::new(Notify::new());
+    let due = beat_now.clone();
     let (report, reports) = watch::channel(Report::default());
     let (tell, connected) = oneshot::channel::<Result<(), net::Error>>();
     let (me, pulse) = (me.clone(), Pulse::default());
@@ -71,7 +102,7 @@ pub async fn connect(
             }
         };
         let _ = tell.send(Ok(()));
-        let speak = speak(connection.tx, outgoing, reports, engine, lease);
+        let speak = speak(connection.tx, outgoing, reports, due, engine, lease);
         let hear = hear(connection.rx, &events, lease);
         let ended: Result<(), net::Error> = tokio::select! { ended = speak => ended, ended = hear => ended };
         if let Err(error) = ended {
@@ -81,8 +112,9 @@ pub async fn connect(
     })?;
     connected.await.map_err(|_| net::Error::Closed)??;
     Ok(Control {
-        to_leader,
+        to_leader: ToLeaderSender(to_leader),
         report,
+        beat_now,
         pulse,
         thread,
     })
@@ -91,8 +123,9 @@ pub async fn connect(
 /// Sends what there is to say, and a beat six times in a lease for as long as the engine lives.
 async fn speak(
     mut tx: Sender,
-    mut outgoing: mpsc::UnboundedReceiver<ToLeader>,
+    mut outgoing: mpsc::Receiver<ToLeader>,
     reports: watch::Receiver<Report>,
+    due: Arc<Notify>,
     engine: Pulse,
     lease: Duration,
 ) -> Result<(), net::Error> {
@@ -107,6 +140,10 @@ async fn speak(
                 Some(message) => tx.send(&message).await?,
                 None => return tx.shutdown().await,
             },
+            () = due.notified() => {
+                let report = reports.borrow().clone();
+                tx.send(&ToLeader::Beat(report)).await?;
+            }
             _ = beat.tick() => {
                 let now = clock::now();
                 lateness.tick(now);

@@ -134,7 +134,7 @@ impl Engine {
             }
             ToWorker::Upstream(tasks) => {
                 self.give(Input::SendersAdded(tasks.clone()))?;
-                let _ = self.control.to_leader.send(ToLeader::Knows(tasks));
+                self.control.to_leader.tell(ToLeader::Knows(tasks))?;
             }
             ToWorker::Route(route) => self.give(Input::RoutingChanged(route))?,
             ToWorker::Gone(task) => self.part(task),
@@ -257,7 +257,7 @@ impl Engine {
                     out_total = report.tuples_out,
                     "TASK_END"
                 );
-                let _ = self.control.to_leader.send(ToLeader::Done(report));
+                self.control.to_leader.tell(ToLeader::Done(report))?;
             }
             Effect::Fenced { why } => return Err(End::Fenced(why)),
         }
@@ -312,10 +312,10 @@ impl Engine {
                 "RATE"
             );
         }
-        if now {
-            let _ = self.control.to_leader.send(ToLeader::Beat(report.clone()));
+        match now {
+            true => self.control.report_now(report),
+            false => drop(self.control.report.send_replace(report)),
         }
-        self.control.report.send_replace(report);
     }
 
     fn make_report(&mut self) -> Report {

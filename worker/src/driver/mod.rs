@@ -184,9 +184,9 @@ fn failed(what: String) -> End {
 }
 
 /// The leader learns of a failure before the connection closes: the reason, not only the fact.
-fn tell(end: &End, to_leader: &mpsc::UnboundedSender<ToLeader>) {
+fn tell(end: &End, to_leader: &control::ToLeaderSender) {
     if let End::Failed(failure) = end {
-        let _ = to_leader.send(ToLeader::Failed(failure.clone()));
+        let _ = to_leader.tell(ToLeader::Failed(failure.clone()));
     }
 }
 
@@ -297,9 +297,12 @@ async fn prepare(
         let ms = common::clock::now().since(began).as_millis() as u64;
         tracing::info!(records = task.replaying(), log_bytes, ms, "REPLAY");
     }
-    let _ = control.to_leader.send(ToLeader::Started {
+    let started = ToLeader::Started {
         replayed: task.replaying() as u64,
-    });
+    };
+    if let Err(end) = control.to_leader.tell(started) {
+        return Err((end, control));
+    }
     let reader = plan
         .op
         .is_none()

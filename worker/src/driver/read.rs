@@ -90,10 +90,10 @@ impl Engine {
         let (file, small) = (source.file(block.run.slice), source.is_small(block.run.slice));
         reader.source = Some(source);
         if let Some(encoding) = block.wide_encoding() {
-            let _ = self.control.to_leader.send(ToLeader::WideText {
+            self.control.to_leader.tell(ToLeader::WideText {
                 file: String::from_utf8_lossy(&file).into_owned(),
                 encoding: encoding.to_owned(),
-            });
+            })?;
         }
         source::emit(&block, &file, small, &mut self.task.router(clock::unix_micros()));
         let (run, bytes_in) = (block.run, block.data.len() as u64);
