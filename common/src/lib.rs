@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod cluster;
+pub mod exit;
 pub mod heap;
 pub mod hold;
 pub mod ids;

@@ -143,7 +143,7 @@ pub struct Start {
     /// Lines per second over all sources; 0: no limit.
     pub rate: u64,
     /// Stages gain and lose tasks by themselves.
-    pub scaling: Option<crate::plan::Scaling>,
+    pub scaling: Option<job::plan::Scaling>,
 }
 
 /// A job whose leader is gone. `None`: as the job was planned.

@@ -1,25 +1,16 @@
-//! The leader of a job, and the operator's console.
+//! The leader of a job.
 //!
 //! ```text
-//!   cli --> operators, plan (pure) --> driver --+-- job        state machine: who runs, who is replaced
-//!                                               +-- launcher   starts worker processes, over SSH or here
-//!                                               +-- console, progress, summary, journal
-//!   verify: the log checker
-//!   http: the leader's page, JSON and metrics
-//!   ctl: rainstormctl, and what it says to a running leader (ctl/wire.rs)
+//!   cli --> operators --> driver --+-- job::machine    who runs, who is replaced: a state machine
+//!                                  +-- job::journal    what a successor must know
+//!                                  +-- launcher        starts worker processes, over SSH or here
+//!                                  +-- page            what a browser and Prometheus see
+//!                                  +-- printer, progress, summary
 //! ```
 
-pub mod autoscale;
 pub mod cli;
-pub mod console;
-pub mod ctl;
 pub mod driver;
-pub mod http;
-pub mod job;
-pub mod journal;
-pub mod launcher;
 pub mod operators;
-pub mod plan;
+pub mod printer;
 pub mod progress;
 pub mod summary;
-pub mod verify;

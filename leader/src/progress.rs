@@ -9,7 +9,7 @@ use common::shown;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli;
-use crate::job::{Job, State};
+use job::machine::{Job, State};
 
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 const LIVE_EVERY: Duration = Duration::from_millis(200);
@@ -267,9 +267,9 @@ fn shorten(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Config;
-    use crate::plan::tests::sample;
     use common::ids::NodeName;
+    use job::machine::Config;
+    use job::plan::sample::sample;
 
     #[test]
     fn a_plain_line_tells_of_each_stage() {

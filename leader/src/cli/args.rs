@@ -13,7 +13,7 @@ use super::{
     Console, Error, IfExists, LauncherKind, Poison, Productions, Progress, Request, Resume, Start, What,
     refuse,
 };
-use crate::plan::Scaling;
+use job::plan::Scaling;
 
 const GRAMMAR: &str = "leader [OPTIONS] <Nstages> <Ntasks_per_stage> <op1_exe> <op1_args> ... <opN_exe> <opN_args> \
      <hydfs_src> <hydfs_dest> <exactly_once> <autoscale_enabled> [<INPUT_RATE> <LW> <HW>]\n       \

@@ -11,8 +11,8 @@ use protocol::control::{ToLeader, ToWorker};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::ctl::wire;
-use crate::job::ConnId;
+use api::wire;
+use job::machine::ConnId;
 
 /// A job has a thousand tasks a stage at most, and processes of a task that was replaced go soon.
 const LIMITS: Limits = Limits {

@@ -13,11 +13,11 @@ use super::control::Heard;
 use super::printing::Printing;
 use super::run::Run;
 use super::{Error, report};
-use crate::console;
-use crate::job::TICK;
-use crate::journal::{self, Entry};
-use crate::launcher;
+use crate::printer;
 use crate::summary::{Summary, Times};
+use job::journal;
+use job::machine::TICK;
+use job::record::Entry;
 
 /// How long workers have to exit when they are told to, and again when they are killed.
 const EXIT_WITHIN: Duration = Duration::from_secs(2);
@@ -33,10 +33,10 @@ impl Run {
         signals: &mut Signals,
         printing: &mut Printing,
         ok: bool,
-    ) -> Result<(), console::Error> {
+    ) -> Result<(), printer::Error> {
         let began = clock::now();
         let mut killed = false;
-        let mut printed: Option<Result<(), console::Error>> = None;
+        let mut printed: Option<Result<(), printer::Error>> = None;
         if self.replaced.is_some() {
             // The other leader prints all of it.
             printing.stop();
@@ -89,7 +89,7 @@ impl Run {
         mut self,
         printing: &Printing,
         outcome: Result<(), String>,
-        printed: Result<(), console::Error>,
+        printed: Result<(), printer::Error>,
     ) -> Result<(), Error> {
         let first_output_us = printing.first.at_us().or(self.first_report_us);
         let summary = Summary::of(
@@ -99,7 +99,7 @@ impl Run {
                 first_output_us,
             },
         );
-        report::run_end(&self.job, &self.base.node.name, &summary, &outcome);
+        report::run_end(&self.base.node.name, &summary, &outcome);
         if self.replaced.is_none() {
             let (ok, why) = (outcome.is_ok(), outcome.clone().err().unwrap_or_default());
             self.journal.write(Entry::End { ok, why });
@@ -116,7 +116,7 @@ impl Run {
         let mut whys = Vec::new();
         for (what, file, error) in unkept {
             let file = file.display();
-            tracing::warn!(job = %self.job.plan().job, file = %file, error = %error, "NOT_KEPT");
+            tracing::warn!(file = %file, error = %error, "NOT_KEPT");
             whys.push(format!("{what} could not be kept in {file}: {error}"));
         }
         let Self {
@@ -134,7 +134,7 @@ impl Run {
             Ok(Err(error @ hydfs::client::Error::Fenced { .. })) => {
                 replaced.get_or_insert(error.to_string());
             }
-            Ok(Err(error)) => tracing::warn!(job = %plan.job, error = %error, "JOURNAL_FAILED"),
+            Ok(Err(error)) => tracing::warn!(error = %error, "JOURNAL_FAILED"),
             // The job's end may be stored or not: who takes it up finds it done.
             _ => {}
         }

@@ -9,7 +9,7 @@ use hydfs::client::{Client, Error};
 use tokio::sync::{Notify, mpsc};
 
 use super::prepare::files;
-use crate::plan::SourceFile;
+use job::plan::SourceFile;
 
 const EVERY: Duration = Duration::from_millis(500);
 /// The look that ends the job is not waited for any longer.

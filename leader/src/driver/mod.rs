@@ -1,4 +1,4 @@
-//! Carries out a job: everything that touches the world around [`crate::job`].
+//! Carries out a job: everything that touches the world around [`job::machine`].
 //!
 //! ```text
 //!   prepare/     checks against HyDFS and memberd, plan or journal, connections ahead of need
@@ -37,7 +37,7 @@ pub enum Error {
     #[error("HyDFS: {0}; is the cluster up? (`demo/cluster.sh status`, hydfsd.log on the nodes)")]
     Storage(#[from] hydfs::client::Error),
     #[error("{0}")]
-    Unreachable(#[from] crate::launcher::remote::Unreachable),
+    Unreachable(#[from] launcher::remote::Unreachable),
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
     #[error("{0}")]

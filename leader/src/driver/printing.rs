@@ -8,13 +8,13 @@ use tokio::sync::{oneshot, watch};
 
 use super::prepare::Ready;
 use crate::cli;
-use crate::console::{self, First};
-use crate::journal;
+use crate::printer::{self, First};
+use job::journal;
 
 pub struct Printing {
     pub first: First,
     end: watch::Sender<Option<u64>>,
-    result: oneshot::Receiver<Result<(), console::Error>>,
+    result: oneshot::Receiver<Result<(), printer::Error>>,
     task: Option<spawn::Guard>,
 }
 
@@ -34,23 +34,23 @@ impl Printing {
             };
         }
         let plan = ready.job.plan();
-        let file = console::File {
+        let file = printer::File {
             client: base.client.with_patience(journal::PATIENCE),
             name: plan.dest.clone(),
             creation: plan.output.creation(),
         };
         let (from, noted) = (plan.output.from(), first.clone());
         let all = base.request.console == cli::Console::All;
-        let out = console::Stdout::new(base.screen.clone());
+        let out = printer::Stdout::new(base.screen.clone());
         let task = spawn::guarded("console", async move {
             let file = Arc::new(file);
             let printed = if all {
-                console::copy_all(&*file, from, out, receiver, noted).await
+                printer::copy_all(&*file, from, out, receiver, noted).await
             } else {
-                console::sample(&*file, from, out, receiver, noted, Duration::from_secs(1)).await
+                printer::sample(&*file, from, out, receiver, noted, Duration::from_secs(1)).await
             };
             let _ = tell.send(printed);
-            Ok::<(), console::Error>(())
+            Ok::<(), printer::Error>(())
         });
         Self {
             first,
@@ -71,7 +71,7 @@ impl Printing {
         self.task = None;
     }
 
-    pub async fn done(&mut self) -> Result<(), console::Error> {
+    pub async fn done(&mut self) -> Result<(), printer::Error> {
         (&mut self.result).await.unwrap_or(Ok(()))
     }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use common::cluster::Cluster;
 use common::ids::{NodeName, TaskId};
 
-use crate::ctl::wire::{JobRow, Kind, RatesRow, Reply, Request, StageRates, StageRow, TaskRates, TaskRow};
-use crate::job::{Event, Job, Task};
-use crate::plan::Plan;
 use crate::progress::Look;
 use crate::summary::Summary;
+use api::wire::{JobRow, Kind, RatesRow, Reply, Request, StageRates, StageRow, TaskRates, TaskRow};
+use job::machine::{Event, Job, Task};
+use job::plan::Plan;
 
 pub fn run_start(plan: &Plan, node: &NodeName, addr: std::net::SocketAddr) {
     let stages: Vec<String> = plan
@@ -26,16 +26,16 @@ pub fn run_start(plan: &Plan, node: &NodeName, addr: std::net::SocketAddr) {
         .collect();
     let files: usize = plan.sources.iter().map(Vec::len).sum();
     tracing::info!(
-        job = %plan.job, node = %node, pid = std::process::id(), control = %addr, exactly_once = plan.exactly_once,
+        node = %node, pid = std::process::id(), control = %addr, exactly_once = plan.exactly_once,
         stages = stages.join(" -> "), tasks = plan.nodes.len(), placed = placed.join(","), slices = files,
         bytes = plan.input_bytes(), rate = plan.rate, dest = plan.dest, follow = plan.follow, "RUN_START"
     );
 }
 
-pub fn run_end(job: &Job, node: &NodeName, summary: &Summary, outcome: &Result<(), String>) {
+pub fn run_end(node: &NodeName, summary: &Summary, outcome: &Result<(), String>) {
     let (ok, why) = (outcome.is_ok(), outcome.as_ref().err().map_or("", String::as_str));
     tracing::info!(
-        job = %job.plan().job, node = %node, pid = std::process::id(), ok, why, seconds = summary.seconds, lines_in = summary.lines_in, lines_out = summary.lines_out,
+        node = %node, pid = std::process::id(), ok, why, seconds = summary.seconds, lines_in = summary.lines_in, lines_out = summary.lines_out,
         bytes_in = summary.bytes_in, bytes_out = summary.bytes_out, in_per_s = summary.in_per_s,
         restarts = summary.restarts, poisoned = summary.poisoned, possible_duplicates = summary.possible_duplicates,
         "RUN_END"
@@ -43,7 +43,6 @@ pub fn run_end(job: &Job, node: &NodeName, summary: &Summary, outcome: &Result<(
 }
 
 pub fn event(plan: &Plan, event: &Event) {
-    let job = &plan.job;
     let op = |task: &TaskId| {
         plan.stages
             .get(usize::from(task.stage))
@@ -58,7 +57,7 @@ pub fn event(plan: &Plan, event: &Event) {
             pid,
             replayed,
         } => {
-            tracing::info!(job = %job, task = %task, epoch = %epoch, node = %node, pid, op = op(task), replayed, "TASK_START");
+            tracing::info!(task = %task, epoch = %epoch, node = %node, pid, op = op(task), replayed, "TASK_START");
         }
         Event::Fail {
             task,
@@ -68,7 +67,7 @@ pub fn event(plan: &Plan, event: &Event) {
             why,
         } => {
             let pid = pid.map_or("-".into(), |p| p.to_string());
-            tracing::warn!(job = %job, task = %task, epoch = %epoch, node = %node, pid, op = op(task), why, "TASK_FAIL");
+            tracing::warn!(task = %task, epoch = %epoch, node = %node, pid, op = op(task), why, "TASK_FAIL");
         }
         Event::Restart {
             task,
@@ -77,7 +76,7 @@ pub fn event(plan: &Plan, event: &Event) {
             from,
             restarts,
         } => {
-            tracing::info!(job = %job, task = %task, epoch = %epoch, node = %node, from = %from, restarts, op = op(task), "TASK_RESTART");
+            tracing::info!(task = %task, epoch = %epoch, node = %node, from = %from, restarts, op = op(task), "TASK_RESTART");
         }
         Event::End {
             task,
@@ -89,7 +88,7 @@ pub fn event(plan: &Plan, event: &Event) {
         } => {
             let pid = pid.map_or("-".into(), |p| p.to_string());
             tracing::info!(
-                job = %job, task = %task, epoch = %epoch, node = %node, pid, op = op(task), tuples_in, tuples_out, "TASK_END"
+                task = %task, epoch = %epoch, node = %node, pid, op = op(task), tuples_in, tuples_out, "TASK_END"
             );
         }
         Event::Exit {
@@ -100,28 +99,28 @@ pub fn event(plan: &Plan, event: &Event) {
             stderr,
         } => {
             let stderr = stderr.join(" | ");
-            tracing::info!(job = %job, task = %task, epoch = %epoch, node = %node, how, stderr, "TASK_EXIT");
+            tracing::info!(task = %task, epoch = %epoch, node = %node, how, stderr, "TASK_EXIT");
         }
-        Event::NodeFail { node, tasks } => tracing::warn!(job = %job, node = %node, tasks, "NODE_FAIL"),
-        Event::NodeBack { node } => tracing::info!(job = %job, node = %node, "NODE_BACK"),
+        Event::NodeFail { node, tasks } => tracing::warn!(node = %node, tasks, "NODE_FAIL"),
+        Event::NodeBack { node } => tracing::info!(node = %node, "NODE_BACK"),
         Event::Files { task, files, first } => {
-            tracing::info!(job = %job, task = %task, files, first, "FILES");
+            tracing::info!(task = %task, files, first, "FILES");
         }
         Event::FileReplaced { task, file, label } => {
             tracing::warn!(
-                job = %job, task = %task, file, keys = format!("{label}:LINE"),
+                task = %task, file, keys = format!("{label}:LINE"),
                 hint = "the file was removed and made anew: it is read from its beginning, as another file", "FILE_REPLACED"
             );
         }
         Event::WideText { task, file, encoding } => {
             tracing::warn!(
-                job = %job, task = %task, file, encoding,
+                task = %task, file, encoding,
                 hint = format!("lines end at bytes, not at characters of {encoding}: store it again with iconv -f {encoding} -t UTF-8"),
                 "WIDE_TEXT"
             );
         }
-        Event::Drain => tracing::info!(job = %job, "DRAIN"),
-        Event::Rate { rate } => tracing::info!(job = %job, rate, "SET_RATE"),
+        Event::Drain => tracing::info!("DRAIN"),
+        Event::Rate { rate } => tracing::info!(rate, "SET_RATE"),
         Event::Scale {
             stage,
             task,
@@ -131,14 +130,14 @@ pub fn event(plan: &Plan, event: &Event) {
         } => {
             let op = op(task);
             match up {
-                true => tracing::info!(job = %job, stage, op, task = %task, tasks, why, "SCALE_UP"),
-                false => tracing::info!(job = %job, stage, op, task = %task, tasks, why, "SCALE_DOWN"),
+                true => tracing::info!(stage, op, task = %task, tasks, why, "SCALE_UP"),
+                false => tracing::info!(stage, op, task = %task, tasks, why, "SCALE_DOWN"),
             }
         }
-        Event::Scaled { stage, version } => tracing::info!(job = %job, stage, version, "SCALED"),
+        Event::Scaled { stage, version } => tracing::info!(stage, version, "SCALED"),
         Event::HotTask { task, per_s, others } => {
             tracing::warn!(
-                job = %job, stage = task.stage, op = op(task), task = %task, in_per_s = per_s.round(), others_in_per_s = others.round(),
+                stage = task.stage, op = op(task), task = %task, in_per_s = per_s.round(), others_in_per_s = others.round(),
                 hint = "more tasks would not help: most tuples have one key, or few", "HOT_TASK"
             );
         }
@@ -151,7 +150,7 @@ pub fn event(plan: &Plan, event: &Event) {
         } => {
             let key = key.as_deref().unwrap_or("-");
             tracing::warn!(
-                job = %job, task = %task, epoch = %epoch, op = op(task), key, from = %unit.from, number = unit.number,
+                task = %task, epoch = %epoch, op = op(task), key, from = %unit.from, number = unit.number,
                 reason = why, file = plan.poison.as_deref().unwrap_or(""), "POISON"
             );
         }
@@ -163,9 +162,18 @@ pub fn rates(job: &Job) {
     for (k, stage) in job.plan().stages.iter().enumerate() {
         let look = Look::at(job, k);
         tracing::info!(
-            job = %job.plan().job, stage = k, op = stage.op_name(), tasks = look.active, in_per_s = look.in_per_s.round(),
-            out_per_s = look.out_per_s.round(), tuples_in = look.tuples_in, tuples_out = look.tuples_out, up = look.up,
-            done = look.done, backlog = look.backlog, restarts = look.restarts, "RATE"
+            stage = k,
+            op = stage.op_name(),
+            tasks = look.active,
+            in_per_s = look.in_per_s.round(),
+            out_per_s = look.out_per_s.round(),
+            tuples_in = look.tuples_in,
+            tuples_out = look.tuples_out,
+            up = look.up,
+            done = look.done,
+            backlog = look.backlog,
+            restarts = look.restarts,
+            "RATE"
         );
     }
 }
@@ -189,12 +197,12 @@ pub fn answer(request: Request, job: &Job, cluster: &Cluster, stands: Stands<'_>
 
 fn rates_row(job: &Job) -> RatesRow {
     let plan = job.plan();
-    let stage = |(k, s): (usize, &crate::plan::Stage)| {
-        let tasks: Vec<&crate::job::Task> = job
+    let stage = |(k, s): (usize, &job::plan::Stage)| {
+        let tasks: Vec<&job::machine::Task> = job
             .tasks()
             .filter(|t| usize::from(t.id.stage) == k && !t.retired)
             .collect();
-        let sum = |of: &dyn Fn(&crate::job::Task) -> f64| {
+        let sum = |of: &dyn Fn(&job::machine::Task) -> f64| {
             let running = tasks.iter().filter(|t| !t.is_done());
             running.map(|t| of(t)).sum::<f64>()
         };
@@ -262,7 +270,7 @@ pub fn task(job: &Job, cluster: &Cluster, t: &Task) -> TaskRow {
 
 pub fn status(job: &Job, stands: Stands<'_>) -> JobRow {
     let plan = job.plan();
-    let stage = |(k, s): (usize, &crate::plan::Stage)| {
+    let stage = |(k, s): (usize, &job::plan::Stage)| {
         let look = Look::at(job, k);
         StageRow {
             stage: k as u16,

@@ -20,12 +20,13 @@ use super::prepare::{Base, Ready};
 use super::printing::Printing;
 use super::watched;
 use super::{Error, report};
-use crate::ctl::wire::{Reply, Request};
-use crate::http::{Dashboard, Outcome};
-use crate::job::{ConnId, Effect, Event, Input, Job, TICK, Ticket};
-use crate::journal::{Entry, Journal};
-use crate::launcher::{self, Launcher};
 use crate::progress::Display;
+use api::wire::{Reply, Request};
+use job::journal::Journal;
+use job::machine::{ConnId, Effect, Event, Input, Job, TICK};
+use job::record::{Entry, Ticket};
+use launcher::{self, Launcher};
+use page::{Dashboard, Outcome};
 
 const RATE_EVERY: Duration = Duration::from_secs(5);
 /// How often it is noted where a source has arrived, at most; and for each file that it follows so much later.
@@ -243,12 +244,12 @@ impl Run {
         let job = self.job.plan().job.clone();
         let why = match &error {
             StoreError::Fenced { .. } => {
-                tracing::warn!(job = %job, error = %error, "RUN_REPLACED");
+                tracing::warn!(error = %error, "RUN_REPLACED");
                 self.replaced = Some(error.to_string());
                 error.to_string()
             }
             _ => {
-                tracing::error!(job = %job, error = %error, "JOURNAL_FAILED");
+                tracing::error!(error = %error, "JOURNAL_FAILED");
                 format!("its journal cannot be written: {error}; when storage is back: leader --resume {job}")
             }
         };

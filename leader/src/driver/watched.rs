@@ -10,8 +10,8 @@ use common::ids::JobName;
 use super::prepare::Base;
 use super::report::{self, Stands};
 use super::run::Run;
-use crate::http::{Dashboard, JobView, Outcome, Snapshot, TaskView};
-use crate::summary::Latency;
+use api::latency::Latency;
+use page::{Dashboard, JobView, Outcome, Snapshot, TaskView};
 
 /// How often those who watch are told.
 pub const EVERY: Duration = Duration::from_millis(500);
@@ -20,7 +20,7 @@ pub async fn start(base: &Base, job: &JobName) -> Dashboard {
     let addr = base.cluster.http_addr(&base.node, base.cluster.ports.http);
     let dashboard = Dashboard::start(addr, base.events.clone()).await;
     if let Some(addr) = dashboard.addr() {
-        tracing::info!(job = %job, node = %base.node.name, pid = std::process::id(), addr = %addr, "HTTP");
+        tracing::info!(node = %base.node.name, pid = std::process::id(), addr = %addr, "HTTP");
         if base.screen.is_live() {
             base.screen.say(&format!("job {job}: http://{addr}/"));
         }
@@ -53,7 +53,7 @@ impl Run {
             latency_ms: Latency::of(&latency_us),
             row,
         };
-        let task = |t: &crate::job::Task| TaskView {
+        let task = |t: &job::machine::Task| TaskView {
             row: report::task(job, &base.cluster, t),
             restarts: t.restarts,
             tuples_in: t.totals.tuples_in,

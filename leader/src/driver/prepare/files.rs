@@ -11,7 +11,7 @@ use hydfs::client::{Client, Entry, Error as StoreError, Stat};
 use crate::cli::{IfExists, Poison, Start};
 use crate::driver::Error;
 use crate::operators::Resolved;
-use crate::plan::{Input, Output, Plan, SPLIT_FROM, SourceFile};
+use job::plan::{Input, Output, Plan, SPLIT_FROM, SourceFile};
 
 /// Index questions under way at a time.
 const AT_ONCE: usize = 16;

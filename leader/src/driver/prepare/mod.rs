@@ -24,12 +24,12 @@ use tokio::sync::mpsc;
 
 use super::Error;
 use crate::cli::{LauncherKind, Request, What};
-use crate::http::Events;
-use crate::job::Job;
-use crate::journal::Journal;
-use crate::launcher::ssh::{Opening, Ssh};
-use crate::launcher::{self, Launcher, local::Local};
 use crate::progress::Screen;
+use job::journal::Journal;
+use job::machine::Job;
+use launcher::ssh::{Opening, Ssh};
+use launcher::{self, Launcher, local::Local};
+use page::Events;
 
 const MEMBERD_WITHIN: Duration = Duration::from_secs(5);
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
@@ -76,6 +76,8 @@ pub struct Base {
     pub follower: Follower,
     pub screen: Screen,
     pub log: telemetry::Guard,
+    /// Every line of this process names its job.
+    _context: tracing::span::EnteredSpan,
     /// What the log says, for the page.
     pub events: Events,
 }
@@ -98,6 +100,7 @@ impl Base {
         let events = Events::default();
         let tap = Some(events.tap());
         let log = telemetry::init_tapped(Some((&node.log, "leader.log")), screen.writer(), tap)?;
+        let context = tracing::error_span!("job", %job).entered();
         let me = Identity {
             who: format!("leader {job} {}", std::process::id()),
             node: Some(node.name.clone()),
@@ -115,6 +118,7 @@ impl Base {
             follower,
             screen,
             log,
+            _context: context,
             events,
         })
     }
@@ -262,7 +266,7 @@ fn place_of(cluster: &Cluster, alive: &BTreeSet<NodeName>) -> Vec<NodeName> {
 
 async fn bind(cluster: &Cluster, node: &Node) -> Result<TcpListener, Error> {
     let mut last = None;
-    for i in 0..crate::ctl::find::PORTS {
+    for i in 0..api::find::PORTS {
         let Some(port) = cluster.ports.control.checked_add(i) else {
             break;
         };
@@ -274,7 +278,7 @@ async fn bind(cluster: &Cluster, node: &Node) -> Result<TcpListener, Error> {
     let ports = format!(
         "{} and the {} ports after it",
         node.at(cluster.ports.control),
-        crate::ctl::find::PORTS - 1
+        api::find::PORTS - 1
     );
     let source = last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into());
     Err(Error::Io {

@@ -8,12 +8,13 @@ use hydfs::client::names::poison_file;
 use super::files::make_dest;
 use super::{Base, Outcome, Place, Ready, bind, members, opened, place_of, start_launcher};
 use crate::cli::{self, Poison, Request, Resume};
-use crate::ctl::find::ask_all;
-use crate::ctl::wire;
 use crate::driver::Error;
-use crate::job::{Config, Job, ResumeError, Resumed, resume};
-use crate::journal::{self, Entry, Journal, OpenError, Settings};
-use crate::plan::Plan;
+use api::find::ask_all;
+use api::wire;
+use job::journal::{self, Journal, OpenError};
+use job::machine::{Config, Job, ResumeError, Resumed, resume};
+use job::plan::Plan;
+use job::record::{Entry, Settings};
 
 pub(super) async fn prepare(request: Request, how: Resume, started_us: u64) -> Result<Outcome, Error> {
     let job = how.job.clone();
@@ -50,7 +51,7 @@ pub(super) async fn prepare(request: Request, how: Resume, started_us: u64) -> R
     let bound = async { bind(&base.cluster, &base.node).await };
     let ((journal, resumed), gone, listener) = tokio::try_join!(taken, opened(hosts, &nodes), bound)?;
     tracing::info!(
-        job = %job, node = %base.node.name, pid = std::process::id(), base = %resumed.base, done = resumed.done.len(),
+        node = %base.node.name, pid = std::process::id(), base = %resumed.base, done = resumed.done.len(),
         failed = resumed.failed.as_deref().unwrap_or(""), "RUN_RESUME"
     );
     let config = Config {

@@ -12,10 +12,11 @@ use super::files::{find_inputs, make_dest, refuse_dest, ship, stat_dest};
 use super::{Base, Outcome, Place, Ready, bind, members, opened, place_of, start_launcher};
 use crate::cli::{IfExists, Poison, Request, Start};
 use crate::driver::Error;
-use crate::job::{Config, Job};
-use crate::journal::{self, Entry, Journal};
 use crate::operators::{self, Located, Resolved};
-use crate::plan::{self, Input, Output, Plan, Stage, place, slices};
+use job::journal::{self, Journal};
+use job::machine::{Config, Job};
+use job::plan::{self, Input, Output, Plan, Stage, place, slices};
+use job::record::Entry;
 
 const TIDY_WITHIN: Duration = Duration::from_secs(2);
 

@@ -1,0 +1,129 @@
+//! Finding the leaders that run, and asking them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::net::{Error, Identity, Role, dial};
+use common::spawn;
+use tokio::sync::mpsc;
+
+use crate::wire::{Reply, Request};
+
+/// A leader takes the first free of so many ports.
+pub const PORTS: u16 = 10;
+const WITHIN: Duration = Duration::from_millis(1500);
+
+/// No leader answers for it.
+#[derive(Debug, thiserror::Error)]
+pub enum Missing {
+    #[error("no job is running{0}")]
+    NoJob(String),
+    #[error("no job `{job}` is running; there {have}")]
+    NoSuchJob { job: String, have: String },
+}
+
+/// What came of asking every control port of every node.
+#[derive(Debug, Default)]
+pub struct Asked {
+    pub replies: Vec<Reply>,
+    /// Addresses where something listens that did not answer as a leader does, and why.
+    pub troubles: Vec<(SocketAddr, String)>,
+}
+
+/// Asks all leaders of the cluster at once.
+pub async fn ask_all(cluster: &Cluster, me: &Identity, request: Request) -> Asked {
+    let (tell, mut heard) = mpsc::unbounded_channel();
+    let addrs = cluster
+        .nodes
+        .iter()
+        .flat_map(|n| (0..PORTS).filter_map(|i| Some(n.at(cluster.ports.control.checked_add(i)?))));
+    let guards: Vec<spawn::Guard> = addrs
+        .map(|addr| {
+            let (me, tell) = (me.clone(), tell.clone());
+            spawn::guarded("ask-leader", async move {
+                let answer = tokio::time::timeout(WITHIN, ask(addr, &me, request)).await;
+                let _ = tell.send((addr, answer.unwrap_or(Err(Error::Timeout))));
+                Ok::<(), Error>(())
+            })
+        })
+        .collect();
+    drop(tell);
+    let mut asked = Asked::default();
+    while let Some((addr, answer)) = heard.recv().await {
+        match answer {
+            Ok(reply) => asked.replies.push(reply),
+            // Nothing listens there, or the node is not there: the usual case.
+            Err(Error::Connect { .. } | Error::Timeout) => {}
+            Err(error) => asked.troubles.push((addr, error.to_string())),
+        }
+    }
+    drop(guards);
+    asked
+}
+
+/// Asks the leader of one job.
+pub async fn ask_leader(
+    cluster: &Cluster,
+    me: &Identity,
+    job: &str,
+    request: Request,
+) -> Result<Reply, Missing> {
+    let addrs = cluster
+        .nodes
+        .iter()
+        .flat_map(|n| (0..PORTS).filter_map(|i| Some(n.at(cluster.ports.control.checked_add(i)?))));
+    let (tell, mut heard) = mpsc::unbounded_channel();
+    let guards: Vec<spawn::Guard> = addrs
+        .map(|addr| {
+            let (me, tell, job) = (me.clone(), tell.clone(), job.to_owned());
+            spawn::guarded("ask-leader", async move {
+                let answer = tokio::time::timeout(3 * WITHIN, ask_if(addr, &me, &job, request)).await;
+                let _ = tell.send(answer.unwrap_or(Err(Error::Timeout)));
+                Ok::<(), Error>(())
+            })
+        })
+        .collect();
+    drop(tell);
+    let mut others: Vec<String> = vec![];
+    while let Some(answer) = heard.recv().await {
+        match answer {
+            Ok(Ok(reply)) => return Ok(reply),
+            Ok(Err(other)) => others.push(other),
+            Err(_) => {}
+        }
+    }
+    drop(guards);
+    others.sort();
+    Err(match others.is_empty() {
+        true => Missing::NoJob(String::new()),
+        false => Missing::NoSuchJob {
+            job: job.into(),
+            have: format!("runs: {}", others.join(", ")),
+        },
+    })
+}
+
+/// The reply of that job's leader, or whose leader answers there.
+async fn ask_if(
+    addr: SocketAddr,
+    me: &Identity,
+    job: &str,
+    request: Request,
+) -> Result<Result<Reply, String>, Error> {
+    let mut connection = dial(addr, me, Role::Console).await?;
+    connection.tx.send(&Request::Status).await?;
+    match connection.rx.recv().await?.ok_or(Error::Closed)? {
+        Reply::Status(row) if row.job.as_str() == job => {}
+        Reply::Status(row) => return Ok(Err(row.job.to_string())),
+        _ => return Err(Error::Closed),
+    }
+    connection.tx.send(&request).await?;
+    Ok(Ok(connection.rx.recv().await?.ok_or(Error::Closed)?))
+}
+
+async fn ask(addr: SocketAddr, me: &Identity, request: Request) -> Result<Reply, Error> {
+    let mut connection = dial(addr, me, Role::Console).await?;
+    connection.tx.send(&request).await?;
+    connection.rx.recv().await?.ok_or(Error::Closed)
+}

@@ -1,0 +1,257 @@
+//! `history`: the jobs that were, out of their journals in HyDFS.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::clock;
+use common::cluster::Cluster;
+use common::ids::{Epoch, JobName, TaskId};
+use common::net::Identity;
+use common::spawn;
+use hydfs::client::Client;
+use serde::Serialize;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{Done, Error, json_or, show};
+use api::find::ask_all;
+use api::wire::{Reply, Request};
+use job::journal;
+use job::record::Counts;
+use job::record::{Entry, Record};
+
+/// Journals read at a time.
+const AT_ONCE: usize = 8;
+
+/// One job. Times are wall clock.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HistoryRow {
+    pub job: JobName,
+    /// RFC 3339, to the second; `null`: it never began.
+    pub started: Option<String>,
+    /// From its plan to its end; else to now, or if it was interrupted, to the last that its journal says.
+    pub seconds: f64,
+    /// `done`, `failed`, `running`, or `interrupted`: no leader has it, and it can be taken up.
+    pub outcome: &'static str,
+    /// Of a failed one.
+    pub why: Option<String>,
+    pub stages: Vec<String>,
+    pub tasks: usize,
+    /// Processes that were replaced.
+    pub restarts: u64,
+    /// How often another leader took it up.
+    pub resumed: u64,
+    /// Of tasks that are done.
+    pub lines_in: u64,
+    pub lines_out: u64,
+    pub src: String,
+    pub dest: String,
+    #[serde(skip)]
+    at_us: u64,
+}
+
+/// `most`: only so many of the newest.
+pub async fn run(
+    cluster: &Cluster,
+    me: &Identity,
+    client: &Client,
+    most: Option<usize>,
+    json: bool,
+) -> Result<Done, Error> {
+    let (found, asked) = tokio::join!(client.find("jobs/"), ask_all(cluster, me, Request::Status));
+    let names = found?;
+    let names = names
+        .iter()
+        .filter_map(|e| e.file.strip_prefix("jobs/")?.strip_suffix("/journal"));
+    let names: Vec<JobName> = names.filter_map(|name| JobName::new(name).ok()).collect();
+    let running: Vec<JobName> = asked
+        .replies
+        .into_iter()
+        .filter_map(|reply| match reply {
+            Reply::Status(row) => Some(row.job),
+            _ => None,
+        })
+        .collect();
+
+    let (tell, mut heard) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let guards: Vec<_> = names
+        .into_iter()
+        .map(|job| {
+            let (client, tell, room) = (client.clone(), tell.clone(), room.clone());
+            spawn::guarded("history", async move {
+                let _turn = room.acquire().await;
+                let records = journal::read(&client, &job).await;
+                let _ = tell.send((job, records));
+                Ok::<(), std::convert::Infallible>(())
+            })
+        })
+        .collect();
+    drop(tell);
+    let (mut rows, mut unreadable) = (vec![], vec![]);
+    while let Some((job, records)) = heard.recv().await {
+        match records {
+            Ok(records) => rows.push(row(
+                &job,
+                &records,
+                running.contains(&job).then(clock::unix_micros),
+            )),
+            Err(error) => unreadable.push(format!("{}: {error}", journal::name(&job))),
+        }
+    }
+    drop(guards);
+    rows.sort_by(|a, b| (a.at_us, &a.job).cmp(&(b.at_us, &b.job)));
+    let skip = most.map_or(0, |most| rows.len().saturating_sub(most));
+    rows.drain(..skip);
+    Ok(Done {
+        text: json_or(json, || &rows, || show::history(&rows))?,
+        code: u8::from(!unreadable.is_empty()),
+        complaint: (!unreadable.is_empty()).then(|| unreadable.join("\nrainstormctl: ")),
+    })
+}
+
+/// `now_us`: of a job that a leader answers for.
+fn row(job: &JobName, records: &[Record], now_us: Option<u64>) -> HistoryRow {
+    let first = records.first().map_or(0, |r| r.at_us);
+    let last = now_us.unwrap_or(records.last().map_or(0, |r| r.at_us));
+    let open = if now_us.is_some() {
+        "running"
+    } else {
+        "interrupted"
+    };
+    let mut row = HistoryRow {
+        job: job.clone(),
+        started: (first > 0).then(|| when(first)),
+        seconds: last.saturating_sub(first) as f64 / 1e6,
+        outcome: open,
+        why: None,
+        stages: vec![],
+        tasks: 0,
+        restarts: 0,
+        resumed: 0,
+        lines_in: 0,
+        lines_out: 0,
+        src: String::new(),
+        dest: String::new(),
+        at_us: first,
+    };
+    let mut done: BTreeMap<TaskId, Counts> = BTreeMap::new();
+    let mut base = Epoch(0);
+    for record in records {
+        match &record.entry {
+            Entry::Plan(plan) => {
+                row.stages = plan.stages.iter().map(|s| s.label()).collect();
+                row.tasks = plan.nodes.len();
+                row.src.clone_from(&plan.src);
+                row.dest.clone_from(&plan.dest);
+            }
+            // The first of each leader is no restart.
+            Entry::Launch { epoch, .. } => row.restarts += u64::from(epoch.0 > base.0 + 1),
+            Entry::Done { task, counts, .. } => {
+                done.insert(*task, *counts);
+            }
+            Entry::Resumed { base: from, .. } => {
+                base = *from;
+                row.resumed += 1;
+                row.outcome = open;
+                row.why = None;
+            }
+            Entry::End { ok, why } => {
+                row.outcome = if *ok { "done" } else { "failed" };
+                row.why = (!ok).then(|| why.clone());
+            }
+            _ => {}
+        }
+    }
+    let last = row.stages.len().saturating_sub(1);
+    for (task, counts) in done {
+        if task.stage == 0 {
+            row.lines_in += counts.tuples_in;
+        }
+        if usize::from(task.stage) == last {
+            row.lines_out += counts.tuples_out;
+        }
+    }
+    row
+}
+
+/// RFC 3339 in UTC, to the second.
+fn when(us: u64) -> String {
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_micros(us);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::ids::NodeName;
+    use job::plan::sample::sample;
+    use job::record::VERSION;
+
+    fn records(entries: Vec<Entry>) -> Vec<Record> {
+        let at = |i: usize| 1_795_262_400_000_000 + i as u64 * 1_000_000;
+        let record = |(i, entry)| Record {
+            v: VERSION,
+            at_us: at(i),
+            entry,
+        };
+        entries.into_iter().enumerate().map(record).collect()
+    }
+
+    #[test]
+    fn a_journal_tells_how_a_job_went() {
+        let node = NodeName::new("n1").unwrap();
+        let job = JobName::new("j").unwrap();
+        let launch = |epoch| Entry::Launch {
+            task: TaskId::new(1, 0),
+            epoch: Epoch(epoch),
+            node: node.clone(),
+        };
+        let done = |stage, tuples_in, tuples_out| Entry::Done {
+            task: TaskId::new(stage, 0),
+            epoch: Epoch(1),
+            counts: Counts {
+                tuples_in,
+                tuples_out,
+                ..Counts::default()
+            },
+            routed: 0,
+        };
+        let mut entries = vec![
+            Entry::Plan(Box::new(sample(1, 1, 1, std::slice::from_ref(&node)))),
+            launch(1),
+            launch(2),
+            done(0, 10, 10),
+            done(1, 10, 4),
+        ];
+        let open = row(&job, &records(entries.clone()), None);
+        assert_eq!((open.outcome, open.restarts, open.tasks), ("interrupted", 1, 2));
+        assert_eq!((open.lines_in, open.lines_out), (10, 4));
+        assert_eq!(open.started.as_deref(), Some("2026-11-21T12:00:00Z"));
+        let running = row(&job, &records(entries.clone()), Some(1_795_262_460_000_000));
+        assert_eq!((running.outcome, running.seconds), ("running", 60.0));
+        entries.push(Entry::End {
+            ok: false,
+            why: "boom".into(),
+        });
+        let failed = row(&job, &records(entries.clone()), None);
+        assert_eq!((failed.outcome, failed.why.as_deref()), ("failed", Some("boom")));
+        assert_eq!(failed.seconds, 5.0);
+        entries.push(Entry::Resumed {
+            base: Epoch(1000),
+            node: node.clone(),
+            pid: 1,
+            settings: job::record::Settings {
+                max_restarts: 1,
+                op_timeout_ms: 1,
+                poison: None,
+            },
+        });
+        entries.extend([launch(1001), launch(1002)]);
+        let again = row(&job, &records(entries), None);
+        assert_eq!(
+            (again.outcome, again.why, again.restarts, again.resumed),
+            ("interrupted", None, 2, 1)
+        );
+        assert_eq!(row(&job, &[], None).started, None);
+    }
+}

@@ -1,0 +1,85 @@
+//! `list_tasks`, `jobs`, `status`: what the leaders that run say.
+
+use common::cluster::Cluster;
+use common::ids::JobName;
+use common::net::Identity;
+
+use super::{Error, json_or, show};
+use api::find::{Asked, Missing, ask_all};
+use api::wire::{JobRow, Reply, Request, TaskRow};
+
+pub async fn list_tasks(
+    cluster: &Cluster,
+    me: &Identity,
+    job: Option<String>,
+    json: bool,
+) -> Result<String, Error> {
+    let asked = ask_all(cluster, me, Request::List).await;
+    let trouble = trouble(&asked);
+    let mut rows: Vec<TaskRow> = asked
+        .replies
+        .into_iter()
+        .flat_map(|r| if let Reply::Tasks(t) = r { t } else { vec![] })
+        .collect();
+    rows.sort_by(|a, b| (&a.job, a.task).cmp(&(&b.job, b.task)));
+    only(&mut rows, job.as_deref(), |r| &r.job, trouble)?;
+    json_or(json, || &rows, || show::tasks(&rows))
+}
+
+pub async fn jobs(cluster: &Cluster, me: &Identity, json: bool) -> Result<String, Error> {
+    let (rows, _) = ask(cluster, me).await;
+    json_or(json, || &rows, || show::jobs(&rows))
+}
+
+pub async fn status(
+    cluster: &Cluster,
+    me: &Identity,
+    job: Option<String>,
+    json: bool,
+) -> Result<String, Error> {
+    let (mut rows, trouble) = ask(cluster, me).await;
+    only(&mut rows, job.as_deref(), |r| &r.job, trouble)?;
+    json_or(json, || &rows, || show::status(&rows))
+}
+
+async fn ask(cluster: &Cluster, me: &Identity) -> (Vec<JobRow>, String) {
+    let asked = ask_all(cluster, me, Request::Status).await;
+    let trouble = trouble(&asked);
+    let rows = asked
+        .replies
+        .into_iter()
+        .filter_map(|r| if let Reply::Status(s) = r { Some(*s) } else { None });
+    let mut rows: Vec<JobRow> = rows.collect();
+    rows.sort_by(|a, b| a.job.cmp(&b.job));
+    (rows, trouble)
+}
+
+fn trouble(asked: &Asked) -> String {
+    asked
+        .troubles
+        .iter()
+        .map(|(addr, why)| format!("; {addr}: {why}"))
+        .collect()
+}
+
+/// Keeps the rows of one job, of which there must be some.
+fn only<T>(
+    rows: &mut Vec<T>,
+    job: Option<&str>,
+    of: impl Fn(&T) -> &JobName,
+    trouble: String,
+) -> Result<(), Error> {
+    let Some(job) = job else { return Ok(()) };
+    let mut names: Vec<String> = rows.iter().map(|r| of(r).to_string()).collect();
+    names.dedup();
+    rows.retain(|r| of(r).as_str() == job);
+    match (rows.is_empty(), names.is_empty()) {
+        (false, _) => Ok(()),
+        (true, true) => Err(Missing::NoJob(trouble).into()),
+        (true, false) => Err(Missing::NoSuchJob {
+            job: job.into(),
+            have: format!("runs: {}", names.join(", ")),
+        }
+        .into()),
+    }
+}

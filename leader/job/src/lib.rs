@@ -1,0 +1,15 @@
+//! One job: what it is to do, who does it, and what is remembered of it.
+//!
+//! ```text
+//!   plan       what is to run, and how it may change
+//!   record     what the journal keeps of it
+//!   journal    keeps it, in HyDFS
+//!   autoscale  when a stage gets a task, or loses one
+//!   machine    the running job: a state machine without I/O
+//! ```
+
+pub mod autoscale;
+pub mod journal;
+pub mod machine;
+pub mod plan;
+pub mod record;
