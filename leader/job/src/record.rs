@@ -68,7 +68,7 @@ pub enum Entry {
 }
 
 /// A change of the plan that is being stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
 /// What a task has consumed and put out.

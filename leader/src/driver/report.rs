@@ -10,7 +10,7 @@ use common::ids::{NodeName, TaskId};
 use crate::progress::Look;
 use crate::summary::Summary;
 use api::wire::{JobRow, Kind, RatesRow, Reply, Request, StageRates, StageRow, TaskRates, TaskRow};
-use job::machine::{Event, Job, Task};
+use job::machine::{Job, JobEvent, Task};
 use job::plan::Plan;
 
 pub fn run_start(plan: &Plan, node: &NodeName, addr: std::net::SocketAddr) {
@@ -42,7 +42,7 @@ pub fn run_end(node: &NodeName, summary: &Summary, outcome: &Result<(), String>)
     );
 }
 
-pub fn event(plan: &Plan, event: &Event) {
+pub fn event(plan: &Plan, event: &JobEvent) {
     let op = |task: &TaskId| {
         plan.stages
             .get(usize::from(task.stage))
@@ -50,7 +50,7 @@ pub fn event(plan: &Plan, event: &Event) {
             .to_owned()
     };
     match event {
-        Event::Start {
+        JobEvent::Start {
             task,
             epoch,
             node,
@@ -59,7 +59,7 @@ pub fn event(plan: &Plan, event: &Event) {
         } => {
             tracing::info!(task = %task, epoch = %epoch, node = %node, pid, op = op(task), replayed, "TASK_START");
         }
-        Event::Fail {
+        JobEvent::Fail {
             task,
             epoch,
             node,
@@ -69,7 +69,7 @@ pub fn event(plan: &Plan, event: &Event) {
             let pid = pid.map_or("-".into(), |p| p.to_string());
             tracing::warn!(task = %task, epoch = %epoch, node = %node, pid, op = op(task), why, "TASK_FAIL");
         }
-        Event::Restart {
+        JobEvent::Restart {
             task,
             epoch,
             node,
@@ -78,7 +78,7 @@ pub fn event(plan: &Plan, event: &Event) {
         } => {
             tracing::info!(task = %task, epoch = %epoch, node = %node, from = %from, restarts, op = op(task), "TASK_RESTART");
         }
-        Event::End {
+        JobEvent::End {
             task,
             epoch,
             node,
@@ -91,7 +91,7 @@ pub fn event(plan: &Plan, event: &Event) {
                 task = %task, epoch = %epoch, node = %node, pid, op = op(task), tuples_in, tuples_out, "TASK_END"
             );
         }
-        Event::Exit {
+        JobEvent::Exit {
             task,
             epoch,
             node,
@@ -101,27 +101,27 @@ pub fn event(plan: &Plan, event: &Event) {
             let stderr = stderr.join(" | ");
             tracing::info!(task = %task, epoch = %epoch, node = %node, how, stderr, "TASK_EXIT");
         }
-        Event::NodeFail { node, tasks } => tracing::warn!(node = %node, tasks, "NODE_FAIL"),
-        Event::NodeBack { node } => tracing::info!(node = %node, "NODE_BACK"),
-        Event::Files { task, files, first } => {
+        JobEvent::NodeFail { node, tasks } => tracing::warn!(node = %node, tasks, "NODE_FAIL"),
+        JobEvent::NodeBack { node } => tracing::info!(node = %node, "NODE_BACK"),
+        JobEvent::Files { task, files, first } => {
             tracing::info!(task = %task, files, first, "FILES");
         }
-        Event::FileReplaced { task, file, label } => {
+        JobEvent::FileReplaced { task, file, label } => {
             tracing::warn!(
                 task = %task, file, keys = format!("{label}:LINE"),
                 hint = "the file was removed and made anew: it is read from its beginning, as another file", "FILE_REPLACED"
             );
         }
-        Event::WideText { task, file, encoding } => {
+        JobEvent::WideText { task, file, encoding } => {
             tracing::warn!(
                 task = %task, file, encoding,
                 hint = format!("lines end at bytes, not at characters of {encoding}: store it again with iconv -f {encoding} -t UTF-8"),
                 "WIDE_TEXT"
             );
         }
-        Event::Drain => tracing::info!("DRAIN"),
-        Event::Rate { rate } => tracing::info!(rate, "SET_RATE"),
-        Event::Scale {
+        JobEvent::Drain => tracing::info!("DRAIN"),
+        JobEvent::Rate { rate } => tracing::info!(rate, "SET_RATE"),
+        JobEvent::Scale {
             stage,
             task,
             up,
@@ -134,14 +134,14 @@ pub fn event(plan: &Plan, event: &Event) {
                 false => tracing::info!(stage, op, task = %task, tasks, why, "SCALE_DOWN"),
             }
         }
-        Event::Scaled { stage, version } => tracing::info!(stage, version, "SCALED"),
-        Event::HotTask { task, per_s, others } => {
+        JobEvent::Scaled { stage, version } => tracing::info!(stage, version, "SCALED"),
+        JobEvent::HotTask { task, per_s, others } => {
             tracing::warn!(
                 stage = task.stage, op = op(task), task = %task, in_per_s = per_s.round(), others_in_per_s = others.round(),
                 hint = "more tasks would not help: most tuples have one key, or few", "HOT_TASK"
             );
         }
-        Event::Poison {
+        JobEvent::Poison {
             task,
             epoch,
             unit,

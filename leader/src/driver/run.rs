@@ -23,7 +23,7 @@ use super::{Error, report};
 use crate::progress::Display;
 use api::wire::{Reply, Request};
 use job::journal::Journal;
-use job::machine::{ConnId, Effect, Event, Input, Job, TICK};
+use job::machine::{ConnId, Effect, Input, Job, JobEvent, TICK};
 use job::record::{Entry, Ticket};
 use launcher::{self, Launcher};
 use page::{Dashboard, Outcome};
@@ -207,7 +207,7 @@ impl Run {
             Effect::Store { ticket, change } => self.journal.change(ticket, change),
             Effect::Event(event) => {
                 report::event(self.job.plan(), &event);
-                if let Event::End { task, epoch, .. } = event {
+                if let JobEvent::End { task, epoch, .. } = event {
                     let counts = self.job.task(task).map(|t| t.totals.counts());
                     self.journal.write(Entry::Done {
                         task,
@@ -215,9 +215,9 @@ impl Run {
                         counts: counts.unwrap_or_default(),
                         routed: self.job.task(task).map_or(0, |t| t.report.routed),
                     });
-                } else if let Event::Scaled { stage, version } = event {
+                } else if let JobEvent::Scaled { stage, version } = event {
                     self.journal.write(Entry::Scaled { stage, version });
-                } else if let Event::Rate { .. } = event {
+                } else if let JobEvent::Rate { .. } = event {
                     for (was, reply) in self.rate_asked.drain(..) {
                         let _ = reply.send(Reply::RateSet { was });
                     }

@@ -87,7 +87,7 @@ pub enum Effect {
         ticket: Ticket,
         change: Change,
     },
-    Event(Event),
+    Event(JobEvent),
     Done,
     Failed {
         why: String,
@@ -96,7 +96,7 @@ pub enum Effect {
 
 /// What people and the journal are told.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
+pub enum JobEvent {
     Start {
         task: TaskId,
         epoch: Epoch,

@@ -7,8 +7,8 @@ use super::{Effect, Job};
 
 impl Job {
     pub(super) fn end_if_done(&mut self, out: &mut Vec<Effect>) {
-        let settled = (1..self.plan.stages.len() as u16).all(|s| self.is_settled(s));
-        if !self.over && settled && self.tasks.values().all(|t| t.is_done()) {
+        let settled = self.stages().all_settled();
+        if !self.over && settled && self.tasks.iter().all(|t| t.is_done()) {
             self.finish(out);
             out.push(Effect::Done);
         }
@@ -23,8 +23,8 @@ impl Job {
 
     fn finish(&mut self, out: &mut Vec<Effect>) {
         self.over = true;
-        out.extend(self.conns.keys().map(|conn| Effect::Send {
-            conn: *conn,
+        out.extend(self.tasks.conns().map(|conn| Effect::Send {
+            conn,
             message: ToWorker::Finish,
         }));
     }
@@ -32,12 +32,6 @@ impl Job {
     /// Processes that were launched and whose end will yet be seen, on nodes that are not known to be down: what is
     /// left to wait for, or to kill, when the job is over.
     pub fn left(&self) -> Vec<(TaskId, Epoch, NodeName, Option<u32>)> {
-        let there = self
-            .processes
-            .iter()
-            .filter(|(_, p)| !p.out_of_sight && !self.failed_nodes.contains(&p.node));
-        there
-            .map(|(&(task, epoch), p)| (task, epoch, p.node.clone(), p.pid))
-            .collect()
+        self.processes.left(&self.nodes)
     }
 }

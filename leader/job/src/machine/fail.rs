@@ -7,7 +7,12 @@ use common::exit::Exit;
 use common::ids::{Epoch, TaskId};
 use protocol::control::Failure;
 
-use super::{Effect, Event, Job, MOST_STRIKES, STRIKES_OVER, State, ZOMBIE_AFTER};
+use super::{Effect, Job, JobEvent, State};
+
+/// Consecutive launches of one task that end by themselves before they register.
+const MOST_STRIKES: u32 = 8;
+/// The same for launches of which nothing was heard: only after this long.
+const STRIKES_OVER: Duration = Duration::from_secs(60);
 
 /// A worker's exit codes when another process has its identity, and when it has lost its leader.
 const NOBODYS_FAULT: [i32; 2] = [3, 4];
@@ -24,21 +29,22 @@ impl Job {
     /// The newest process of a task is no more, or is given up: replace it. Of a done task, only while somebody may
     /// still want to hear from it.
     pub(super) fn lost(&mut self, now: Time, id: TaskId, why: &str, out: &mut Vec<Effect>) {
-        let needed = self.needed(id);
-        let Some(task) = self.tasks.get_mut(&id) else {
+        let needed = self.stages().needed(id);
+        let Some(task) = self.tasks.get(id) else {
             return;
         };
         if self.over || matches!(task.state, State::Waiting { .. }) {
             return;
         }
+        let (epoch, node, pid) = (task.epoch, task.node.clone(), task.pid);
         if let Some(conn) = task.conn() {
-            self.conns.remove(&conn);
+            self.tasks.detach(conn);
             out.push(Effect::Close { conn });
         }
-        let (epoch, node, pid) = (task.epoch, task.node.clone(), task.pid);
-        if let Some(p) = self.processes.get_mut(&(id, epoch)) {
-            p.kill_at = Some(now + ZOMBIE_AFTER);
-        }
+        self.processes.give_up(now, id, epoch);
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
         task.gone();
         // The operator is past what it failed at.
         if task.blame.progressed {
@@ -52,7 +58,7 @@ impl Job {
             self.end_if_done(out);
             return;
         }
-        out.push(Effect::Event(Event::Fail {
+        out.push(Effect::Event(JobEvent::Fail {
             task: id,
             epoch,
             node: node.clone(),
@@ -71,11 +77,11 @@ impl Job {
     /// A launch came to nothing. Too many in a row and it is not bad luck: soon when the program itself gives up, later
     /// when nothing is heard of it, since nodes come back.
     pub(super) fn strike(&mut self, now: Time, id: TaskId, own: bool, why: String, out: &mut Vec<Effect>) {
-        let Some(task) = self.tasks.get_mut(&id) else {
+        let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
         if !own {
-            self.unreachable.insert(task.node.clone(), now);
+            self.nodes.note_unreachable(now, &task.node);
         }
         task.strikes += 1;
         if task.strikes == 1 {
@@ -100,7 +106,7 @@ impl Job {
         why: String,
         out: &mut Vec<Effect>,
     ) {
-        self.processes.remove(&(id, epoch));
+        self.processes.remove(id, epoch);
         if self.over || !self.is_launching(id, epoch) {
             return;
         }
@@ -109,7 +115,7 @@ impl Job {
 
     fn is_launching(&self, id: TaskId, epoch: Epoch) -> bool {
         self.tasks
-            .get(&id)
+            .get(id)
             .is_some_and(|t| t.epoch == epoch && matches!(t.state, State::Launching { .. }))
     }
 
@@ -122,26 +128,21 @@ impl Job {
         stderr: Vec<String>,
         out: &mut Vec<Effect>,
     ) {
-        let known = if matches!(exit, Exit::Unknown(_)) {
-            let process = self.processes.get_mut(&(id, epoch));
-            process.map(|p| {
-                p.out_of_sight = true;
-                p.clone()
-            })
-        } else {
-            self.processes.remove(&(id, epoch))
+        let known = match exit {
+            Exit::Unknown(_) => self.processes.lose_sight(id, epoch),
+            _ => self.processes.remove(id, epoch),
         };
-        let Some(task) = self.tasks.get_mut(&id) else {
+        let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
         if self.over {
             return;
         }
         if !task.is_done()
-            && let Some(p) = known
+            && let Some(node) = known
         {
-            let (node, how) = (p.node, exit.to_string());
-            out.push(Effect::Event(Event::Exit {
+            let how = exit.to_string();
+            out.push(Effect::Event(JobEvent::Exit {
                 task: id,
                 epoch,
                 node,
@@ -171,6 +172,7 @@ impl Job {
             Exit::Code(code) if code != 0 && !NOBODYS_FAULT.contains(&code) => {
                 let what = format!("its process exited with code {code}");
                 self.blame(
+                    now,
                     id,
                     epoch,
                     Failure {
@@ -200,11 +202,11 @@ impl Job {
         out: &mut Vec<Effect>,
     ) {
         let why = failure.what.clone();
-        self.blame(id, epoch, failure, out);
+        self.blame(now, id, epoch, failure, out);
         if !self.over
             && self
                 .tasks
-                .get(&id)
+                .get(id)
                 .is_some_and(|t| t.epoch == epoch && !t.is_done())
         {
             self.lost(now, id, &why, out);
@@ -212,8 +214,8 @@ impl Job {
     }
 
     /// Counts a failure that no kill explains; fails the job when restarting does not help.
-    fn blame(&mut self, id: TaskId, epoch: Epoch, failure: Failure, out: &mut Vec<Effect>) {
-        let Some(task) = self.tasks.get_mut(&id) else {
+    fn blame(&mut self, now: Time, id: TaskId, epoch: Epoch, failure: Failure, out: &mut Vec<Effect>) {
+        let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
         let label = self
@@ -222,65 +224,43 @@ impl Job {
             .get(usize::from(id.stage))
             .map_or(String::new(), |s| s.label());
         if failure.fatal {
-            self.give_up(
-                format!("{id} ({label}) failed: {}{}", failure.what, details(&failure)),
-                out,
-            );
+            let details = details(&failure);
+            return self.give_up(format!("{id} ({label}) failed: {}{details}", failure.what), out);
+        }
+        if task.held.is_some() || !task.blame.charge(epoch, &failure) {
             return;
         }
-        let blame = &mut task.blame;
-        if epoch <= blame.epoch || task.held.is_some() {
-            return;
-        }
-        blame.epoch = epoch;
         if id.stage > 0 && failure.unit.is_none() {
             task.careful = true;
         }
-        let is_careful = task.is_careful;
-        // Without a name it may be the same failure, less well told, if nothing was achieved in between.
-        let named = failure.unit.is_some() || failure.key.is_some();
-        let again = match (failure.unit, blame.unit) {
-            (Some(now), Some(before)) => now == before,
-            _ => failure.key.is_some() && failure.key == blame.key,
-        };
-        let same = blame.count > 0 && (again || (!named && !blame.progressed));
-        blame.progressed = false;
-        blame.count = if same { blame.count + 1 } else { 1 };
-        if named || !same {
-            blame.key.clone_from(&failure.key);
-            blame.unit = failure.unit;
-        }
-        blame.what.clone_from(&failure.what);
-        if !failure.stderr.is_empty() {
-            blame.stderr.clone_from(&failure.stderr);
-        }
-        let most = self.config.max_restarts;
-        if blame.count <= most {
+        let (count, most) = (task.blame.count(), self.config.max_restarts);
+        if count <= most {
             return;
         }
-        let all = Failure {
-            key: blame.key.clone(),
-            stderr: blame.stderr.clone(),
-            ..failure
-        };
-        let (count, is_known) = (blame.count, blame.unit.is_some());
+        let all = task.blame.complete(failure);
         if id.stage > 0 && self.plan.poison.is_some() {
             let known = self.plan.skips.get(&id);
             match all.unit {
                 Some(unit) if !known.is_some_and(|units| units.contains(&unit)) => {
-                    return self.set_aside(id, unit, &all, out);
+                    return self.set_aside(now, id, unit, &all, out);
                 }
                 // Its next process says which tuple it is, unless it is killed, too.
-                None if (!is_careful || is_known) && count <= most.saturating_mul(2) + 2 => return,
+                None if (!task.is_careful || task.blame.is_known())
+                    && count <= most.saturating_mul(2) + 2 =>
+                {
+                    return;
+                }
                 _ => {}
             }
         }
-        let why = format!(
-            "{id} ({label}) failed {count} times in a row: {}{}",
-            all.what,
-            details(&all)
+        let details = details(&all);
+        self.give_up(
+            format!(
+                "{id} ({label}) failed {count} times in a row: {}{details}",
+                all.what
+            ),
+            out,
         );
-        self.give_up(why, out);
     }
 }
 

@@ -5,11 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::ids::{Epoch, NodeName, TaskId};
+use common::ids::{Epoch, TaskId};
 use protocol::task_log::SourcePos;
 
-use super::task::Totals;
-use super::{Config, Job, Task};
+use super::mutants::Mutant;
 use crate::plan::{Change, Plan};
 use crate::record::{Counts, Entry, Record};
 
@@ -109,7 +108,9 @@ pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> 
             Entry::End { ok: false, why } => resumed.failed = Some(why.clone()),
         }
     }
-    if newest > 0 {
+    if Mutant::KeepBlock.is_on() {
+        resumed.base = Epoch(0);
+    } else if newest > 0 {
         let next = (newest + UNSEEN) / BLOCK + 1;
         resumed.base = resumed.base.max(Epoch(next * BLOCK));
     }
@@ -123,7 +124,7 @@ pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> 
 
 impl Resumed {
     /// Tasks that were taken out, and are gone for good.
-    fn gone(&self) -> BTreeSet<TaskId> {
+    pub(super) fn gone(&self) -> BTreeSet<TaskId> {
         let is_gone = |t: &TaskId, version: u32| {
             // Those that came with a later version are not in that table either.
             self.plan.came_with(*t) <= version && !self.plan.route(t.stage, version).contains(t)
@@ -153,65 +154,13 @@ impl Resumed {
     }
 }
 
-impl Job {
-    /// A job that another leader began. See [`Job::new`].
-    pub fn resumed(
-        resumed: Resumed,
-        config: Config,
-        nodes: Vec<NodeName>,
-        failed: BTreeSet<NodeName>,
-    ) -> Self {
-        let gone = resumed.gone();
-        let Resumed {
-            plan,
-            base,
-            done,
-            settled,
-            mut arrived,
-            poisoned,
-            before,
-            ..
-        } = resumed;
-        let mut job = Self::new(plan, config, nodes, failed);
-        (job.poisoned, job.before, job.base) = (poisoned, before, base);
-        job.released.extend(&settled);
-        job.settled = settled;
-        let versions: BTreeMap<TaskId, u32> = job
-            .tasks
-            .keys()
-            .map(|id| (*id, job.plan.version(id.stage + 1)))
-            .collect();
-        for task in job.tasks.values_mut() {
-            task.retired = gone.contains(&task.id);
-            task.was_done = task.retired;
-            if task.retired || done.contains_key(&task.id) {
-                task.routed = versions.get(&task.id).copied().unwrap_or(0);
-            }
-            task.begin_after(base, done.get(&task.id).copied(), arrived.remove(&task.id));
-        }
-        job
-    }
-}
-
-impl Task {
-    fn begin_after(&mut self, base: Epoch, done: Option<Counts>, arrived: Option<SourcePos>) {
-        self.base = base;
-        self.epoch = base;
-        self.arrived = arrived;
-        if let Some(counts) = done {
-            self.was_done = true;
-            self.totals = Totals::of(counts);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::plan::OPEN;
     use crate::plan::sample::sample;
     use crate::record::{Settings, VERSION};
-    use common::ids::TaskId;
+    use common::ids::NodeName;
     use protocol::control::{Slice, Unit};
 
     fn node() -> NodeName {

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 
 use common::clock::Time;
 use common::ids::{Epoch, NodeName, TaskId};
-use protocol::control::{Report, Unit};
+use protocol::control::Report;
 use protocol::task_log::SourcePos;
 
-use super::ConnId;
+use super::blame::Blame;
+use super::effects::ConnId;
+use super::mutants::Mutant;
 use crate::record::{Counts, Ticket};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,31 +26,6 @@ pub enum State {
         conn: Option<ConnId>,
         lost: Option<Time>,
     },
-}
-
-/// Failures that an operator, not a kill, is to blame for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Blame {
-    pub key: Option<String>,
-    pub unit: Option<Unit>,
-    /// In a row: at the same tuple, or without progress.
-    pub count: u32,
-    /// The task has achieved something since.
-    pub progressed: bool,
-    /// The newest epoch counted: a failure is told twice, by a message and by the exit's code.
-    pub epoch: Epoch,
-    pub what: String,
-    pub stderr: Vec<String>,
-}
-
-impl Blame {
-    /// The reason for the failures is out of the way.
-    pub fn begin_anew(&mut self) {
-        *self = Blame {
-            epoch: self.epoch,
-            ..Blame::default()
-        };
-    }
 }
 
 /// What a task has done, over all its processes.
@@ -222,6 +199,17 @@ impl Task {
         }
     }
 
+    /// Another leader's processes were before those to come.
+    pub(super) fn begin_after(&mut self, base: Epoch, done: Option<Counts>, arrived: Option<SourcePos>) {
+        self.base = base;
+        self.epoch = base;
+        self.arrived = arrived;
+        if let Some(counts) = done {
+            self.was_done = true;
+            self.totals = Totals::of(counts);
+        }
+    }
+
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done { .. })
     }
@@ -265,6 +253,24 @@ impl Task {
         self.moved = self.moved.max(report.moved);
         self.report = report;
         (self.totals.tuples_in, self.totals.tuples_out) != before
+    }
+
+    pub(super) fn wait(&mut self, until: Time) {
+        self.state = State::Waiting { until };
+    }
+
+    /// Its next process is started, on `node`, under the next epoch. Returns where the one before ran, if it had one.
+    pub(super) fn launch(&mut self, now: Time, node: NodeName) -> Option<NodeName> {
+        let from = std::mem::replace(&mut self.node, node);
+        if !Mutant::KeepEpoch.is_on() || self.epoch == self.base {
+            self.epoch = Epoch(self.epoch.0 + 1);
+        }
+        self.state = State::Launching { since: now };
+        self.pid = None;
+        self.addr = None;
+        let is_restart = self.epoch.0 > self.base.0 + 1;
+        self.restarts += u32::from(is_restart);
+        is_restart.then_some(from)
     }
 
     pub(super) fn progress(&mut self) {

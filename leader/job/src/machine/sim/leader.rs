@@ -1,8 +1,16 @@
 //! The simulated leader: its journal, its death at any moment, and its successor.
 
-use super::*;
-use crate::machine::resume::resume;
-use crate::record::{Entry, Record, Settings, VERSION};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use common::ids::{Creation, Epoch};
+use protocol::control::Slice;
+
+use super::{SimEvent, World};
+use crate::machine::{ConnId, Input, Job, resume};
+use crate::plan::SourceFile;
+use crate::record::{Entry, Record, Settings, Ticket, VERSION};
 
 impl World {
     pub(super) fn record(entry: Entry) -> Record {
@@ -17,7 +25,7 @@ impl World {
     pub(super) fn write(&mut self, entry: Entry, ticket: Option<Ticket>) {
         self.under_way.push_back((entry, ticket));
         let delay = self.rng.below(20);
-        self.at(delay, Ev::Durable(self.leaders));
+        self.at(delay, SimEvent::Durable(self.leaders));
         if self.rng.chance(5) && self.now >= self.stalled_until {
             // A take-over in the storage.
             self.stalled_until = self.now + Duration::from_millis(self.rng.below(4_000));
@@ -27,7 +35,7 @@ impl World {
     /// Some of what is under way; all that was written before it is durable as well.
     pub(super) fn durable(&mut self) {
         if self.now < self.stalled_until {
-            return self.at(100, Ev::Durable(self.leaders));
+            return self.at(100, SimEvent::Durable(self.leaders));
         }
         let some = 1 + self.rng.below(3);
         for _ in 0..some {
@@ -40,7 +48,7 @@ impl World {
             }
         }
         if !self.under_way.is_empty() {
-            self.at(1, Ev::Durable(self.leaders));
+            self.at(1, SimEvent::Durable(self.leaders));
         }
     }
 
@@ -61,17 +69,17 @@ impl World {
         let conns: Vec<ConnId> = self.workers.keys().copied().collect();
         for conn in conns {
             let delay = self.rng.below(3_000);
-            self.at(delay, Ev::Orphan(conn));
+            self.at(delay, SimEvent::Orphan(conn));
         }
         // What its launcher would have told nobody hears.
         self.queue.retain(|_, ev| {
             !matches!(
                 ev,
-                Ev::Tell(Input::Exited { .. } | Input::LaunchFailed { .. } | Input::ConnClosed { .. })
+                SimEvent::Tell(Input::Exited { .. } | Input::LaunchFailed { .. } | Input::ConnClosed { .. })
             )
         });
         let delay = 100 + self.rng.below(5_000);
-        self.at(delay, Ev::TakeUp);
+        self.at(delay, SimEvent::TakeUp);
     }
 
     pub(super) fn take_up(&mut self) {
@@ -105,7 +113,7 @@ impl World {
         }
         if self.plan.follow && !resumed.plan.drain {
             let delay = self.rng.below(8_000);
-            self.at(delay, Ev::Interrupt);
+            self.at(delay, SimEvent::Interrupt);
         }
         self.told_failed = self.down.clone();
         let (nodes, failed) = (self.nodes.clone(), self.down.clone());

@@ -3,21 +3,22 @@
 //! [`common::seeds`] says how to run more seeds, or one again.
 
 mod leader;
+mod runs;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::time::Duration;
 
+use common::clock::Time;
 use common::exit::Exit;
-use common::ids::Creation;
-use common::seeds::Seeds;
-use protocol::control::{Failure, OpKind, Slice, ToLeader, Unit};
+use common::ids::{Creation, Epoch, NodeName, TaskId};
+use protocol::control::{Failure, OpKind, Slice, ToLeader, ToWorker, Unit};
 
-use super::*;
+use super::{Config, ConnId, Effect, Input, Job, JobEvent, Task};
 use crate::plan::sample::sample;
-use crate::plan::{Scaling, SourceFile};
-use crate::record::{Counts, Entry, Record};
+use crate::plan::{Plan, Scaling, SourceFile};
+use crate::record::{Counts, Entry, Record, Ticket};
 use worker::Worker;
 
 struct Rng(u64);
@@ -40,7 +41,7 @@ impl Rng {
 
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant)] // a simulation holds few of them
-enum Ev {
+enum SimEvent {
     Tick,
     Fault,
     /// A process comes up and registers, perhaps a second time.
@@ -76,7 +77,7 @@ struct World {
     nodes: Vec<NodeName>,
     /// `None`: the leader is gone.
     job: Option<Job>,
-    queue: BTreeMap<(Time, u64), Ev>,
+    queue: BTreeMap<(Time, u64), SimEvent>,
     seq: u64,
     conns: u64,
     /// By connection; a worker that is dead is not in here.
@@ -104,6 +105,8 @@ struct World {
     /// With exactly-once: the newest epoch that has opened the task's log. Older ones can note nothing any more.
     fence: BTreeMap<TaskId, Epoch>,
     scaled: u32,
+    /// Tasks of which some process was ready once.
+    ready: BTreeSet<TaskId>,
     /// The present leader knows that it is done.
     said_done: BTreeSet<TaskId>,
     ever_done: BTreeSet<TaskId>,
@@ -199,6 +202,7 @@ impl World {
             fed: BTreeSet::new(),
             fence: BTreeMap::new(),
             scaled: 0,
+            ready: BTreeSet::new(),
             said_done: BTreeSet::new(),
             ever_done: BTreeSet::new(),
             outcome: None,
@@ -214,22 +218,22 @@ impl World {
             files,
             seen: BTreeMap::new(),
         };
-        world.at(0, Ev::Tick);
-        world.at(0, Ev::Fault);
+        world.at(0, SimEvent::Tick);
+        world.at(0, SimEvent::Fault);
         if world.plan.follow {
-            world.at(300, Ev::NewFile);
-            world.at(500, Ev::Look);
+            world.at(300, SimEvent::NewFile);
+            world.at(500, SimEvent::Look);
             let end = 2_000 + world.rng.below(12_000);
-            world.at(end, Ev::Interrupt);
+            world.at(end, SimEvent::Interrupt);
         }
         if world.rng.chance(60) {
-            world.at(400, Ev::Scale);
+            world.at(400, SimEvent::Scale);
         }
         world.give(Input::Begin);
         world
     }
 
-    fn at(&mut self, ms: u64, ev: Ev) {
+    fn at(&mut self, ms: u64, ev: SimEvent) {
         self.seq += 1;
         self.queue
             .insert((self.now + Duration::from_millis(ms), self.seq), ev);
@@ -267,22 +271,22 @@ impl World {
         panic!("seed {}: nothing left to happen\n{}", self.seed, self.trace);
     }
 
-    fn event(&mut self, ev: Ev) {
+    fn event(&mut self, ev: SimEvent) {
         match ev {
-            Ev::Tick => {
-                self.at(50, Ev::Tick);
+            SimEvent::Tick => {
+                self.at(50, SimEvent::Tick);
                 self.give(Input::Tick);
             }
-            Ev::Fault => {
+            SimEvent::Fault => {
                 if self.now < CALM_FROM {
                     self.fault();
                     let next = 20 + self.rng.below(700);
-                    self.at(next, Ev::Fault);
+                    self.at(next, SimEvent::Fault);
                 }
             }
-            Ev::Up(task, epoch) => self.up(task, epoch),
-            Ev::Step(conn) => self.step(conn),
-            Ev::Tell(input) => {
+            SimEvent::Up(task, epoch) => self.up(task, epoch),
+            SimEvent::Step(conn) => self.step(conn),
+            SimEvent::Tell(input) => {
                 match &input {
                     _ if self.job.is_none() => {}
                     Input::NodeFailed(n) => drop(self.told_failed.insert(n.clone())),
@@ -291,25 +295,25 @@ impl World {
                 }
                 self.give(input);
             }
-            Ev::NodeUp(node) => {
+            SimEvent::NodeUp(node) => {
                 self.down.remove(&node);
                 let delay = self.rng.below(500);
-                self.at(delay, Ev::Tell(Input::NodeAlive(node)));
+                self.at(delay, SimEvent::Tell(Input::NodeAlive(node)));
             }
-            Ev::Continue(conn) => {
+            SimEvent::Continue(conn) => {
                 if let Some(w) = self.workers.get_mut(&conn) {
                     w.stopped = false;
-                    self.at(0, Ev::Step(conn));
+                    self.at(0, SimEvent::Step(conn));
                 }
             }
-            Ev::Durable(leader) if leader == self.leaders && self.job.is_some() => self.durable(),
-            Ev::Durable(_) => {}
-            Ev::Orphan(conn) => match self.workers.get(&conn) {
-                Some(w) if w.stopped => self.at(500, Ev::Orphan(conn)),
+            SimEvent::Durable(leader) if leader == self.leaders && self.job.is_some() => self.durable(),
+            SimEvent::Durable(_) => {}
+            SimEvent::Orphan(conn) => match self.workers.get(&conn) {
+                Some(w) if w.stopped => self.at(500, SimEvent::Orphan(conn)),
                 _ => drop(self.workers.remove(&conn)),
             },
-            Ev::TakeUp => self.take_up(),
-            Ev::NewFile => {
+            SimEvent::TakeUp => self.take_up(),
+            SimEvent::NewFile => {
                 let count = self.files.len();
                 // Now and then one is removed, and made anew under its name.
                 let name = match self.rng.below(4) {
@@ -319,31 +323,31 @@ impl World {
                 let creation = Creation(1000 + count as u64);
                 self.files.push(SourceFile { name, creation });
                 let next = self.rng.below(3_000);
-                self.at(next, Ev::NewFile);
+                self.at(next, SimEvent::NewFile);
             }
-            Ev::Look => {
+            SimEvent::Look => {
                 self.give(Input::Files(self.files_now()));
-                self.at(500, Ev::Look);
+                self.at(500, SimEvent::Look);
             }
-            Ev::Scale => {
+            SimEvent::Scale => {
                 let stage = 1 + self.rng.below(self.plan.stages.len() as u64 - 1) as u16;
                 let up = self.rng.chance(55);
                 let mut out = vec![];
                 if let Some(job) = &mut self.job
                     && job.plan().active(stage).len() < 6
                 {
-                    self.scaled += u32::from(job.scale(stage, up, &mut out));
+                    self.scaled += u32::from(job.scale(self.now, stage, up, &mut out));
                 }
                 for effect in out {
                     self.effect(effect);
                 }
                 let next = 200 + self.rng.below(2_000);
                 if self.scaled < 8 {
-                    self.at(next, Ev::Scale);
+                    self.at(next, SimEvent::Scale);
                 }
             }
             // Who has taken the job up is interrupted in his turn.
-            Ev::Interrupt => self.interrupt(),
+            SimEvent::Interrupt => self.interrupt(),
         }
     }
 
@@ -429,7 +433,7 @@ impl World {
                 }
             }
             Effect::Store { ticket, change } => self.write(Entry::Change(change), Some(ticket)),
-            Effect::Event(Event::End { task, epoch, .. }) => {
+            Effect::Event(JobEvent::End { task, epoch, .. }) => {
                 let counts = Counts::default();
                 let routed = self
                     .job
@@ -444,7 +448,7 @@ impl World {
                 };
                 self.write(done, None);
             }
-            Effect::Event(Event::Scaled { stage, version }) => {
+            Effect::Event(JobEvent::Scaled { stage, version }) => {
                 self.write(Entry::Scaled { stage, version }, None);
             }
             Effect::Event(_) => {}
@@ -462,14 +466,14 @@ impl World {
         if self.down.contains(&node) {
             if self.rng.chance(70) {
                 let why = format!("cannot reach {node}");
-                self.at(delay, Ev::Tell(Input::LaunchFailed { task, epoch, why }));
+                self.at(delay, SimEvent::Tell(Input::LaunchFailed { task, epoch, why }));
             }
             return;
         }
         if !calm && self.rng.chance(5) {
             self.at(
                 delay,
-                Ev::Tell(Input::LaunchFailed {
+                SimEvent::Tell(Input::LaunchFailed {
                     task,
                     epoch,
                     why: "too many sessions".into(),
@@ -481,7 +485,7 @@ impl World {
             // Killed before it registers.
             self.at(
                 delay,
-                Ev::Tell(Input::Exited {
+                SimEvent::Tell(Input::Exited {
                     task,
                     epoch,
                     exit: Exit::Killed,
@@ -495,10 +499,10 @@ impl World {
         } else {
             0
         };
-        self.at(delay + late, Ev::Up(task, epoch));
+        self.at(delay + late, SimEvent::Up(task, epoch));
         if self.rng.chance(5) {
             let again = delay + late + self.rng.below(200);
-            self.at(again, Ev::Up(task, epoch));
+            self.at(again, SimEvent::Up(task, epoch));
         }
     }
 
@@ -527,15 +531,15 @@ impl World {
                 if let Some(w) = self.workers.get_mut(&conn) {
                     w.stopped = true;
                     let until = 1_000 + self.rng.below(8_000);
-                    self.at(until, Ev::Continue(conn));
+                    self.at(until, SimEvent::Continue(conn));
                 }
             }
             (16..=17, _) => self.node_down(node),
             (18, _) => {
                 // A false accusation: all on it live on.
-                self.at(0, Ev::Tell(Input::NodeFailed(node.clone())));
+                self.at(0, SimEvent::Tell(Input::NodeFailed(node.clone())));
                 let back = 100 + self.rng.below(5_000);
-                self.at(back, Ev::Tell(Input::NodeAlive(node)));
+                self.at(back, SimEvent::Tell(Input::NodeAlive(node)));
             }
             (19, _) if self.crashes < MOST_CRASHES => self.crash(),
             _ => {}
@@ -558,8 +562,8 @@ impl World {
             self.die(conn, Exit::Unknown("the connection was lost".into()), silent);
         }
         let (found, back) = (500 + self.rng.below(2_000), 3_000 + self.rng.below(8_000));
-        self.at(found, Ev::Tell(Input::NodeFailed(node.clone())));
-        self.at(back, Ev::NodeUp(node));
+        self.at(found, SimEvent::Tell(Input::NodeFailed(node.clone())));
+        self.at(back, SimEvent::NodeUp(node));
     }
 }
 
@@ -570,39 +574,4 @@ struct Ran {
     poisoned: usize,
     scaled: u32,
     moves: u32,
-}
-
-#[test]
-fn jobs_end_whatever_dies() {
-    let seeds = Seeds::from_env(0..2000);
-    if seeds.told {
-        println!("{}", World::new(seeds.range.start).run().trace);
-        return;
-    }
-    let n = seeds.count();
-    let (mut launches, mut crashes, mut poisoned, mut scaled, mut moves) = (0, 0, 0, 0, 0);
-    for seed in seeds.range {
-        let ran = World::new(seed).run();
-        launches += u64::from(ran.launches);
-        crashes += u64::from(ran.crashes);
-        poisoned += ran.poisoned as u64;
-        scaled += u64::from(ran.scaled);
-        moves += u64::from(ran.moves);
-    }
-    assert!(moves > n / 4, "only {moves} tasks moved state");
-    assert!(scaled > n / 4, "only {scaled} changes of stages");
-    // A simulation in which little is replaced proves little.
-    assert!(launches > 20 * n, "only {launches} launches");
-    assert!(crashes > n / 2, "only {crashes} crashes of the leader");
-    assert!(poisoned > n / 10, "only {poisoned} jobs with poison");
-}
-
-#[test]
-fn the_same_seed_gives_the_same_trace() {
-    for seed in 0..20 {
-        assert!(
-            World::new(seed).run().trace == World::new(seed).run().trace,
-            "seed {seed}"
-        );
-    }
 }

@@ -1,10 +1,16 @@
 //! A simulated process: registers, beats, works, fails at poison, is done when its input has ended and its receivers have
 //! acknowledged.
 
-use protocol::control::{Failure, Report, Route, Slice, TaskPlan};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
-use super::*;
-use crate::machine::resume::resume;
+use common::exit::Exit;
+use common::ids::{Epoch, NodeName, TaskId};
+use protocol::control::{Failure, Report, Route, Slice, TaskPlan, ToLeader, ToWorker, Unit};
+
+use super::{SimEvent, World};
+use crate::machine::{ConnId, Input, resume};
+use crate::plan::Plan;
 
 #[derive(Debug, Clone)]
 pub(super) struct Worker {
@@ -112,7 +118,7 @@ impl World {
                 self.sees(&w);
                 (w.follow, w.drain, w.careful, w.skip) = (plan.follow, plan.drain, plan.careful, plan.skip);
                 let delay = 5 + self.rng.below(100);
-                self.at(delay, Ev::Step(conn));
+                self.at(delay, SimEvent::Step(conn));
             }
             ToWorker::Slices(more) => {
                 w.slices.extend(more);
@@ -130,10 +136,15 @@ impl World {
                 w.upstream.extend(&tasks);
                 let delay = self.rng.below(300);
                 let message = ToLeader::Knows(tasks);
-                self.at(delay, Ev::Tell(Input::Message { conn, message }));
+                self.at(delay, SimEvent::Tell(Input::Message { conn, message }));
             }
             ToWorker::Route(route) => {
                 self.is_known(&route.tasks);
+                assert!(
+                    route.tasks.iter().all(|t| self.ready.contains(t)),
+                    "seed {}: released before all are ready",
+                    self.seed
+                );
                 w.hear(route);
             }
             ToWorker::Gone(task) => drop(w.gone.insert(task)),
@@ -359,7 +370,7 @@ impl World {
             });
             return self.die(conn, Exit::Code(1), false);
         }
-        self.at(200, Ev::Step(conn));
+        self.at(200, SimEvent::Step(conn));
         let still = if w.started {
             self.routing(&w);
             self.moving(&w)
@@ -367,6 +378,7 @@ impl World {
             false
         };
         let message = if !w.started {
+            self.ready.insert(w.task);
             ToLeader::Started { replayed: 0 }
         } else if w.done {
             self.beat(&w)
@@ -468,12 +480,12 @@ impl World {
             return;
         }
         let (a, b) = (self.rng.below(30), self.rng.below(200));
-        self.at(a, Ev::Tell(Input::ConnClosed { conn }));
+        self.at(a, SimEvent::Tell(Input::ConnClosed { conn }));
         // The exit may be told before, after, or never.
         if self.rng.chance(90) {
             self.at(
                 b,
-                Ev::Tell(Input::Exited {
+                SimEvent::Tell(Input::Exited {
                     task: w.task,
                     epoch: w.epoch,
                     exit,

@@ -1,13 +1,19 @@
 //! New files, the end of following, tuples set aside, and jobs taken up.
 
-use common::ids::Creation;
-use protocol::control::{TaskPlan, Unit};
+use std::collections::{BTreeMap, BTreeSet};
+
+use std::time::Duration;
+
+use common::clock::Time;
+use common::ids::{Creation, Epoch, TaskId};
+use protocol::control::{Failure, Report, TaskPlan, ToLeader, ToWorker, Unit};
 use protocol::task_log::SourcePos;
 
-use super::*;
-use crate::machine::resume::Resumed;
+use super::{Rig, SINK, SOURCE, failed, launched, names, refused};
+use crate::machine::{Config, ConnId, Effect, Input, Job, JobEvent, Resumed};
+use crate::plan::sample::sample;
 use crate::plan::{Change, OPEN, SourceFile};
-use crate::record::Counts;
+use crate::record::{Counts, Ticket};
 
 fn stored(out: &[Effect]) -> Vec<(Ticket, Change)> {
     let stores = out.iter().filter_map(|e| match e {
@@ -101,7 +107,7 @@ fn a_file_made_anew_under_its_name_is_another_file_and_said_to_be() {
     let out = rig.give(Input::Stored { ticket: *ticket });
     assert_eq!(said(&out, conn), [ToWorker::Slices(slices.clone())]);
     let label = "f0#2".to_owned();
-    assert!(out.contains(&Effect::Event(Event::FileReplaced {
+    assert!(out.contains(&Effect::Event(JobEvent::FileReplaced {
         task: SOURCE,
         file: "f0".into(),
         label
@@ -183,7 +189,7 @@ fn a_tuple_is_set_aside_when_that_is_stored_and_the_job_goes_on() {
     assert_eq!((*task, *unit, failed(&out)), (SINK, UNIT, None));
     assert!(launched(&out).is_empty() && launched(&rig.after(3000)).is_empty());
     let out = rig.give(Input::Stored { ticket: *ticket });
-    assert!(matches!(&out[0], Effect::Event(Event::Poison { key: Some(key), .. }) if key == "f:7"));
+    assert!(matches!(&out[0], Effect::Event(JobEvent::Poison { key: Some(key), .. }) if key == "f:7"));
     assert_eq!(launched(&out), [(SINK, 3, "n1")]);
     assert_eq!(rig.job.poisoned(), 1);
     // The count begins anew for the next; the skip list stays.
@@ -322,7 +328,8 @@ fn a_job_taken_up_starts_all_that_may_be_needed_under_epochs_of_its_own() {
     let (sink, _) = rig.register(SINK, 1001);
     let out = rig.done(sink);
     assert!(
-        !out.iter().any(|e| matches!(e, Effect::Event(Event::End { .. }))),
+        !out.iter()
+            .any(|e| matches!(e, Effect::Event(JobEvent::End { .. }))),
         "known"
     );
     let (source, _) = rig.register(SOURCE, 1001);

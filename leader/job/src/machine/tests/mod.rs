@@ -2,10 +2,16 @@
 
 mod change;
 
-use common::exit::Exit;
-use protocol::control::{Failure, Report, ToLeader};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
-use super::*;
+use common::clock::Time;
+use common::exit::Exit;
+use common::ids::{Epoch, NodeName, TaskId};
+use protocol::control::{Failure, Report, ToLeader, ToWorker};
+
+use super::{Config, ConnId, Effect, Input, Job, JobEvent, TICK};
+use crate::plan::Plan;
 use crate::plan::sample::sample;
 
 fn names(n: usize) -> Vec<NodeName> {
@@ -179,7 +185,10 @@ fn a_stall_of_the_leader_costs_nobody_the_lease() {
     rig.register(SOURCE, 1);
     rig.register(SINK, 1);
     rig.after(100);
-    let failed = |out: &[Effect]| out.iter().any(|e| matches!(e, Effect::Event(Event::Fail { .. })));
+    let failed = |out: &[Effect]| {
+        out.iter()
+            .any(|e| matches!(e, Effect::Event(JobEvent::Fail { .. })))
+    };
     assert!(!failed(&rig.stall(60_000)) && !failed(&rig.after(2_500)));
     assert!(failed(&rig.after(1_000)), "then they are really silent");
 }
@@ -195,7 +204,10 @@ fn who_says_that_its_node_is_late_has_more_time_and_so_have_those_beside_it() {
         ..Report::default()
     };
     rig.say(source, ToLeader::Beat(late));
-    let failed = |out: &[Effect]| out.iter().any(|e| matches!(e, Effect::Event(Event::Fail { .. })));
+    let failed = |out: &[Effect]| {
+        out.iter()
+            .any(|e| matches!(e, Effect::Event(JobEvent::Fail { .. })))
+    };
     assert!(!failed(&rig.after(6_500)), "both have seven seconds");
     assert!(failed(&rig.after(1_000)));
 }
