@@ -16,6 +16,7 @@ pub mod net;
 pub mod open_files;
 pub mod orphans;
 pub mod output;
+pub mod prometheus;
 pub mod replacement;
 pub mod secret;
 pub mod seeds;

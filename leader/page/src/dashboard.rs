@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use common::clock::{self, Time};
@@ -10,60 +9,14 @@ use common::spawn;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::history::History;
-use super::{Events, Snapshot, page, serve};
+use super::events::Events;
+use super::snapshot::Snapshot;
+use super::state::State;
+use super::{page, serve};
 
 /// How long the last word may take to those who watch.
 const LAST_WORD: Duration = Duration::from_millis(300);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// What is shown.
-#[derive(Clone)]
-pub struct State {
-    /// `None` before the first.
-    pub now: watch::Sender<Option<Arc<Snapshot>>>,
-    pub events: Events,
-    history: Arc<Mutex<History>>,
-}
-
-impl State {
-    pub fn new(events: Events) -> Self {
-        Self {
-            now: watch::Sender::new(None),
-            events,
-            history: Arc::default(),
-        }
-    }
-
-    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        self.now.borrow().clone()
-    }
-
-    pub fn show(&self, now: Time, snapshot: Snapshot) {
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        history.take(now, &snapshot);
-        drop(history);
-        self.now.send_replace(Some(Arc::new(snapshot)));
-    }
-
-    pub fn history(&self) -> String {
-        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        serde_json::to_string(&*history).unwrap_or_default()
-    }
-
-    /// All that is known, as JSON: what the page begins with.
-    pub fn full(&self, since: u64) -> String {
-        let text = self.snapshot().map(|snapshot| snapshot.text());
-        let now = text
-            .as_deref()
-            .map_or("null", |t| str::from_utf8(t).unwrap_or("null"));
-        let events = serde_json::to_string(&self.events.after(since)).unwrap_or_default();
-        format!(
-            r#"{{"now":{now},"history":{},"events":{events}}}"#,
-            self.history()
-        )
-    }
-}
 
 /// The leader's page. Without a port it still keeps what `--report` wants.
 pub struct Dashboard {

@@ -14,6 +14,7 @@ mod metrics;
 mod page;
 mod serve;
 mod snapshot;
+mod state;
 
 pub use dashboard::Dashboard;
 pub use events::Events;

@@ -1,58 +1,19 @@
-//! `/metrics`: the Prometheus text format, version 0.0.4
-//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+//! `/metrics`: what of a job Prometheus is told.
 
-use std::fmt::Write as _;
+use common::prometheus::{Metric, Text};
 
 use super::snapshot::{Outcome, Snapshot, TaskView};
 
 /// Upper bounds of the latency histogram, milliseconds.
 const LATENCY_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000, 30_000];
 
-#[derive(Clone, Copy)]
-enum Type {
-    Counter,
-    Gauge,
-    Histogram,
-}
-
-struct Text(String);
-
-impl Text {
-    fn family(&mut self, name: &str, kind: Type, help: &str) {
-        let kind = match kind {
-            Type::Counter => "counter",
-            Type::Gauge => "gauge",
-            Type::Histogram => "histogram",
-        };
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        self.0.push_str(name);
-        for (i, (label, text)) in labels.iter().enumerate() {
-            let open = if i == 0 { '{' } else { ',' };
-            let _ = write!(self.0, "{open}{label}=\"{}\"", escaped(text));
-        }
-        if !labels.is_empty() {
-            self.0.push('}');
-        }
-        let _ = writeln!(self.0, " {value}");
-    }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
-}
-
 pub fn render(snapshot: &Snapshot) -> String {
-    let mut text = Text(String::with_capacity(4096 + snapshot.tasks.len() * 2048));
+    let mut text = Text::with_capacity(4096 + snapshot.tasks.len() * 2048);
     job(&mut text, snapshot);
     stages(&mut text, snapshot);
     tasks(&mut text, snapshot);
     latency(&mut text, snapshot);
-    text.0
+    text.finish()
 }
 
 fn job(text: &mut Text, snapshot: &Snapshot) {
@@ -61,7 +22,7 @@ fn job(text: &mut Text, snapshot: &Snapshot) {
     let only = [("job", job)];
     let exactly_once = view.row.exactly_once.to_string();
     let name = "rainstorm_job_info";
-    text.family(name, Type::Gauge, "What the job is; always 1.");
+    text.family(name, Metric::Gauge, "What the job is; always 1.");
     let labels = [
         ("job", job),
         ("exactly_once", &exactly_once),
@@ -74,7 +35,7 @@ fn job(text: &mut Text, snapshot: &Snapshot) {
     let name = "rainstorm_job_state";
     text.family(
         name,
-        Type::Gauge,
+        Metric::Gauge,
         "1 for the state that the job is in, 0 for the others.",
     );
     let states = [
@@ -111,7 +72,7 @@ fn job(text: &mut Text, snapshot: &Snapshot) {
         ),
     ];
     for (name, help, value) in gauges {
-        text.family(name, Type::Gauge, help);
+        text.family(name, Metric::Gauge, help);
         text.sample(name, &only, value);
     }
     let counters = [
@@ -132,7 +93,7 @@ fn job(text: &mut Text, snapshot: &Snapshot) {
         ),
     ];
     for (name, help, value) in counters {
-        text.family(name, Type::Counter, help);
+        text.family(name, Metric::Counter, help);
         text.sample(name, &only, value as f64);
     }
 }
@@ -140,7 +101,7 @@ fn job(text: &mut Text, snapshot: &Snapshot) {
 fn stages(text: &mut Text, snapshot: &Snapshot) {
     let job = snapshot.job.row.job.as_str();
     let name = "rainstorm_stage_info";
-    text.family(name, Type::Gauge, "What a stage does; always 1.");
+    text.family(name, Metric::Gauge, "What a stage does; always 1.");
     for stage in &snapshot.job.row.stages {
         let (number, kind) = (stage.stage.to_string(), stage.kind.to_string());
         let labels = [
@@ -152,73 +113,73 @@ fn stages(text: &mut Text, snapshot: &Snapshot) {
         text.sample(name, &labels, 1.0);
     }
     let name = "rainstorm_stage_tasks";
-    text.family(name, Type::Gauge, "Tasks that a stage has.");
+    text.family(name, Metric::Gauge, "Tasks that a stage has.");
     for stage in &snapshot.job.row.stages {
         let number = stage.stage.to_string();
         text.sample(name, &[("job", job), ("stage", &number)], f64::from(stage.tasks));
     }
 }
 
-type Figure = (&'static str, Type, &'static str, fn(&TaskView) -> f64);
+type Figure = (&'static str, Metric, &'static str, fn(&TaskView) -> f64);
 
 const FIGURES: [Figure; 10] = [
     (
         "rainstorm_task_up",
-        Type::Gauge,
+        Metric::Gauge,
         "1 while the task has a process that works.",
         |t| f64::from(u8::from(t.row.state == "running")),
     ),
     (
         "rainstorm_task_epoch",
-        Type::Gauge,
+        Metric::Gauge,
         "Counts the task's processes.",
         |t| t.row.epoch.0 as f64,
     ),
     (
         "rainstorm_task_restarts_total",
-        Type::Counter,
+        Metric::Counter,
         "Processes of the task that were replaced.",
         |t| f64::from(t.restarts),
     ),
     (
         "rainstorm_task_tuples_in_total",
-        Type::Counter,
+        Metric::Counter,
         "Tuples (lines at the source) consumed.",
         |t| t.tuples_in as f64,
     ),
     (
         "rainstorm_task_tuples_out_total",
-        Type::Counter,
+        Metric::Counter,
         "Tuples put out.",
         |t| t.tuples_out as f64,
     ),
     (
         "rainstorm_task_bytes_in_total",
-        Type::Counter,
+        Metric::Counter,
         "Bytes consumed.",
         |t| t.bytes_in as f64,
     ),
     (
         "rainstorm_task_bytes_out_total",
-        Type::Counter,
+        Metric::Counter,
         "Bytes put out.",
         |t| t.bytes_out as f64,
     ),
     (
         "rainstorm_task_in_tuples_per_second",
-        Type::Gauge,
+        Metric::Gauge,
         "Tuples consumed per second, as the task measures it.",
         |t| t.row.in_per_s,
     ),
     (
         "rainstorm_task_out_tuples_per_second",
-        Type::Gauge,
+        Metric::Gauge,
         "Tuples put out per second, as the task measures it.",
         |t| t.out_per_s,
     ),
     (
         "rainstorm_task_backlog_bytes",
-        Type::Gauge,
+        Metric::Gauge,
         "Input received and not yet consumed.",
         |t| t.backlog_bytes as f64,
     ),
@@ -232,7 +193,11 @@ fn tasks(text: &mut Text, snapshot: &Snapshot) {
         .map(|t| (t.row.stage.to_string(), t.row.task.to_string()))
         .collect();
     let name = "rainstorm_task_info";
-    text.family(name, Type::Gauge, "Where a task runs and what it does; always 1.");
+    text.family(
+        name,
+        Metric::Gauge,
+        "Where a task runs and what it does; always 1.",
+    );
     for (task, (stage, id)) in snapshot.tasks.iter().zip(&names) {
         let kind = task.row.kind.to_string();
         let labels = [
@@ -258,7 +223,7 @@ fn latency(text: &mut Text, snapshot: &Snapshot) {
     let name = "rainstorm_output_latency_seconds";
     text.family(
         name,
-        Type::Histogram,
+        Metric::Histogram,
         "From a line's reading to its durable output.",
     );
     let job = snapshot.job.row.job.as_str();

@@ -1,7 +1,7 @@
 //! The page: one file, with nothing from elsewhere. It shows what comes over `/api/stream`; or, kept with `--report`, what is
 //! embedded in it.
 
-use super::dashboard::State;
+use super::state::State;
 
 const PAGE: &str = include_str!("page.html");
 /// Where a kept run's data go.

@@ -18,8 +18,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::dashboard::State;
 use super::snapshot::{Outcome, Snapshot};
+use super::state::State;
 use super::{metrics, page};
 
 const CLIENTS: usize = 64;
@@ -157,7 +157,7 @@ async fn prometheus(Shared(server): Shared<Server>) -> Response {
         .state
         .snapshot()
         .map_or(String::new(), |s| metrics::render(&s));
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    let kind = common::prometheus::CONTENT_TYPE;
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 

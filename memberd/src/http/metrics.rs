@@ -1,10 +1,9 @@
-//! `GET /metrics`: Prometheus' text format, version 0.0.4.
-
-use std::fmt::Write as _;
+//! `GET /metrics`: what Prometheus is told.
 
 use axum::extract;
 use axum::http::header;
 use axum::response::IntoResponse as _;
+use common::prometheus::{CONTENT_TYPE, Metric, Text};
 
 use super::{Answer, Shared};
 use crate::driver::Metrics;
@@ -12,31 +11,23 @@ use crate::state::State;
 
 pub(super) async fn show(extract::State(shared): extract::State<Shared>) -> Answer {
     let metrics = shared.0.handle.metrics().await?;
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    let kind = [(header::CONTENT_TYPE, CONTENT_TYPE)];
     Ok((kind, text(shared.0.me.as_str(), &metrics)).into_response())
 }
 
 fn text(me: &str, m: &Metrics) -> String {
-    let mut out = String::new();
-    let mut metric = |name: &str, kind: &str, help: &str, values: &[(String, u64)]| {
-        // Writing to a string does not fail.
-        let _ = writeln!(out, "# HELP memberd_{name} {help}\n# TYPE memberd_{name} {kind}");
-        for (labels, value) in values {
-            let _ = writeln!(out, "memberd_{name}{labels} {value}");
-        }
-    };
-    let states = [State::Alive, State::Suspect, State::Failed, State::Left].map(|state| {
+    let mut text = Text::default();
+    let (name, help) = ("memberd_members", "Members listed, by state");
+    text.family(name, Metric::Gauge, help);
+    for state in [State::Alive, State::Suspect, State::Failed, State::Left] {
         let n = m.members.iter().filter(|member| member.state == state).count();
-        (format!("{{state=\"{state}\"}}"), n as u64)
-    });
-    metric("members", "gauge", "Members listed, by state", &states);
+        text.sample(name, &[("state", &state.to_string())], n);
+    }
     let s = &m.configuration.settings;
-    let info = format!(
-        "{{protocol=\"{}\",suspicion=\"{}\"}}",
-        s.protocol,
-        s.suspicion_word()
-    );
-    metric("protocol_info", "gauge", "The protocol in force", &[(info, 1)]);
+    let (name, protocol) = ("memberd_protocol_info", s.protocol.to_string());
+    text.family(name, Metric::Gauge, "The protocol in force");
+    let labels = [("protocol", protocol.as_str()), ("suspicion", s.suspicion_word())];
+    text.sample(name, &labels, 1);
     let own = m.members.iter().find(|member| member.name.as_str() == me);
     let (c, t) = (&m.counts, &m.traffic);
     #[rustfmt::skip] // a table
@@ -60,10 +51,12 @@ fn text(me: &str, m: &Metrics) -> String {
         ("dropped_datagrams_total", "Datagrams thrown away for a test (drop_rate)", c.dropped),
         ("table_exchanges_total", "Exchanges of whole tables begun by this node", t.exchanges),
     ];
-    for (kind, rows) in [("gauge", &gauges[..]), ("counter", &counters[..])] {
+    for (metric, rows) in [(Metric::Gauge, &gauges[..]), (Metric::Counter, &counters[..])] {
         for (name, help, value) in rows {
-            metric(name, kind, help, &[(String::new(), *value)]);
+            let name = format!("memberd_{name}");
+            text.family(&name, metric, help);
+            text.sample(&name, &[], value);
         }
     }
-    out
+    text.finish()
 }
