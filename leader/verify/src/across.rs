@@ -6,8 +6,8 @@ use protocol::control::TaskPlan;
 use protocol::task_log::Place;
 
 use super::log::TaskLog;
-use super::moves::is_peer;
 use super::shape::Shape;
+use super::shape::is_peer;
 use super::{Checker, Finding, JobFacts, Outcome, Totals, Verdict, spans_wrong};
 
 struct Judge {

@@ -4,8 +4,8 @@
 use protocol::control::{OpKind, TaskPlan};
 use protocol::task_log::{Cut, Keeps};
 
-use super::moves::is_peer;
 use super::shape::Shape;
+use super::shape::is_peer;
 use super::state::State;
 
 /// What is wrong with `cut`. `state`: after the order records up to it.

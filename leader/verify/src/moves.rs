@@ -4,12 +4,8 @@
 use common::ids::TaskId;
 use protocol::control::{Route, TaskPlan};
 
+use super::shape::is_peer;
 use super::state::State;
-
-/// Another task of the same stage, where they hand state over to each other.
-pub fn is_peer(task: TaskId, plan: &TaskPlan) -> bool {
-    plan.owned.is_some() && task.stage == plan.task.stage && task != plan.task
-}
 
 /// Who hands over to `me` when `next` follows `table`.
 fn givers(me: TaskId, table: &Route, next: &Route) -> Vec<TaskId> {

@@ -1,6 +1,7 @@
 //! What a task's log must hold and how many outputs it speaks of, by the plan. (The worker decides the same, in its own
 //! words: `docs/exactly-once.md`, "What the log keeps".)
 
+use common::ids::TaskId;
 use protocol::control::TaskPlan;
 use protocol::task_log::Keeps;
 
@@ -45,4 +46,9 @@ impl Shape {
     pub fn voids(self) -> bool {
         self.keeps == Keeps::Productions && self.stateful
     }
+}
+
+/// Another task of the same stage, where they hand state over to each other.
+pub fn is_peer(task: TaskId, plan: &TaskPlan) -> bool {
+    plan.owned.is_some() && task.stage == plan.task.stage && task != plan.task
 }

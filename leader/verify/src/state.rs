@@ -8,7 +8,7 @@ use protocol::control::{Slice, TaskPlan};
 use protocol::groups::Owners;
 use protocol::task_log::{Cut, Order, Owned, Place, SourcePos, SourceRun};
 
-use super::moves::is_peer;
+use super::shape::is_peer;
 
 /// How far a source has read one slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
