@@ -434,9 +434,7 @@ impl Cluster {
 
     /// The first node whose address is this machine's own: the default for a leader or client started by hand.
     pub fn local_node(&self) -> Option<&Node> {
-        self.nodes
-            .iter()
-            .find(|n| std::net::UdpSocket::bind((n.addr, 0)).is_ok())
+        self.nodes.iter().find(|n| n.is_here())
     }
 
     pub fn job_lease(&self) -> Duration {
@@ -445,6 +443,11 @@ impl Cluster {
 }
 
 impl Node {
+    /// Is it this machine? That is, can its address be listened at here.
+    pub fn is_here(&self) -> bool {
+        std::net::UdpSocket::bind((self.addr, 0)).is_ok()
+    }
+
     pub fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.addr, port)
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::cluster::Cluster;
+use common::cluster::{Cluster, Node};
 use common::net::{Error, Identity, Role, dial};
 use common::spawn;
 use tokio::sync::mpsc;
@@ -25,31 +25,36 @@ pub enum Missing {
 
 /// What came of asking every control port of every node.
 #[derive(Debug, Default)]
-pub struct Asked {
+pub struct LeaderAnswers {
     pub replies: Vec<Reply>,
     /// Addresses where something listens that did not answer as a leader does, and why.
     pub troubles: Vec<(SocketAddr, String)>,
 }
 
+fn control_ports(cluster: &Cluster) -> Vec<SocketAddr> {
+    let ports = (0..PORTS).filter_map(|i| cluster.ports.control.checked_add(i));
+    let ports: Vec<u16> = ports.collect();
+    let of_node = |node: &Node| ports.iter().map(|port| node.at(*port)).collect::<Vec<_>>();
+    cluster.nodes.iter().flat_map(of_node).collect()
+}
+
 /// Asks all leaders of the cluster at once.
-pub async fn ask_all(cluster: &Cluster, me: &Identity, request: Request) -> Asked {
-    let (tell, mut heard) = mpsc::unbounded_channel();
-    let addrs = cluster
-        .nodes
-        .iter()
-        .flat_map(|n| (0..PORTS).filter_map(|i| Some(n.at(cluster.ports.control.checked_add(i)?))));
+pub async fn ask_all(cluster: &Cluster, me: &Identity, request: Request) -> LeaderAnswers {
+    let addrs = control_ports(cluster);
+    let (tell, mut heard) = mpsc::channel(addrs.len().max(1));
     let guards: Vec<spawn::Guard> = addrs
+        .into_iter()
         .map(|addr| {
             let (me, tell) = (me.clone(), tell.clone());
             spawn::guarded("ask-leader", async move {
                 let answer = tokio::time::timeout(WITHIN, ask(addr, &me, request)).await;
-                let _ = tell.send((addr, answer.unwrap_or(Err(Error::Timeout))));
+                let _ = tell.send((addr, answer.unwrap_or(Err(Error::Timeout)))).await;
                 Ok::<(), Error>(())
             })
         })
         .collect();
     drop(tell);
-    let mut asked = Asked::default();
+    let mut asked = LeaderAnswers::default();
     while let Some((addr, answer)) = heard.recv().await {
         match answer {
             Ok(reply) => asked.replies.push(reply),
@@ -69,17 +74,15 @@ pub async fn ask_leader(
     job: &str,
     request: Request,
 ) -> Result<Reply, Missing> {
-    let addrs = cluster
-        .nodes
-        .iter()
-        .flat_map(|n| (0..PORTS).filter_map(|i| Some(n.at(cluster.ports.control.checked_add(i)?))));
-    let (tell, mut heard) = mpsc::unbounded_channel();
+    let addrs = control_ports(cluster);
+    let (tell, mut heard) = mpsc::channel(addrs.len().max(1));
     let guards: Vec<spawn::Guard> = addrs
+        .into_iter()
         .map(|addr| {
             let (me, tell, job) = (me.clone(), tell.clone(), job.to_owned());
             spawn::guarded("ask-leader", async move {
                 let answer = tokio::time::timeout(3 * WITHIN, ask_if(addr, &me, &job, request)).await;
-                let _ = tell.send(answer.unwrap_or(Err(Error::Timeout)));
+                let _ = tell.send(answer.unwrap_or(Err(Error::Timeout))).await;
                 Ok::<(), Error>(())
             })
         })

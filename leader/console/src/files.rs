@@ -6,7 +6,7 @@ use common::clock;
 use common::ids::{JobName, TaskId};
 use hydfs::client::{Client, Error as StoreError, Streams};
 
-use super::Error;
+use crate::outcome::Error;
 use job::journal::{self, OpenError};
 use job::record::Record;
 

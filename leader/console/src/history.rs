@@ -9,10 +9,10 @@ use common::ids::{Epoch, JobName, TaskId};
 use common::net::Identity;
 use common::spawn;
 use hydfs::client::Client;
-use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Done, Error, json_or, show};
+use crate::outcome::{Done, Error, json_or};
+use crate::show::{self, HistoryRow};
 use api::find::ask_all;
 use api::wire::{Reply, Request};
 use job::journal;
@@ -21,33 +21,6 @@ use job::record::{Entry, Record};
 
 /// Journals read at a time.
 const AT_ONCE: usize = 8;
-
-/// One job. Times are wall clock.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct HistoryRow {
-    pub job: JobName,
-    /// RFC 3339, to the second; `null`: it never began.
-    pub started: Option<String>,
-    /// From its plan to its end; else to now, or if it was interrupted, to the last that its journal says.
-    pub seconds: f64,
-    /// `done`, `failed`, `running`, or `interrupted`: no leader has it, and it can be taken up.
-    pub outcome: &'static str,
-    /// Of a failed one.
-    pub why: Option<String>,
-    pub stages: Vec<String>,
-    pub tasks: usize,
-    /// Processes that were replaced.
-    pub restarts: u64,
-    /// How often another leader took it up.
-    pub resumed: u64,
-    /// Of tasks that are done.
-    pub lines_in: u64,
-    pub lines_out: u64,
-    pub src: String,
-    pub dest: String,
-    #[serde(skip)]
-    at_us: u64,
-}
 
 /// `most`: only so many of the newest.
 pub async fn run(
@@ -72,7 +45,7 @@ pub async fn run(
         })
         .collect();
 
-    let (tell, mut heard) = mpsc::unbounded_channel();
+    let (tell, mut heard) = mpsc::channel(AT_ONCE);
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let guards: Vec<_> = names
         .into_iter()
@@ -81,7 +54,7 @@ pub async fn run(
             spawn::guarded("history", async move {
                 let _turn = room.acquire().await;
                 let records = journal::read(&client, &job).await;
-                let _ = tell.send((job, records));
+                let _ = tell.send((job, records)).await;
                 Ok::<(), std::convert::Infallible>(())
             })
         })

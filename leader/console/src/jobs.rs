@@ -4,8 +4,9 @@ use common::cluster::Cluster;
 use common::ids::JobName;
 use common::net::Identity;
 
-use super::{Error, json_or, show};
-use api::find::{Asked, Missing, ask_all};
+use crate::outcome::{Error, json_or};
+use crate::show;
+use api::find::{LeaderAnswers, Missing, ask_all};
 use api::wire::{JobRow, Reply, Request, TaskRow};
 
 pub async fn list_tasks(
@@ -54,7 +55,7 @@ async fn ask(cluster: &Cluster, me: &Identity) -> (Vec<JobRow>, String) {
     (rows, trouble)
 }
 
-fn trouble(asked: &Asked) -> String {
+fn trouble(asked: &LeaderAnswers) -> String {
     asked
         .troubles
         .iter()

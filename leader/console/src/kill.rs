@@ -1,17 +1,20 @@
 //! `kill_task NODE PID`.
 
-use std::net::UdpSocket;
+use std::path::Path;
 use std::sync::Arc;
 
-use common::cluster::{Cluster, Node};
+use common::cluster::Cluster;
+use common::net::Identity;
 use common::ssh::Folder;
+use launcher::kill::kill_worker;
+use launcher::remote::Remote;
+use launcher::remote_kill::kill_over_ssh;
 
-use super::Error;
-use launcher::remote::{KILL, Remote, kill_outcome};
+use crate::outcome::Error;
 
-/// Kills a worker of this cluster over SSH; what was killed is returned. On a node that is this very machine and has no
-/// SSH it is killed directly.
-pub async fn kill_task(cluster: &Cluster, node: &str, pid: u32) -> Result<String, Error> {
+/// Has the node's host kill a worker of this cluster; what was killed is returned. On a node that is this very machine and has no
+/// SSH it is killed from here, in the same way.
+pub async fn kill_task(cluster: &Cluster, me: &Identity, node: &str, pid: u32) -> Result<String, Error> {
     let node = cluster.node(node)?;
     let failed = |why: String| Error::Kill {
         node: node.name.to_string(),
@@ -20,9 +23,11 @@ pub async fn kill_task(cluster: &Cluster, node: &str, pid: u32) -> Result<String
     let must = format!("--cluster {} --node {} --job ", cluster.path.display(), node.name);
     let folder = Folder::new().map_err(|e| failed(e.to_string()))?;
     let remote = Remote::new(node.clone(), Arc::new(folder));
+    let exe = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
+    let own = exe.parent().unwrap_or(Path::new("/"));
     let killed = match remote.connect().await {
-        Ok(()) => remote.kill(pid, &must).await,
-        Err(_) if is_here(node) => directly(pid, &must).await,
+        Ok(()) => kill_over_ssh(&remote, &cluster.path, &me.secret, own, pid, &must).await,
+        Err(_) if node.is_here() => kill_worker(pid, &must),
         Err(unreachable) => Err(unreachable.to_string()),
     };
     remote.close().await;
@@ -41,23 +46,4 @@ pub async fn kill_task(cluster: &Cluster, node: &str, pid: u32) -> Result<String
         value("--epoch"),
         node.name
     ))
-}
-
-fn is_here(node: &Node) -> bool {
-    UdpSocket::bind((node.addr, 0)).is_ok()
-}
-
-async fn directly(pid: u32, must: &str) -> Result<String, String> {
-    let output = tokio::process::Command::new("sh")
-        .args(["-c", KILL, "sh", &pid.to_string(), must])
-        .output()
-        .await;
-    let output = output.map_err(|e| e.to_string())?;
-    let line = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    kill_outcome(
-        output.status.code(),
-        pid,
-        line,
-        String::from_utf8_lossy(&output.stderr).trim(),
-    )
 }

@@ -6,7 +6,8 @@ use protocol::task_log::{self, Cut, Order, Record};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::{Done, Error, files};
+use crate::files;
+use crate::outcome::{Done, Error};
 use ::verify::JobFacts;
 
 pub async fn run(client: &Client, job: &JobName, task: TaskId, json: bool) -> Result<Done, Error> {

@@ -6,14 +6,15 @@ use common::net::Identity;
 use memberd::client::{self, Error};
 use memberd::{Configuration, Member, State};
 
-use super::{json_or, show};
+use crate::outcome::{self, json_or};
+use crate::show;
 
 pub async fn list_mem(
     cluster: &Cluster,
     me: &Identity,
     node: Option<String>,
     json: bool,
-) -> Result<String, super::Error> {
+) -> Result<String, outcome::Error> {
     let members = any(cluster, me, node, async |node| {
         client::list(cluster, me, &node).await
     })
@@ -26,7 +27,7 @@ pub async fn list_self(
     me: &Identity,
     node: Option<String>,
     json: bool,
-) -> Result<String, super::Error> {
+) -> Result<String, outcome::Error> {
     let itself = any(cluster, me, node, async |node| {
         client::list_self(cluster, me, &node).await
     });
@@ -39,7 +40,7 @@ pub async fn display_suspects(
     me: &Identity,
     node: Option<String>,
     json: bool,
-) -> Result<String, super::Error> {
+) -> Result<String, outcome::Error> {
     let mut members = any(cluster, me, node, async |node| {
         client::list(cluster, me, &node).await
     })
@@ -52,7 +53,7 @@ pub async fn display_protocol(
     cluster: &Cluster,
     me: &Identity,
     node: Option<String>,
-) -> Result<String, super::Error> {
+) -> Result<String, outcome::Error> {
     Ok(configuration(cluster, me, node).await?.to_string())
 }
 
@@ -62,12 +63,12 @@ pub async fn get_config(
     me: &Identity,
     node: Option<String>,
     key: Option<String>,
-) -> Result<String, super::Error> {
+) -> Result<String, outcome::Error> {
     let all = configuration(cluster, me, node).await?.to_json();
     match key {
         None => Ok(serde_json::to_string_pretty(&all)?),
         Some(key) => match &all[&key] {
-            serde_json::Value::Null => Err(super::Error::Setting { key }),
+            serde_json::Value::Null => Err(outcome::Error::Setting { key }),
             serde_json::Value::String(text) => Ok(text.clone()),
             other => Ok(other.to_string()),
         },
@@ -80,17 +81,17 @@ pub async fn set(
     me: &Identity,
     node: Option<String>,
     settings: Vec<String>,
-) -> Result<String, super::Error> {
+) -> Result<String, outcome::Error> {
     let pair = |s: &String| {
         let (key, value) = s
             .split_once('=')
-            .ok_or_else(|| super::Error::Pair { text: s.clone() })?;
+            .ok_or_else(|| outcome::Error::Pair { text: s.clone() })?;
         Ok((key.to_owned(), value.to_owned()))
     };
     let changes = settings
         .iter()
         .map(pair)
-        .collect::<Result<Vec<_>, super::Error>>()?;
+        .collect::<Result<Vec<_>, outcome::Error>>()?;
     Ok(change(cluster, me, node, changes).await?.to_string())
 }
 
@@ -102,7 +103,7 @@ pub async fn switch(
     protocol: String,
     suspicion: Option<String>,
     suspicion_time: Option<String>,
-) -> Result<String, super::Error> {
+) -> Result<String, outcome::Error> {
     let given = [
         ("protocol", Some(protocol)),
         ("suspicion", suspicion),
@@ -116,7 +117,7 @@ pub async fn switch(
 }
 
 /// Has a node's memberd say goodbye and exit.
-pub async fn leave(cluster: &Cluster, me: &Identity, node: &str) -> Result<String, super::Error> {
+pub async fn leave(cluster: &Cluster, me: &Identity, node: &str) -> Result<String, outcome::Error> {
     let node = cluster.node(node)?.name.clone();
     client::leave(cluster, me, &node).await?;
     Ok(format!("{node} is leaving"))

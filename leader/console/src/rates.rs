@@ -3,7 +3,7 @@
 use common::cluster::Cluster;
 use common::net::Identity;
 
-use super::{Error, json_or};
+use crate::outcome::{Error, json_or};
 use api::find::{Missing, ask_all, ask_leader};
 use api::wire::{RatesRow, Reply, Request};
 

@@ -1,7 +1,35 @@
 //! Tables for people.
 
-use super::history::HistoryRow;
 use api::wire::{JobRow, TaskRow};
+use common::ids::JobName;
+use serde::Serialize;
+
+/// One job. Times are wall clock.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HistoryRow {
+    pub job: JobName,
+    /// RFC 3339, to the second; `null`: it never began.
+    pub started: Option<String>,
+    /// From its plan to its end; else to now, or if it was interrupted, to the last that its journal says.
+    pub seconds: f64,
+    /// `done`, `failed`, `running`, or `interrupted`: no leader has it, and it can be taken up.
+    pub outcome: &'static str,
+    /// Of a failed one.
+    pub why: Option<String>,
+    pub stages: Vec<String>,
+    pub tasks: usize,
+    /// Processes that were replaced.
+    pub restarts: u64,
+    /// How often another leader took it up.
+    pub resumed: u64,
+    /// Of tasks that are done.
+    pub lines_in: u64,
+    pub lines_out: u64,
+    pub src: String,
+    pub dest: String,
+    #[serde(skip)]
+    pub at_us: u64,
+}
 
 /// Columns as wide as their widest cell, two spaces between.
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {

@@ -3,12 +3,11 @@
 use common::ids::JobName;
 use hydfs::client::Client;
 
-use super::{Done, Error, files};
+use crate::files;
+use crate::outcome::{Done, Error, UNCHECKED};
 use ::verify::{Checker, JobFacts, Outcome, TaskFiles, Verdict, thousands};
 
 const REFUTED: u8 = 1;
-/// Neither proved nor refuted.
-pub const UNCHECKED: u8 = 2;
 
 pub async fn run(client: &Client, job: &JobName) -> Result<Done, Error> {
     let no_plan = || Error::NoPlan { job: job.to_string() };

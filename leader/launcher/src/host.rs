@@ -1,19 +1,16 @@
-//! The program that starts one job's workers on one node, `rainstormctl --cluster F host --node N --job J`: a single SSH
-//! session, and so a single login shell, however many workers are started and restarted.
+//! The node's host: the program that starts one job's workers on one node, `rainstormctl --cluster F host --node N --job J`.
+//! It is a single SSH session, and so a single login shell, however many workers are started and restarted.
 //!
-//! On its standard input: the cluster's secret on a line, then a [`Word`] a line. On its standard output: a [`Said`] a
+//! On its standard input: the cluster's secret on a line, then a [`HostCommand`] a line. On its standard output: a [`HostReply`] a
 //! line. All lines are JSON. It ends soon after its standard input has: workers whose leader has gone stop by themselves,
 //! and what has not stopped after [`GRACE`] is killed. What operators of killed workers leave behind comes to it, and is ended.
 
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use common::ids::{Epoch, NodeName, TaskId};
 use common::secret::Secret;
 use common::{orphans, spawn};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{
@@ -21,8 +18,8 @@ use tokio::io::{
 };
 use tokio::sync::mpsc;
 
-use super::remote::kill_outcome;
-use super::{Event, Launcher, Order};
+use super::kill::kill_worker;
+use super::{Launcher, Order, ProcessEvent};
 use crate::local::Local;
 
 /// How long workers may go on when the leader has gone.
@@ -41,7 +38,7 @@ const SHOWN: usize = 200;
 /// What a leader says to a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Word {
+pub enum HostCommand {
     Launch(Order),
     /// Kills that process if it is the host's own, or else process `pid` if its command line holds `must`.
     Kill {
@@ -50,21 +47,31 @@ pub enum Word {
         pid: u32,
         must: String,
     },
+    /// Kills process `pid` if its command line holds `must`: for people, who know no more of it.
+    KillProcess {
+        pid: u32,
+        must: String,
+    },
 }
 
 /// What a host says to its leader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Said {
+pub enum HostReply {
     /// The first line. What comes before it is the login shell's.
     Ready,
-    Event(Event),
+    Event(ProcessEvent),
     Killed {
         task: TaskId,
         epoch: Epoch,
         pid: u32,
         /// Why not, if it was not.
         failed: Option<String>,
+    },
+    /// What came of [`HostCommand::KillProcess`]: its command line, or why not.
+    KilledProcess {
+        pid: u32,
+        killed: Result<String, String>,
     },
 }
 
@@ -79,7 +86,7 @@ pub enum Error {
     #[error("the leader does not take what is said: {0}")]
     Write(#[from] io::Error),
     #[error("the leader says what this program does not understand (are both of the same version?): {0}")]
-    Word(String),
+    Command(String),
 }
 
 /// Makes this process the one that ends what operators leave behind, and ends what is left from before.
@@ -99,7 +106,7 @@ pub async fn serve(
     let first = tokio::time::timeout(PATIENCE, line(&mut stdin)).await;
     let text = first.ok().and_then(Result::ok).flatten().ok_or(Error::Secret)?;
     let secret = Secret::from_hex(&text).ok_or(Error::Secret)?;
-    say(&mut stdout, &Said::Ready).await?;
+    say(&mut stdout, &HostReply::Ready).await?;
 
     let (tell, mut words) = mpsc::channel(64);
     let _reader = spawn::guarded("host-words", async move {
@@ -110,33 +117,37 @@ pub async fn serve(
         }
         Ok::<(), io::Error>(())
     });
+    // Each launch has one event: as many as workers were started here.
     let (events, mut ended) = mpsc::unbounded_channel();
     let mut local = Local::new(secret, events);
     // Each launch has one event.
     let mut running = 0usize;
     let end = loop {
         let said = tokio::select! {
-            text = words.recv() => match text.map(|text| parse::<Word>(&text).ok_or(text)) {
+            text = words.recv() => match text.map(|text| parse::<HostCommand>(&text).ok_or(text)) {
                 None => break Ok(()),
-                Some(Ok(Word::Launch(order))) => {
+                Some(Ok(HostCommand::Launch(order))) => {
                     running += 1;
                     local.launch(order);
                     continue;
                 }
-                Some(Ok(Word::Kill { task, epoch, pid, must })) => {
+                Some(Ok(HostCommand::Kill { task, epoch, pid, must })) => {
                     let killed = if local.runs(task, epoch) {
                         local.kill(task, epoch, node.clone(), pid);
                         Ok(())
                     } else {
-                        kill_process(pid, &must).map(drop)
+                        kill_worker(pid, &must).map(drop)
                     };
-                    Said::Killed { task, epoch, pid, failed: killed.err() }
+                    HostReply::Killed { task, epoch, pid, failed: killed.err() }
                 }
-                Some(Err(text)) => break Err(Error::Word(text.chars().take(SHOWN).collect())),
+                Some(Ok(HostCommand::KillProcess { pid, must })) => {
+                    HostReply::KilledProcess { pid, killed: kill_worker(pid, &must) }
+                }
+                Some(Err(text)) => break Err(Error::Command(text.chars().take(SHOWN).collect())),
             },
             Some(event) = ended.recv() => {
                 running -= 1;
-                Said::Event(event)
+                HostReply::Event(event)
             }
         };
         if let Err(error) = say(&mut stdout, &said).await {
@@ -156,34 +167,14 @@ pub async fn serve(
 /// Until none runs. Who would hear it may have gone, or may only have no more to say.
 async fn tell_ends(
     running: &mut usize,
-    ended: &mut mpsc::UnboundedReceiver<Event>,
+    ended: &mut mpsc::UnboundedReceiver<ProcessEvent>,
     stdout: &mut (impl AsyncWrite + Unpin),
 ) {
     while *running > 0
         && let Some(event) = ended.recv().await
     {
         *running -= 1;
-        let _ = say(stdout, &Said::Event(event)).await;
-    }
-}
-
-/// What the script for a shell ([`super::remote::KILL`]) does.
-fn kill_process(pid: u32, must: &str) -> Result<String, String> {
-    let file = Path::new("/proc").join(pid.to_string()).join("cmdline");
-    let line: String = String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).replace('\0', " ");
-    let number = i32::try_from(pid).unwrap_or(0);
-    if line.is_empty() || number <= 0 {
-        return kill_outcome(Some(3), pid, line, "");
-    }
-    let meant = line
-        .find("worker")
-        .is_some_and(|at| format!("{} ", &line[at..]).contains(must));
-    if !meant {
-        return kill_outcome(Some(4), pid, line, "");
-    }
-    match kill(Pid::from_raw(number), Signal::SIGKILL) {
-        Ok(()) => kill_outcome(Some(0), pid, line, ""),
-        Err(error) => kill_outcome(None, pid, line, error.desc()),
+        let _ = say(stdout, &HostReply::Event(event)).await;
     }
 }
 
@@ -255,7 +246,7 @@ mod tests {
 
         async fn ready() -> Self {
             let mut host = Self::start(&Secret::from_text(b"a secret of some length").to_hex()).await;
-            assert_eq!(host.hear().await, Some(Said::Ready));
+            assert_eq!(host.hear().await, Some(HostReply::Ready));
             host
         }
 
@@ -272,10 +263,10 @@ mod tests {
                 args: vec!["--x".into()],
                 data: self.dir.path().to_owned(),
             };
-            say(&mut self.to, &Word::Launch(order)).await.unwrap();
+            say(&mut self.to, &HostCommand::Launch(order)).await.unwrap();
         }
 
-        async fn hear(&mut self) -> Option<Said> {
+        async fn hear(&mut self) -> Option<HostReply> {
             let text = tokio::time::timeout(Duration::from_secs(20), line(&mut self.from)).await;
             text.expect("a line in time")
                 .unwrap()
@@ -297,9 +288,9 @@ mod tests {
         }
     }
 
-    fn exited(said: Option<Said>) -> (TaskId, Exit, Vec<String>) {
+    fn exited(said: Option<HostReply>) -> (TaskId, Exit, Vec<String>) {
         match said {
-            Some(Said::Event(Event::Exited {
+            Some(HostReply::Event(ProcessEvent::Exited {
                 task, exit, stderr, ..
             })) => (task, exit, stderr),
             other => panic!("{other:?}"),
@@ -317,7 +308,7 @@ mod tests {
             (one, Exit::Code(3), vec!["--x 64".to_owned()])
         );
         host.launch(two, "exec sleep 600").await;
-        let kill = Word::Kill {
+        let kill = HostCommand::Kill {
             task: two,
             epoch: Epoch(1),
             pid: 0,
@@ -327,7 +318,7 @@ mod tests {
         let (mut killed, mut ended) = (false, false);
         while !killed || !ended {
             match host.hear().await {
-                Some(Said::Killed {
+                Some(HostReply::Killed {
                     task, failed: None, ..
                 }) if task == two => killed = true,
                 said => {
@@ -349,14 +340,14 @@ mod tests {
             (u32::MAX, "no process"),
         ];
         for (pid, why) in refused {
-            let kill = Word::Kill {
+            let kill = HostCommand::Kill {
                 task,
                 epoch,
                 pid,
                 must: "--cluster /no/such ".into(),
             };
             say(&mut host.to, &kill).await.unwrap();
-            let Some(Said::Killed {
+            let Some(HostReply::Killed {
                 failed: Some(failed), ..
             }) = host.hear().await
             else {
@@ -364,6 +355,21 @@ mod tests {
             };
             assert!(failed.contains(why), "{failed}");
         }
+        host.end().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_kill_for_people_is_answered_with_the_command_line_or_why_not() {
+        let mut host = Host::ready().await;
+        let pid = std::process::id();
+        let must = "no matter".into();
+        say(&mut host.to, &HostCommand::KillProcess { pid, must })
+            .await
+            .unwrap();
+        let Some(HostReply::KilledProcess { killed: Err(why), .. }) = host.hear().await else {
+            panic!()
+        };
+        assert!(why.contains("not a worker"), "{why}");
         host.end().await.unwrap();
     }
 
@@ -398,6 +404,6 @@ mod tests {
         ));
         let mut host = Host::ready().await;
         host.to.write_all(b"{\"launch\":{}}\n").await.unwrap();
-        assert!(matches!(host.end().await, Err(Error::Word(_))));
+        assert!(matches!(host.end().await, Err(Error::Command(_))));
     }
 }

@@ -3,11 +3,14 @@
 //! ```text
 //!   leader: ssh.rs --(remote.rs: one SSH connection, one session per node)--> node: host.rs --> local.rs --> workers
 //!   leader: local.rs --> workers
+//!   rainstormctl kill_task --(remote_kill.rs)--> node: host.rs --> kill.rs
 //! ```
 
 pub mod host;
+pub mod kill;
 pub mod local;
 pub mod remote;
+pub mod remote_kill;
 pub mod ssh;
 
 use std::collections::VecDeque;
@@ -47,7 +50,7 @@ pub struct Order {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Event {
+pub enum ProcessEvent {
     Exited {
         task: TaskId,
         epoch: Epoch,
@@ -58,16 +61,22 @@ pub enum Event {
     Failed { task: TaskId, epoch: Epoch, why: String },
 }
 
-pub type Events = mpsc::UnboundedSender<Event>;
+/// One event for each launch: as many are queued as processes were launched and have not ended.
+pub type ProcessEvents = mpsc::UnboundedSender<ProcessEvent>;
 pub type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Starts processes; what becomes of them arrives as [`Event`]s.
+/// Starts processes; what becomes of them arrives as [`ProcessEvent`]s.
 pub trait Launcher: Send {
     fn launch(&mut self, order: Order);
     /// Best effort: kills that process if it is still the one it was.
     fn kill(&mut self, task: TaskId, epoch: Epoch, node: NodeName, pid: u32);
     /// Leaves nothing of the launcher's own behind.
     fn close(self: Box<Self>) -> Closing;
+}
+
+/// The program that is a node's host, beside its workers.
+pub fn host_program(node: &Node, own: &Path) -> PathBuf {
+    node.bin.as_deref().unwrap_or(own).join("rainstormctl")
 }
 
 /// What of a worker's command line tells it from all others, as it stands in its `/proc/PID/cmdline` with spaces.
@@ -183,6 +192,15 @@ impl LastLines {
         }
         self.push(&line);
     }
+}
+
+fn with_last(mut why: String, last: &LastLines) -> String {
+    let lines = last.get();
+    if !lines.is_empty() {
+        why.push_str("; its last words: ");
+        why.push_str(&lines.join(" | "));
+    }
+    why
 }
 
 /// An error and what caused it, on one line.

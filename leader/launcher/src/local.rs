@@ -11,17 +11,17 @@ use nix::sys::signal::Signal;
 use tokio::process::Command;
 use tokio::sync::Notify;
 
-use super::{Closing, Event, Events, Launcher, Order, attend};
+use super::{Closing, Launcher, Order, ProcessEvent, ProcessEvents, attend};
 use common::exit::Exit;
 
 pub struct Local {
     secret: Secret,
-    events: Events,
+    events: ProcessEvents,
     running: BTreeMap<(TaskId, Epoch), (Arc<Notify>, spawn::Guard)>,
 }
 
 impl Local {
-    pub fn new(secret: Secret, events: Events) -> Self {
+    pub fn new(secret: Secret, events: ProcessEvents) -> Self {
         Self {
             secret,
             events,
@@ -74,12 +74,12 @@ async fn run(
     order: Order,
     secret: Secret,
     kill: Arc<Notify>,
-    events: Events,
+    events: ProcessEvents,
 ) -> Result<(), std::convert::Infallible> {
     let (task, epoch) = (order.task, order.epoch);
     let failed = |why: String| {
         // The receiver is gone only when the job is over.
-        let _ = events.send(Event::Failed { task, epoch, why });
+        let _ = events.send(ProcessEvent::Failed { task, epoch, why });
     };
     let mut command = Command::new(&order.program);
     command
@@ -96,7 +96,7 @@ async fn run(
         Err(error) => {
             // As a shell says it.
             let stderr = vec![format!("cannot start {}: {error}", order.program.display())];
-            let _ = events.send(Event::Exited {
+            let _ = events.send(ProcessEvent::Exited {
                 task,
                 epoch,
                 exit: Exit::Code(127),
@@ -121,7 +121,7 @@ async fn run(
         }
     };
     let (exit, stderr) = attend(&secret, stdin, stdout, stderr, wait).await;
-    let _ = events.send(Event::Exited {
+    let _ = events.send(ProcessEvent::Exited {
         task,
         epoch,
         exit,
@@ -149,7 +149,7 @@ mod tests {
         file
     }
 
-    async fn outcome(text: &str, kill: bool) -> Event {
+    async fn outcome(text: &str, kill: bool) -> ProcessEvent {
         let dir = tempfile::tempdir().unwrap();
         let (events, mut heard) = mpsc::unbounded_channel();
         let mut local = Local::new(Secret::from_text(b"a secret of some length"), events);
@@ -183,7 +183,7 @@ mod tests {
             false,
         )
         .await;
-        let Event::Exited {
+        let ProcessEvent::Exited {
             exit, stderr, epoch, ..
         } = told
         else {
@@ -201,7 +201,7 @@ mod tests {
         assert!(
             matches!(
                 told,
-                Event::Exited {
+                ProcessEvent::Exited {
                     exit: Exit::Killed,
                     ..
                 }
@@ -213,7 +213,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_is_not_there_is_told() {
         let told = outcome("", false).await;
-        let Event::Exited { exit, stderr, .. } = told else {
+        let ProcessEvent::Exited { exit, stderr, .. } = told else {
             panic!("{told:?}")
         };
         assert!(

@@ -9,7 +9,7 @@ use common::ssh::{Folder, Marker, Silent, quoted};
 use openssh::{
     Child, ChildStderr, ChildStdin, ChildStdout, ControlPersist, KnownHosts, Session, SessionBuilder, Stdio,
 };
-use tokio::io::{AsyncReadExt, BufReader};
+use tokio::io::BufReader;
 use tokio::sync::Mutex;
 
 use super::chain;
@@ -17,11 +17,8 @@ use super::chain;
 const CONNECT_WITHIN: Duration = Duration::from_secs(8);
 /// Until a command's own words begin: login shells that read much before are not in a hurry.
 const BEGIN_WITHIN: Duration = Duration::from_secs(30);
-const KILL_WITHIN: Duration = Duration::from_secs(5);
 /// How long the reason of a command's end may take to arrive.
 const REASON_WITHIN: Duration = Duration::from_secs(1);
-/// Of what a command says, at most so much is kept.
-const MOST_SAID: u64 = 64 * 1024;
 const CLOSE_WITHIN: Duration = Duration::from_millis(500);
 /// A master that nobody uses ends by itself after so many seconds: that is when this program was killed.
 const IDLE: usize = 10;
@@ -198,30 +195,6 @@ impl Remote {
         })
     }
 
-    /// Kills process `pid` if its command line (words with spaces between) holds `must`; returns that line.
-    pub async fn kill(&self, pid: u32, must: &str) -> Result<String, String> {
-        let words = ["sh", "-c", KILL, "sh", &pid.to_string(), must].map(str::to_owned);
-        let channel = self.run(&words).await.map_err(|e| e.to_string())?;
-        let Channel {
-            child,
-            stdin,
-            stdout,
-            stderr,
-        } = channel;
-        drop(stdin);
-        let said = async {
-            let (mut line, mut complaint) = (String::new(), String::new());
-            let (mut out, mut err) = (stdout.take(MOST_SAID), stderr.take(MOST_SAID));
-            // What there is is enough.
-            let _ = tokio::join!(out.read_to_string(&mut line), err.read_to_string(&mut complaint));
-            let status = child.wait().await.map_err(|e| chain(&e))?;
-            kill_outcome(status.code(), pid, line.trim().to_owned(), complaint.trim())
-        };
-        tokio::time::timeout(KILL_WITHIN, said)
-            .await
-            .unwrap_or_else(|_| Err("no answer in time".to_owned()))
-    }
-
     /// Closes the connection: the master ends once no session is left.
     pub async fn close(&self) {
         let close = async {
@@ -256,22 +229,6 @@ pub(super) async fn reason(child: Child<Arc<Session>>) -> String {
     }
 }
 
-/// Kills a process only if it is the one that is meant.
-pub const KILL: &str = r#"c=$(tr '\000' ' ' < "/proc/$1/cmdline" 2>/dev/null) || exit 3
-[ -n "$c" ] || exit 3
-printf '%s\n' "$c"
-case "$c " in *worker*"$2"*) kill -9 "$1" ;; *) exit 4 ;; esac"#;
-
-/// What [`KILL`]'s exit code means.
-pub fn kill_outcome(code: Option<i32>, pid: u32, line: String, stderr: &str) -> Result<String, String> {
-    match code {
-        Some(0) => Ok(line),
-        Some(3) => Err(format!("there is no process {pid}")),
-        Some(4) => Err(format!("process {pid} is not a worker of this cluster: {line}")),
-        _ => Err(format!("process {pid} was not killed: {stderr}")),
-    }
-}
-
 /// The command that a person may type to see why.
 fn by_hand(node: &Node, command: &str) -> String {
     let mut words = vec!["ssh".to_owned()];
@@ -302,7 +259,6 @@ fn by_hand(node: &Node, command: &str) -> String {
 mod tests {
     use super::*;
     use common::cluster::Ssh as SshConfig;
-    use common::exit::Exit;
 
     fn node() -> Node {
         Node {
@@ -329,51 +285,5 @@ mod tests {
             .to_string();
         let hint = "ssh -p 1 -o 'IdentitiesOnly=yes' -i '/k y' -o 'UserKnownHostsFile=/kh' u@127.0.0.1 true";
         assert!(error.contains("node n1") && error.contains(hint), "{error}");
-    }
-
-    async fn kill_script(pid: u32, must: &str) -> Result<String, String> {
-        let pid_text = pid.to_string();
-        let output = tokio::process::Command::new("sh")
-            .args(["-c", KILL, "sh", &pid_text, must])
-            .output()
-            .await
-            .unwrap();
-        let line = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        kill_outcome(
-            output.status.code(),
-            pid,
-            line,
-            &String::from_utf8_lossy(&output.stderr),
-        )
-    }
-
-    #[tokio::test]
-    async fn only_the_right_process_is_killed() {
-        let dir = tempfile::tempdir().unwrap();
-        let worker = dir.path().join("worker");
-        std::fs::copy("/bin/sleep", &worker).unwrap();
-        let mut child = tokio::process::Command::new(&worker)
-            .args(["600"])
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let pid = child.id().unwrap();
-        // Until the new program's own command line is there.
-        while !std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
-            .unwrap()
-            .contains("600")
-        {
-            tokio::task::yield_now().await;
-        }
-        assert!(
-            kill_script(pid, "--epoch 7 ")
-                .await
-                .unwrap_err()
-                .contains("not a worker of this cluster")
-        );
-        assert!(child.try_wait().unwrap().is_none());
-        assert!(kill_script(pid, "600 ").await.unwrap().contains("600"));
-        assert_eq!(Exit::from(child.wait().await.unwrap()), Exit::Killed);
-        assert!(kill_script(pid, "600 ").await.unwrap_err().contains("no process"));
     }
 }

@@ -11,12 +11,13 @@ use common::secret::Secret;
 use common::ssh::Folder;
 use common::{clock, spawn};
 use openssh::{Child, ChildStdin, Session};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::host::{self, Said, Word};
+use super::host::{self, HostCommand, HostReply};
 use super::remote::{Channel, Remote, Unreachable, reason};
-use super::{Closing, DRAIN, Event, Events, LastLines, Launcher, Order, signature};
+use super::{Closing, DRAIN, LastLines, Launcher, Order, ProcessEvent, ProcessEvents, signature, with_last};
 use common::exit::Exit;
 
 /// A host answers as soon as it is there.
@@ -24,10 +25,16 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// A host ends at once when none of its workers is left, and otherwise kills them first.
 const CLOSE_WITHIN: Duration = Duration::from_millis(4500);
 
-enum Ask {
+/// Launches and kills that wait while a node's session is opened: a job launches a task again only when the launch before has
+/// come to nothing, so more would be a fault.
+const REQUESTS: usize = 16_384;
+/// Replies that wait for the keeper. A host that cannot put its replies anywhere waits.
+const REPLIES: usize = 1024;
+
+enum HostRequest {
     /// Opens the host ahead of need.
     Open(oneshot::Sender<Result<(), Unreachable>>),
-    Word(Word),
+    Command(HostCommand),
 }
 
 /// The outcome of opening a node's host ahead of need.
@@ -36,8 +43,8 @@ pub type Opening = oneshot::Receiver<Result<(), Unreachable>>;
 pub struct Ssh {
     cluster_path: PathBuf,
     job: JobName,
-    events: Events,
-    nodes: BTreeMap<NodeName, (mpsc::UnboundedSender<Ask>, JoinHandle<()>)>,
+    events: ProcessEvents,
+    nodes: BTreeMap<NodeName, (mpsc::Sender<HostRequest>, JoinHandle<()>)>,
 }
 
 impl Ssh {
@@ -47,19 +54,19 @@ impl Ssh {
         job: JobName,
         secret: Secret,
         own: &Path,
-        events: Events,
+        events: ProcessEvents,
     ) -> std::io::Result<Self> {
         // Removed with all in it when the last connection is closed.
         let folder = Arc::new(Folder::new()?);
         let keep = |node: &Node| {
             let keeper = Keeper {
                 remote: Remote::new(node.clone(), folder.clone()),
-                program: node.bin.as_deref().unwrap_or(own).join("rainstormctl"),
+                program: super::host_program(node, own),
                 args: host_args(&cluster.path, &node.name, &job),
                 secret: secret.clone(),
                 events: events.clone(),
             };
-            let (ask, asks) = mpsc::unbounded_channel();
+            let (ask, asks) = mpsc::channel(REQUESTS);
             (
                 node.name.clone(),
                 (ask, spawn::task("ssh-host", keeper.run(asks))),
@@ -78,7 +85,7 @@ impl Ssh {
     pub fn open_all(&self) -> BTreeMap<NodeName, Opening> {
         let open = self.nodes.iter().map(|(name, (ask, _))| {
             let (tell, opening) = oneshot::channel();
-            let _ = ask.send(Ask::Open(tell));
+            let _ = ask.try_send(HostRequest::Open(tell));
             (name.clone(), opening)
         });
         open.collect()
@@ -100,20 +107,25 @@ impl Launcher for Ssh {
             None => format!("node {} is not in the cluster file", order.node),
             Some((ask, _)) => {
                 let node = order.node.clone();
-                match ask.send(Ask::Word(Word::Launch(order))) {
+                match ask.try_send(HostRequest::Command(HostCommand::Launch(order))) {
                     Ok(()) => return,
-                    Err(_) => format!("the SSH session of node {node} is not kept any more"),
+                    Err(TrySendError::Full(_)) => {
+                        format!("{REQUESTS} orders wait for the SSH session of node {node} already")
+                    }
+                    Err(TrySendError::Closed(_)) => {
+                        format!("the SSH session of node {node} is not kept any more")
+                    }
                 }
             }
         };
         // The receiver is gone only when the job is over.
-        let _ = self.events.send(Event::Failed { task, epoch, why });
+        let _ = self.events.send(ProcessEvent::Failed { task, epoch, why });
     }
 
     fn kill(&mut self, task: TaskId, epoch: Epoch, node: NodeName, pid: u32) {
         let must = signature(&self.cluster_path, &node, &self.job, task, epoch);
         if let Some((ask, _)) = self.nodes.get(&node) {
-            let _ = ask.send(Ask::Word(Word::Kill {
+            let _ = ask.try_send(HostRequest::Command(HostCommand::Kill {
                 task,
                 epoch,
                 pid,
@@ -147,14 +159,14 @@ struct Keeper {
     program: PathBuf,
     args: Vec<String>,
     secret: Secret,
-    events: Events,
+    events: ProcessEvents,
 }
 
 /// A host that runs.
 struct Host {
     child: Child<Arc<Session>>,
     stdin: ChildStdin,
-    said: mpsc::UnboundedReceiver<Said>,
+    said: mpsc::Receiver<HostReply>,
     last: Arc<LastLines>,
     /// What was launched through it and has not ended.
     running: BTreeSet<(TaskId, Epoch)>,
@@ -162,7 +174,7 @@ struct Host {
 }
 
 impl Keeper {
-    async fn run(self, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), std::convert::Infallible> {
+    async fn run(self, mut asks: mpsc::Receiver<HostRequest>) -> Result<(), std::convert::Infallible> {
         let mut host: Option<Host> = None;
         loop {
             let said = async {
@@ -252,7 +264,7 @@ impl Keeper {
             mut stdout,
             stderr,
         } = channel;
-        let (tell, mut said) = mpsc::unbounded_channel();
+        let (tell, mut said) = mpsc::channel(REPLIES);
         let lines = last.clone();
         let stderr = spawn::guarded("host-stderr", async move {
             lines.fill(stderr).await;
@@ -262,7 +274,7 @@ impl Keeper {
         let stdout = spawn::guarded("host-stdout", async move {
             while let Some(text) = host::line(&mut stdout).await? {
                 match host::parse(&text) {
-                    Some(said) => drop(tell.send(said)),
+                    Some(said) => drop(tell.send(said).await),
                     // It may be the reason why nothing else comes.
                     None => lines.push(text.as_bytes()),
                 }
@@ -271,7 +283,7 @@ impl Keeper {
         });
         // One that has ended already is heard of below.
         let _ = host::write(&mut stdin, format!("{}\n", self.secret.to_hex()).as_bytes()).await;
-        if said.recv().await == Some(Said::Ready) {
+        if said.recv().await == Some(HostReply::Ready) {
             return Ok(Host {
                 child,
                 stdin,
@@ -297,15 +309,15 @@ impl Keeper {
         self.remote.unreachable(with_last(why, last), &command)
     }
 
-    async fn pass_on(&self, host: &mut Host, ask: Ask) -> std::io::Result<()> {
+    async fn pass_on(&self, host: &mut Host, ask: HostRequest) -> std::io::Result<()> {
         match ask {
-            Ask::Open(tell) => {
+            HostRequest::Open(tell) => {
                 // Who asked may have given up.
                 let _ = tell.send(Ok(()));
                 Ok(())
             }
-            Ask::Word(word) => {
-                if let Word::Launch(order) = &word {
+            HostRequest::Command(word) => {
+                if let HostCommand::Launch(order) = &word {
                     host.running.insert((order.task, order.epoch));
                 }
                 host::say(&mut host.stdin, &word).await
@@ -313,28 +325,31 @@ impl Keeper {
         }
     }
 
-    fn refuse(&self, ask: Ask, error: &Unreachable) {
+    fn refuse(&self, ask: HostRequest, error: &Unreachable) {
         match ask {
-            Ask::Open(tell) => drop(tell.send(Err(error.clone()))),
-            Ask::Word(Word::Launch(Order { task, epoch, .. })) => {
+            HostRequest::Open(tell) => drop(tell.send(Err(error.clone()))),
+            HostRequest::Command(HostCommand::Launch(Order { task, epoch, .. })) => {
                 let why = error.to_string();
-                let _ = self.events.send(Event::Failed { task, epoch, why });
+                let _ = self.events.send(ProcessEvent::Failed { task, epoch, why });
             }
-            Ask::Word(Word::Kill { task, epoch, pid, .. }) => {
+            HostRequest::Command(HostCommand::Kill { task, epoch, pid, .. }) => {
                 tracing::info!(%task, %epoch, node = %error.node, pid, why = %error, "TASK_KILL_FAILED");
             }
+            // A leader kills its own processes only.
+            HostRequest::Command(HostCommand::KillProcess { .. }) => {}
         }
     }
 
-    fn said(&self, host: &mut Host, said: Said) {
+    fn said(&self, host: &mut Host, said: HostReply) {
         match said {
-            Said::Ready => {}
-            Said::Event(event) => {
-                let (Event::Exited { task, epoch, .. } | Event::Failed { task, epoch, .. }) = &event;
+            HostReply::Ready | HostReply::KilledProcess { .. } => {}
+            HostReply::Event(event) => {
+                let (ProcessEvent::Exited { task, epoch, .. } | ProcessEvent::Failed { task, epoch, .. }) =
+                    &event;
                 host.running.remove(&(*task, *epoch));
                 let _ = self.events.send(event);
             }
-            Said::Killed {
+            HostReply::Killed {
                 task,
                 epoch,
                 pid,
@@ -368,14 +383,15 @@ impl Keeper {
         let mut left = running;
         // Told before it was lost.
         while let Ok(last_said) = said.try_recv() {
-            if let Said::Event(event) = last_said {
-                let (Event::Exited { task, epoch, .. } | Event::Failed { task, epoch, .. }) = &event;
+            if let HostReply::Event(event) = last_said {
+                let (ProcessEvent::Exited { task, epoch, .. } | ProcessEvent::Failed { task, epoch, .. }) =
+                    &event;
                 left.remove(&(*task, *epoch));
                 let _ = self.events.send(event);
             }
         }
         for (task, epoch) in left {
-            let _ = self.events.send(Event::Exited {
+            let _ = self.events.send(ProcessEvent::Exited {
                 task,
                 epoch,
                 exit: Exit::Unknown(why.clone()),
@@ -384,15 +400,6 @@ impl Keeper {
         }
         self.remote.forget().await;
     }
-}
-
-fn with_last(mut why: String, last: &LastLines) -> String {
-    let lines = last.get();
-    if !lines.is_empty() {
-        why.push_str("; its last words: ");
-        why.push_str(&lines.join(" | "));
-    }
-    why
 }
 
 #[cfg(test)]
@@ -424,7 +431,7 @@ mod tests {
                 data: dir.path().to_owned(),
             });
             let told = tokio::time::timeout(Duration::from_secs(20), heard.recv()).await;
-            let Some(Event::Failed { why, .. }) = told.expect("in time") else {
+            let Some(ProcessEvent::Failed { why, .. }) = told.expect("in time") else {
                 panic!()
             };
             assert!(why.contains(hint), "{why}");

@@ -19,17 +19,22 @@ const LIMITS: Limits = Limits {
     strangers: 256,
     connections: 65_536,
 };
+/// What was said and not yet heard. Connections wait for room: nothing that is on its way depends on them.
+pub const HEARD: usize = 4096;
+/// Messages to one worker that it has not taken. A start of all tasks sends each a word of each neighbour, of which there are
+/// a thousand a stage at most.
+const TOLD: usize = 16_384;
 const REGISTER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the control port hears.
-pub enum Heard {
+pub enum ControlEvent {
     Registered {
         conn: ConnId,
         task: TaskId,
         epoch: Epoch,
         pid: u32,
         addr: SocketAddr,
-        out: mpsc::UnboundedSender<ToWorker>,
+        out: mpsc::Sender<ToWorker>,
     },
     Message {
         conn: ConnId,
@@ -44,7 +49,7 @@ pub enum Heard {
     },
 }
 
-pub type Tell = mpsc::UnboundedSender<Heard>;
+pub type Tell = mpsc::Sender<ControlEvent>;
 
 /// Accepts until dropped.
 pub async fn listen(listener: TcpListener, me: Identity, job: JobName, tell: Tell) -> std::io::Result<()> {
@@ -87,21 +92,22 @@ async fn worker(
         let why = format!("this is the leader of job {job}, not of {theirs}");
         return connection.tx.send(&ToWorker::Refused { why }).await;
     }
-    let (out, queue) = mpsc::unbounded_channel();
-    let _ = tell.send(Heard::Registered {
+    let (out, queue) = mpsc::channel(TOLD);
+    let registered = ControlEvent::Registered {
         conn,
         task,
         epoch,
         pid,
         addr: data_addr,
         out,
-    });
+    };
+    let _ = tell.send(registered).await;
     let Connection { tx, rx, .. } = connection;
     let end = tokio::select! {
         end = read(rx, conn, &tell) => end,
         end = write(tx, queue) => end,
     };
-    let _ = tell.send(Heard::Closed { conn });
+    let _ = tell.send(ControlEvent::Closed { conn }).await;
     match end {
         // A process that was killed is not worth a line: the job's own events tell of it.
         Err(net::Error::Io(_) | net::Error::Closed) => Ok(()),
@@ -111,13 +117,13 @@ async fn worker(
 
 async fn read(mut rx: net::Receiver, conn: ConnId, tell: &Tell) -> Result<(), net::Error> {
     while let Some(message) = rx.recv().await? {
-        let _ = tell.send(Heard::Message { conn, message });
+        let _ = tell.send(ControlEvent::Message { conn, message }).await;
     }
     Ok(())
 }
 
 /// Ends when the sender is dropped and all is sent.
-async fn write(mut tx: net::Sender, mut queue: mpsc::UnboundedReceiver<ToWorker>) -> Result<(), net::Error> {
+async fn write(mut tx: net::Sender, mut queue: mpsc::Receiver<ToWorker>) -> Result<(), net::Error> {
     while let Some(message) = queue.recv().await {
         tx.send(&message).await?;
     }
@@ -127,7 +133,7 @@ async fn write(mut tx: net::Sender, mut queue: mpsc::UnboundedReceiver<ToWorker>
 async fn console(mut connection: Connection, tell: Tell) -> Result<(), net::Error> {
     while let Some(request) = connection.rx.recv().await? {
         let (reply, answer) = oneshot::channel();
-        let _ = tell.send(Heard::Asked { request, reply });
+        let _ = tell.send(ControlEvent::Asked { request, reply }).await;
         let Ok(reply) = answer.await else { break };
         connection.tx.send(&reply).await?;
     }
@@ -152,10 +158,10 @@ mod tests {
         }
     }
 
-    async fn start() -> (SocketAddr, mpsc::UnboundedReceiver<Heard>, spawn::Guard) {
+    async fn start() -> (SocketAddr, mpsc::Receiver<ControlEvent>, spawn::Guard) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let (tell, heard) = mpsc::unbounded_channel();
+        let (tell, heard) = mpsc::channel(HEARD);
         (
             addr,
             heard,
@@ -177,7 +183,7 @@ mod tests {
         }
     }
 
-    async fn next(heard: &mut mpsc::UnboundedReceiver<Heard>) -> Heard {
+    async fn next(heard: &mut mpsc::Receiver<ControlEvent>) -> ControlEvent {
         tokio::time::timeout(Duration::from_secs(20), heard.recv())
             .await
             .expect("in time")
@@ -191,7 +197,7 @@ mod tests {
             .await
             .unwrap();
         worker.tx.send(&register("j")).await.unwrap();
-        let Heard::Registered {
+        let ControlEvent::Registered {
             conn,
             task,
             epoch,
@@ -203,13 +209,13 @@ mod tests {
             panic!()
         };
         assert_eq!((task, epoch), (TaskId::new(1, 0), Epoch(2)));
-        out.send(ToWorker::Beat { late_ms: 3 }).unwrap();
+        out.try_send(ToWorker::Beat { late_ms: 3 }).unwrap();
         assert_eq!(
             worker.rx.recv::<ToWorker>().await.unwrap(),
             Some(ToWorker::Beat { late_ms: 3 })
         );
         worker.tx.send(&ToLeader::Started { replayed: 3 }).await.unwrap();
-        let Heard::Message {
+        let ControlEvent::Message {
             message: ToLeader::Started { replayed: 3 },
             conn: same,
         } = next(&mut heard).await
@@ -218,7 +224,7 @@ mod tests {
         };
         assert_eq!(conn, same);
         drop(worker);
-        assert!(matches!(next(&mut heard).await, Heard::Closed { conn: c } if c == conn));
+        assert!(matches!(next(&mut heard).await, ControlEvent::Closed { conn: c } if c == conn));
     }
 
     #[tokio::test]
@@ -228,10 +234,10 @@ mod tests {
             .await
             .unwrap();
         worker.tx.send(&register("j")).await.unwrap();
-        let Heard::Registered { out, .. } = next(&mut heard).await else {
+        let ControlEvent::Registered { out, .. } = next(&mut heard).await else {
             panic!()
         };
-        out.send(ToWorker::Finish).unwrap();
+        out.try_send(ToWorker::Finish).unwrap();
         drop(out);
         assert_eq!(
             worker.rx.recv::<ToWorker>().await.unwrap(),
@@ -260,7 +266,7 @@ mod tests {
             .await
             .unwrap();
         console.tx.send(&wire::Request::List).await.unwrap();
-        let Heard::Asked {
+        let ControlEvent::Asked {
             request: wire::Request::List,
             reply,
         } = next(&mut heard).await

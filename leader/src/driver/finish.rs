@@ -9,10 +9,11 @@ use common::{clock, spawn};
 use protocol::control::Format;
 use tokio::sync::{mpsc, oneshot};
 
-use super::control::Heard;
+use super::control::ControlEvent;
+use super::error::Error;
 use super::printing::Printing;
+use super::report;
 use super::run::Run;
-use super::{Error, report};
 use crate::printer;
 use crate::summary::{Summary, Times};
 use job::journal;
@@ -28,8 +29,8 @@ impl Run {
     /// Waits until all processes have ended and all output is printed; kills what does not end by itself.
     pub(super) async fn finish(
         &mut self,
-        heard: &mut mpsc::UnboundedReceiver<Heard>,
-        launched: &mut mpsc::UnboundedReceiver<launcher::Event>,
+        heard: &mut mpsc::Receiver<ControlEvent>,
+        launched: &mut mpsc::UnboundedReceiver<launcher::ProcessEvent>,
         signals: &mut Signals,
         printing: &mut Printing,
         ok: bool,

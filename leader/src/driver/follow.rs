@@ -15,7 +15,7 @@ const EVERY: Duration = Duration::from_millis(500);
 /// The look that ends the job is not waited for any longer.
 const LAST_WITHIN: Duration = Duration::from_secs(3);
 
-pub enum Found {
+pub enum FoundFiles {
     /// Files that were not there before.
     More(Vec<SourceFile>),
     /// The last: there will be no more.
@@ -23,7 +23,7 @@ pub enum Found {
 }
 
 pub struct Lookout {
-    found: mpsc::Receiver<Found>,
+    found: mpsc::Receiver<FoundFiles>,
     last: Arc<Notify>,
     _task: spawn::Guard,
 }
@@ -41,7 +41,7 @@ impl Lookout {
     }
 
     /// What was found; cancel-safe.
-    pub async fn found(&mut self) -> Option<Found> {
+    pub async fn found(&mut self) -> Option<FoundFiles> {
         self.found.recv().await
     }
 
@@ -55,7 +55,7 @@ async fn look_out(
     client: Client,
     src: String,
     last: Arc<Notify>,
-    tell: mpsc::Sender<Found>,
+    tell: mpsc::Sender<FoundFiles>,
 ) -> Result<(), Error> {
     let mut seen: BTreeSet<SourceFile> = BTreeSet::new();
     let mut failed = false;
@@ -71,7 +71,7 @@ async fn look_out(
                 let new: Vec<SourceFile> = all.clone().filter(|f| !seen.contains(f)).collect();
                 // Of those that are gone nothing is remembered.
                 seen = all.collect();
-                if !new.is_empty() && tell.send(Found::More(new)).await.is_err() {
+                if !new.is_empty() && tell.send(FoundFiles::More(new)).await.is_err() {
                     return Ok(());
                 }
             }
@@ -97,6 +97,6 @@ async fn look_out(
             vec![]
         }
     };
-    let _ = tell.send(Found::Last(files)).await;
+    let _ = tell.send(FoundFiles::Last(files)).await;
     Ok(())
 }

@@ -6,20 +6,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::clock::{self, Time};
-use common::ids::TaskId;
+use common::ids::{JobName, TaskId};
 use common::signals::{Asked, Signals};
 use common::spawn;
 use hydfs::client::Error as StoreError;
 use protocol::control::ToWorker;
 use protocol::task_log::SourcePos;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-use super::control::{self, Heard};
-use super::follow::{Found, Lookout};
+use super::control::{self, ControlEvent};
+use super::error::Error;
+use super::follow::{FoundFiles, Lookout};
 use super::prepare::{Base, Ready};
 use super::printing::Printing;
-use super::watched;
-use super::{Error, report};
+use super::report;
 use crate::progress::Display;
 use api::wire::{Reply, Request};
 use job::journal::Journal;
@@ -28,6 +29,8 @@ use job::record::{Entry, Ticket};
 use launcher::{self, Launcher};
 use page::{Dashboard, Outcome};
 
+/// How often those who watch are told.
+const WATCHED_EVERY: Duration = Duration::from_millis(500);
 const RATE_EVERY: Duration = Duration::from_secs(5);
 /// How often it is noted where a source has arrived, at most; and for each file that it follows so much later.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
@@ -41,7 +44,7 @@ pub(super) struct Run {
     pub launcher: Box<dyn Launcher>,
     addr: SocketAddr,
     own_folder: PathBuf,
-    conns: BTreeMap<ConnId, mpsc::UnboundedSender<ToWorker>>,
+    conns: BTreeMap<ConnId, mpsc::Sender<ToWorker>>,
     lookout: Option<Lookout>,
     /// It was told to look for the last time.
     ending: bool,
@@ -75,8 +78,8 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
     } = ready;
     let plan = job.plan();
     report::run_start(plan, &base.node.name, addr);
-    let dashboard = watched::start(&base, &plan.job).await;
-    let (tell, mut heard) = mpsc::unbounded_channel();
+    let dashboard = start_dashboard(&base, &plan.job).await;
+    let (tell, mut heard) = mpsc::channel(control::HEARD);
     let mut vitals = spawn::Vitals::default();
     vitals.spawn(
         "control",
@@ -132,7 +135,7 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
                 display.show(&run.job, now);
                 run.note_arrivals(now);
                 if now >= next_look {
-                    next_look = now + watched::EVERY;
+                    next_look = now + WATCHED_EVERY;
                     let outcome = if run.job.is_draining() { Outcome::Draining } else { Outcome::Running };
                     run.dashboard.show(now, run.snapshot(now, outcome, ""));
                 }
@@ -158,8 +161,20 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
     run.end(&printing, outcome, printed).await
 }
 
+async fn start_dashboard(base: &Base, job: &JobName) -> Dashboard {
+    let addr = base.cluster.http_addr(&base.node, base.cluster.ports.http);
+    let dashboard = Dashboard::start(addr, base.events.clone()).await;
+    if let Some(addr) = dashboard.addr() {
+        tracing::info!(node = %base.node.name, pid = std::process::id(), addr = %addr, "HTTP");
+        if base.screen.is_live() {
+            base.screen.say(&format!("job {job}: http://{addr}/"));
+        }
+    }
+    dashboard
+}
+
 /// For ever when there is nothing to look out for.
-async fn found(lookout: &mut Option<Lookout>) -> Option<Found> {
+async fn found(lookout: &mut Option<Lookout>) -> Option<FoundFiles> {
     match lookout {
         Some(lookout) => lookout.found().await,
         None => std::future::pending().await,
@@ -192,9 +207,13 @@ impl Run {
                 }
             }
             Effect::Send { conn, message } => {
-                if let Some(out) = self.conns.get(&conn) {
-                    // One that is closing will be heard of.
-                    let _ = out.send(message);
+                // One that is closing will be heard of.
+                if let Some(out) = self.conns.get(&conn)
+                    && let Err(TrySendError::Full(_)) = out.try_send(message)
+                {
+                    // It must miss nothing. Without a connection it is replaced.
+                    tracing::warn!(conn = conn.0, "WORKER_TAKES_NOTHING");
+                    self.conns.remove(&conn);
                 }
             }
             Effect::Close { conn } => drop(self.conns.remove(&conn)),
@@ -273,10 +292,10 @@ impl Run {
         }
     }
 
-    fn found(&mut self, found: Option<Found>) {
+    fn found(&mut self, found: Option<FoundFiles>) {
         match found {
-            Some(Found::More(files)) => self.give(Input::Files(files)),
-            Some(Found::Last(files)) => {
+            Some(FoundFiles::More(files)) => self.give(Input::Files(files)),
+            Some(FoundFiles::Last(files)) => {
                 self.give(Input::Files(files));
                 self.lookout = None;
                 self.give(Input::Drain);
@@ -306,9 +325,9 @@ impl Run {
         }
     }
 
-    pub(super) fn heard(&mut self, heard: Heard) {
+    pub(super) fn heard(&mut self, heard: ControlEvent) {
         match heard {
-            Heard::Registered {
+            ControlEvent::Registered {
                 conn,
                 task,
                 epoch,
@@ -325,7 +344,7 @@ impl Run {
                     addr,
                 });
             }
-            Heard::Message { conn, message } => {
+            ControlEvent::Message { conn, message } => {
                 self.give(Input::Message { conn, message });
                 if self.first_report_us.is_none() {
                     let last = self.job.plan().stages.len() - 1;
@@ -333,11 +352,11 @@ impl Run {
                     self.first_report_us = tasks.any(|t| t.totals.tuples_out > 0).then(clock::unix_micros);
                 }
             }
-            Heard::Closed { conn } => {
+            ControlEvent::Closed { conn } => {
                 self.conns.remove(&conn);
                 self.give(Input::ConnClosed { conn });
             }
-            Heard::Asked {
+            ControlEvent::Asked {
                 request: Request::SetRate(rate),
                 reply,
             } => {
@@ -346,7 +365,7 @@ impl Run {
                     self.give(Input::SetRate(rate));
                 }
             }
-            Heard::Asked { request, reply } => {
+            ControlEvent::Asked { request, reply } => {
                 let base = &self.base;
                 let status = report::Stands {
                     node: &base.node.name,
@@ -360,9 +379,9 @@ impl Run {
         }
     }
 
-    pub(super) fn launched(&mut self, event: launcher::Event) {
+    pub(super) fn launched(&mut self, event: launcher::ProcessEvent) {
         match event {
-            launcher::Event::Exited {
+            launcher::ProcessEvent::Exited {
                 task,
                 epoch,
                 exit,
@@ -375,7 +394,7 @@ impl Run {
                     stderr,
                 });
             }
-            launcher::Event::Failed { task, epoch, why } => {
+            launcher::ProcessEvent::Failed { task, epoch, why } => {
                 self.give(Input::LaunchFailed { task, epoch, why })
             }
         }

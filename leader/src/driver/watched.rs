@@ -2,31 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use common::clock::{Time, unix_micros};
-use common::ids::JobName;
 
-use super::prepare::Base;
 use super::report::{self, Stands};
 use super::run::Run;
 use api::latency::Latency;
-use page::{Dashboard, JobView, Outcome, Snapshot, TaskView};
-
-/// How often those who watch are told.
-pub const EVERY: Duration = Duration::from_millis(500);
-
-pub async fn start(base: &Base, job: &JobName) -> Dashboard {
-    let addr = base.cluster.http_addr(&base.node, base.cluster.ports.http);
-    let dashboard = Dashboard::start(addr, base.events.clone()).await;
-    if let Some(addr) = dashboard.addr() {
-        tracing::info!(node = %base.node.name, pid = std::process::id(), addr = %addr, "HTTP");
-        if base.screen.is_live() {
-            base.screen.say(&format!("job {job}: http://{addr}/"));
-        }
-    }
-    dashboard
-}
+use page::{JobView, Outcome, Snapshot, TaskView};
 
 impl Run {
     pub(super) fn snapshot(&self, now: Time, state: Outcome, why: &str) -> Snapshot {

@@ -30,7 +30,7 @@ for f in *.log; do if [ -f "$f" ]; then set -- "$@" "$f"; fi; done
 LC_ALL=C exec grep -a -H "$@""#;
 
 /// What a machine has to say.
-pub enum Said {
+pub enum MachineReply {
     /// Whole lines.
     Lines(Vec<u8>),
     /// All is said: whether something was found, or what went wrong.
@@ -38,11 +38,11 @@ pub enum Said {
 }
 
 /// The machine's place in the cluster file, and its words.
-pub type Tell = mpsc::Sender<(usize, Said)>;
+pub type Tell = mpsc::Sender<(usize, MachineReply)>;
 
 /// Who has been reached so far.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Roll {
+pub struct RollCall {
     pub dialling: usize,
     pub reached: usize,
 }
@@ -54,7 +54,7 @@ pub fn search(
     node: Node,
     remote: Remote,
     search: Arc<Search>,
-    roll: Arc<watch::Sender<Roll>>,
+    roll: Arc<watch::Sender<RollCall>>,
     tell: Tell,
 ) -> spawn::Guard {
     spawn::guarded("grep", async move {
@@ -69,14 +69,14 @@ pub fn search(
                 let mut seen = roll.subscribe();
                 let seen = seen.wait_for(|roll| roll.dialling == 0 || roll.reached > 0).await;
                 let nobody = seen.is_ok_and(|roll| roll.reached == 0);
-                if nobody && super::is_here(&node) {
+                if nobody && node.is_here() {
                     directly(at, &node, &search, &tell).await
                 } else {
                     Err(format!("did not answer: {why}"))
                 }
             }
         };
-        let _ = tell.send((at, Said::End(end))).await;
+        let _ = tell.send((at, MachineReply::End(end))).await;
         remote.close().await;
         Ok::<(), std::convert::Infallible>(())
     })
@@ -168,7 +168,7 @@ async fn carry(
             let rest = block.split_off(whole);
             let lines = std::mem::replace(&mut block, rest);
             // Nobody listens any more: the reader of the output has gone.
-            if !lines.is_empty() && tell.send((at, Said::Lines(lines))).await.is_err() || n == 0 {
+            if !lines.is_empty() && tell.send((at, MachineReply::Lines(lines))).await.is_err() || n == 0 {
                 return Ok::<(), String>(());
             }
         }

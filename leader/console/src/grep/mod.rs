@@ -1,10 +1,9 @@
 //! `grep [GREP-OPTIONS] PATTERN`: all machines' logs at once. Each machine's own grep does the work; only matches travel.
 
-mod args;
+pub mod args;
 mod machine;
 
 use std::io::{self, IsTerminal, Write};
-use std::net::UdpSocket;
 use std::sync::Arc;
 
 use common::cluster::{Cluster, Node};
@@ -12,11 +11,10 @@ use common::ssh::Folder;
 use common::{clock, output, shown};
 use tokio::sync::{mpsc, watch};
 
-pub use args::Error as Misuse;
 use args::Search;
-use machine::{Roll, Said};
+use machine::{MachineReply, RollCall};
 
-use super::{Done, Error};
+use crate::outcome::{Done, Error, FAILED};
 use launcher::remote::Remote;
 
 /// Blocks of lines on their way to standard output, over all machines.
@@ -24,8 +22,6 @@ const AHEAD: usize = 64;
 
 /// Exit codes as grep's: 0 something was found; and:
 const NOTHING: u8 = 1;
-/// A machine failed, or the search is no search.
-pub const FAILED: u8 = 2;
 
 /// Searches. Matches go to standard output as they come, each under its machine's name; with `-c`, a count per machine does.
 /// Everything else, a machine that does not answer among it, goes to standard error.
@@ -33,7 +29,7 @@ pub async fn run(cluster: &Cluster, words: &[String]) -> Result<Done, Error> {
     let began = clock::now();
     let search = Arc::new(args::read(words)?);
     let folder = Arc::new(Folder::new().map_err(|source| Error::Sockets { source })?);
-    let roll = Arc::new(watch::Sender::new(Roll {
+    let roll = Arc::new(watch::Sender::new(RollCall {
         dialling: cluster.nodes.len(),
         reached: 0,
     }));
@@ -67,8 +63,8 @@ pub async fn run(cluster: &Cluster, words: &[String]) -> Result<Done, Error> {
     while let Some((at, said_there)) = said.recv().await {
         let Some(sum) = sums.get_mut(at) else { continue };
         let written = match said_there {
-            Said::Lines(lines) => sum.take(&search, &lines, &mut out),
-            Said::End(end) => {
+            MachineReply::Lines(lines) => sum.take(&search, &lines, &mut out),
+            MachineReply::End(end) => {
                 sum.end = Some(end);
                 Ok(())
             }
@@ -97,10 +93,6 @@ pub async fn run(cluster: &Cluster, words: &[String]) -> Result<Done, Error> {
         code: conclude(&search, &sums, seconds, &mut io::stderr()),
         ..Done::default()
     })
-}
-
-fn is_here(node: &Node) -> bool {
-    UdpSocket::bind((node.addr, 0)).is_ok()
 }
 
 /// What one machine has.

@@ -10,7 +10,7 @@ use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::{Context, Helper, Highlighter, Hinter, Validator};
 use tokio::runtime::Runtime;
 
-use super::super::{Console, STORE_PATIENCE};
+use crate::console::{Console, STORE_PATIENCE};
 use api::find::ask_all;
 use api::wire::{Reply, Request, TaskRow};
 

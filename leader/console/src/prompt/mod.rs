@@ -16,7 +16,8 @@ use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
 use tokio::runtime::Runtime;
 
-use super::{Console, Word, as_meant, tell};
+use crate::args::{ConsoleCommand, as_meant};
+use crate::console::{self, Console, tell};
 use complete::{Completing, Live};
 
 const PROMPT: &str = "rainstorm> ";
@@ -42,14 +43,14 @@ lines; Ctrl-C stops what runs; exit, quit or Ctrl-D ends.";
 )]
 struct Line {
     #[command(subcommand)]
-    word: Word,
+    word: ConsoleCommand,
 }
 
 /// What a line asks for.
-enum Asked {
+enum PromptInput {
     Nothing,
     Exit,
-    Word(Box<Word>),
+    Command(Box<ConsoleCommand>),
     /// Said already.
     Refused(u8),
 }
@@ -62,31 +63,31 @@ pub fn run(console: &Console, runtime: &Runtime) -> u8 {
     }
 }
 
-fn parse(line: &str) -> Asked {
+fn parse(line: &str) -> PromptInput {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
-        return Asked::Nothing;
+        return PromptInput::Nothing;
     }
     let words = match shell_words::split(line) {
         Ok(words) => words,
         Err(error) => {
             complain(format_args!("rainstormctl: {error}: {line}"));
-            return Asked::Refused(USAGE);
+            return PromptInput::Refused(USAGE);
         }
     };
     if let [only] = words.as_slice()
         && (only == "exit" || only == "quit")
     {
-        return Asked::Exit;
+        return PromptInput::Exit;
     }
     let words = as_meant(words.into_iter().map(OsString::from).collect(), 0);
     match Line::try_parse_from(words) {
-        Ok(line) => Asked::Word(Box::new(line.word)),
+        Ok(line) => PromptInput::Command(Box::new(line.word)),
         Err(error) => {
             let code = if error.use_stderr() { USAGE } else { 0 };
             match output::code_of("rainstormctl", error.print(), code) {
-                0 => Asked::Nothing,
-                code => Asked::Refused(code),
+                0 => PromptInput::Nothing,
+                code => PromptInput::Refused(code),
             }
         }
     }
@@ -104,19 +105,19 @@ fn from_input(console: &Console, runtime: &Runtime) -> u8 {
             }
         };
         let failed = match parse(&line) {
-            Asked::Nothing => 0,
-            Asked::Exit => break,
-            Asked::Refused(failed) => failed,
+            PromptInput::Nothing => 0,
+            PromptInput::Exit => break,
+            PromptInput::Refused(failed) => failed,
             // It would take the lines that follow for its data.
-            Asked::Word(word) if word.reads_standard_input() => {
+            PromptInput::Command(word) if word.reads_standard_input() => {
                 eprintln!(
                     "rainstormctl: `{}`: `-` is where these lines come from; name a file",
                     line.trim()
                 );
                 USAGE
             }
-            Asked::Word(word) => {
-                let code = super::carry_out(console, runtime, *word);
+            PromptInput::Command(word) => {
+                let code = console::carry_out(console, runtime, *word);
                 // A script that was stopped does not go on with its next line.
                 if code > STOPPED {
                     return code;
@@ -179,10 +180,10 @@ fn on_terminal(console: &Console, runtime: &Runtime) -> u8 {
             let _ = editor.append_history(file);
         }
         let failed = match parse(&line) {
-            Asked::Nothing => 0,
-            Asked::Exit => break,
-            Asked::Refused(failed) => failed,
-            Asked::Word(word) => carry_out(console, runtime, *word),
+            PromptInput::Nothing => 0,
+            PromptInput::Exit => break,
+            PromptInput::Refused(failed) => failed,
+            PromptInput::Command(word) => carry_out(console, runtime, *word),
         };
         code = if failed == 0 { code } else { failed };
     }
@@ -190,8 +191,8 @@ fn on_terminal(console: &Console, runtime: &Runtime) -> u8 {
 }
 
 /// Until it is done, or Ctrl-C: what leaves nothing behind is given up at once, and the rest at the second.
-fn carry_out(console: &Console, runtime: &Runtime, word: Word) -> u8 {
-    let tidies = matches!(word, Word::Store(_));
+fn carry_out(console: &Console, runtime: &Runtime, word: ConsoleCommand) -> u8 {
+    let tidies = matches!(word, ConsoleCommand::Store(_));
     let done = runtime.block_on(async {
         let (stopper, stop) = Stopper::new();
         let mut done = std::pin::pin!(console.carry_out(word, &stop));
@@ -236,15 +237,15 @@ mod tests {
     #[test]
     fn lines_are_words_comments_or_mistakes() {
         Line::command().debug_assert();
-        assert!(matches!(parse("  "), Asked::Nothing));
-        assert!(matches!(parse("# list_tasks"), Asked::Nothing));
-        assert!(matches!(parse("exit"), Asked::Exit));
-        assert!(matches!(parse("list_tasks j --json"), Asked::Word(_)));
-        assert!(matches!(parse("grep -c 'a b'"), Asked::Word(_)));
-        assert!(matches!(parse("grep 'a b"), Asked::Refused(USAGE)));
-        assert!(matches!(parse("lst_tasks"), Asked::Refused(USAGE)));
+        assert!(matches!(parse("  "), PromptInput::Nothing));
+        assert!(matches!(parse("# list_tasks"), PromptInput::Nothing));
+        assert!(matches!(parse("exit"), PromptInput::Exit));
+        assert!(matches!(parse("list_tasks j --json"), PromptInput::Command(_)));
+        assert!(matches!(parse("grep -c 'a b'"), PromptInput::Command(_)));
+        assert!(matches!(parse("grep 'a b"), PromptInput::Refused(USAGE)));
+        assert!(matches!(parse("lst_tasks"), PromptInput::Refused(USAGE)));
         let reads = |line: &str| match parse(line) {
-            Asked::Word(word) => word.reads_standard_input(),
+            PromptInput::Command(word) => word.reads_standard_input(),
             _ => panic!("{line}"),
         };
         assert!(reads("create - x") && reads("append - x"));

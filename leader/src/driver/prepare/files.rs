@@ -9,7 +9,7 @@ use hydfs::client::names::poison_file;
 use hydfs::client::{Client, Entry, Error as StoreError, Stat};
 
 use crate::cli::{IfExists, Poison, Start};
-use crate::driver::Error;
+use crate::driver::error::Error;
 use crate::operators::Resolved;
 use job::plan::{Input, Output, Plan, SPLIT_FROM, SourceFile};
 

@@ -22,7 +22,7 @@ use memberd::client::Follower;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::Error;
+use super::error::Error;
 use crate::cli::{LauncherKind, Request, What};
 use crate::progress::Screen;
 use job::journal::Journal;
@@ -43,7 +43,7 @@ pub struct Ready {
     pub listener: TcpListener,
     pub addr: SocketAddr,
     pub launcher: Box<dyn Launcher>,
-    pub launched: mpsc::UnboundedReceiver<launcher::Event>,
+    pub launched: mpsc::UnboundedReceiver<launcher::ProcessEvent>,
     /// Where this program is: workers are beside it unless the cluster file says otherwise.
     pub own_folder: PathBuf,
 }
@@ -131,14 +131,20 @@ impl Base {
 }
 
 /// Where a leader is reached, and what starts its workers.
-struct Place {
+struct LeaderEndpoint {
     listener: TcpListener,
-    launcher: (Box<dyn Launcher>, mpsc::UnboundedReceiver<launcher::Event>),
+    launcher: (Box<dyn Launcher>, mpsc::UnboundedReceiver<launcher::ProcessEvent>),
 }
 
 impl Ready {
-    fn new(base: Base, started_us: u64, job: Job, journal: Journal, place: Place) -> Result<Self, Error> {
-        let Place { listener, launcher } = place;
+    fn new(
+        base: Base,
+        started_us: u64,
+        job: Job,
+        journal: Journal,
+        place: LeaderEndpoint,
+    ) -> Result<Self, Error> {
+        let LeaderEndpoint { listener, launcher } = place;
         let addr = listener.local_addr().map_err(|source| Error::Io {
             what: "the control port".into(),
             source,
@@ -178,10 +184,11 @@ fn own_folder() -> Result<PathBuf, Error> {
 }
 
 type Hosts = BTreeMap<NodeName, Opening>;
-type Launching = (Box<dyn Launcher>, mpsc::UnboundedReceiver<launcher::Event>);
+type Launching = (Box<dyn Launcher>, mpsc::UnboundedReceiver<launcher::ProcessEvent>);
 
 /// With `open`, the nodes' hosts are being started while the rest is looked up.
 fn start_launcher(base: &Base, job: &JobName, open: bool) -> Result<(Launching, Hosts), Error> {
+    // Each launch has one event.
     let (events, launched) = mpsc::unbounded_channel();
     let secret = base.me.secret.clone();
     match base.request.launcher {

@@ -6,9 +6,9 @@ use hydfs::client::Error as StoreError;
 use hydfs::client::names::poison_file;
 
 use super::files::make_dest;
-use super::{Base, Outcome, Place, Ready, bind, members, opened, place_of, start_launcher};
+use super::{Base, LeaderEndpoint, Outcome, Ready, bind, members, opened, place_of, start_launcher};
 use crate::cli::{self, Poison, Request, Resume};
-use crate::driver::Error;
+use crate::driver::error::Error;
 use api::find::ask_all;
 use api::wire;
 use job::journal::{self, Journal, OpenError};
@@ -65,7 +65,7 @@ pub(super) async fn prepare(request: Request, how: Resume, started_us: u64) -> R
         started_us,
         job,
         journal,
-        Place { listener, launcher },
+        LeaderEndpoint { listener, launcher },
     )?)))
 }
 

@@ -9,9 +9,9 @@ use hydfs::client::names::poison_file;
 use hydfs::client::{Client, Error as StoreError, Stat};
 
 use super::files::{find_inputs, make_dest, refuse_dest, ship, stat_dest};
-use super::{Base, Outcome, Place, Ready, bind, members, opened, place_of, start_launcher};
+use super::{Base, LeaderEndpoint, Outcome, Ready, bind, members, opened, place_of, start_launcher};
 use crate::cli::{IfExists, Poison, Request, Start};
-use crate::driver::Error;
+use crate::driver::error::Error;
 use crate::operators::{self, Located, Resolved};
 use job::journal::{self, Journal};
 use job::machine::{Config, Job};
@@ -112,7 +112,7 @@ pub(super) async fn prepare(
         started_us,
         job,
         journal,
-        Place { listener, launcher },
+        LeaderEndpoint { listener, launcher },
     )?)))
 }
 
