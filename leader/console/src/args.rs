@@ -191,10 +191,11 @@ pub(crate) enum ConsoleCommand {
 const HOST_HELP: &str = "\
 The node's host: one for each job and node. Leaders start it over SSH; nobody needs to by hand.
 
-It starts, watches and kills the workers of one job on this node. On standard input it is given the cluster's secret on a line,
-then commands, one JSON object a line; on standard output it says, in the same way, what became of them. It ends when its standard
-input does: what workers are left then after 3 s are killed, with all that their operators have started.
-kill_task starts one as well, for as long as that takes.";
+It starts, watches and kills the workers of one job on this node. Standard input gives it the cluster's secret on a line, then \
+commands, one JSON object a line. Standard output says, in the same way, what became of them. It ends when its standard input \
+does. What workers are left 3 s later are killed, with all that their operators have started.
+
+kill_task starts one as well, for as long as the kill takes.";
 
 const GREP_HELP: &str = "\
 Searches the logs of all machines at once: *.log in each node's log folder.

@@ -1,4 +1,4 @@
-//! The operator's console. See [`console`].
+//! The operator's console. See [`rainstormctl`].
 
 use std::process::ExitCode;
 

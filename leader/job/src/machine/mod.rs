@@ -11,6 +11,16 @@
 //! ```
 //! Every launch has the next epoch; each epoch is launched once and given its plan once. Older processes may live on
 //! (stopped, cut off): they are refused here and fenced in HyDFS.
+//!
+//! ```text
+//!   tasks      the tasks, and which connection is whose       pending    changes that are being stored
+//!   processes  what was launched and has not ended            rollout    how far a stage's change has come
+//!   nodes      where tasks may run                            stages     rules over plan, tasks and rollout
+//!   intake     (files.rs) what the sources read               blame      whose fault a failure is
+//!   shares     (share.rs) the sources' rates                  pace       what is done now and then
+//! ```
+//! The other files hold the steps that need several of them: what workers say (messages), what is lost (fail), what is stored
+//! (change), how a stage is scaled (scale), how it all ends (end).
 
 mod blame;
 mod change;
