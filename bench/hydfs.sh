@@ -36,6 +36,7 @@ mkdir -p "$OUT" "$PLOTS"
 for program in hydfs hydfsd hydfs-load memberd; do
     [ -x "$BIN/$program" ] || fail "$BIN/$program is missing; type: cargo build --release"
 done
+# shellcheck disable=SC2317,SC2329  # the trap calls it
 cleanup() {
     nats_down
     bench_cleanup

@@ -105,6 +105,14 @@ done
 cd "$ROOT"
 part formatting cargo fmt --all --check || true
 part lints cargo clippy --workspace --all-targets -- -D warnings || true
+# Links that lead nowhere, tags that are none.
+RUSTDOCFLAGS='-D warnings' part docs cargo doc --workspace --no-deps || true
+scripts() { git ls-files -z -- '*.sh' .ci/run | xargs -0 shellcheck -x; }
+if have shellcheck || apt_install shellcheck; then
+    part scripts scripts || true
+else
+    SKIPPED+=("scripts: shellcheck is not installed; type: $(install_line shellcheck ShellCheck shellcheck shellcheck)")
+fi
 # Not among all targets, since it runs only when asked for.
 part system-lints cargo clippy --workspace --test system -- -D warnings || true
 # With the same profile as what is shipped, and always the whole workspace, whose packages agree on features: so everything is compiled once,

@@ -106,7 +106,7 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     replacement.commit()
 }
 
-/// Whether [`write`] could be done now. Nothing is changed.
+/// Whether [`write()`] could be done now. Nothing is changed.
 pub fn probe(path: &Path) -> io::Result<()> {
     let path = resolve(path)?;
     let old = std::fs::metadata(&path).ok();

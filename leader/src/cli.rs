@@ -70,7 +70,7 @@ pub enum LauncherKind {
 pub enum Poison {
     /// The job fails.
     Fail,
-    /// The tuple is set aside in the HyDFS file <dest>.poison, and the job goes on.
+    /// The tuple is set aside in the HyDFS file `<dest>.poison`, and the job goes on.
     Skip,
 }
 

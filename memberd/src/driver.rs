@@ -1,5 +1,5 @@
 //! Carries out what the state machine wants: the UDP socket, timers, table exchanges, the log. One task owns the state
-//! machine; connections ask it through a [`Handle`].
+//! machine; connections ask it through a `Handle`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
