@@ -44,11 +44,14 @@ impl<W: Write> Tsv<W> {
 
 /// Runs the operator on standard input, until its end or until nobody reads standard output any more.
 pub fn run(operator: &mut dyn Operator) -> Result<(), String> {
-    let mut out = Tsv {
-        out: BufWriter::with_capacity(256 << 10, common::shown::stdout()),
-        failed: None,
-    };
-    let mut input = io::BufReader::with_capacity(256 << 10, io::stdin().lock());
+    let out = BufWriter::with_capacity(256 << 10, common::shown::stdout());
+    let input = io::BufReader::with_capacity(256 << 10, io::stdin().lock());
+    run_over(operator, input, out)
+}
+
+/// The same with another input and output.
+pub fn run_over(operator: &mut dyn Operator, mut input: impl BufRead, out: impl Write) -> Result<(), String> {
+    let mut out = Tsv { out, failed: None };
     let (name, mut batch, mut number) = (Bytes::from_static(b"stdin"), Builder::new(), 0);
     let mut partial = vec![];
     loop {

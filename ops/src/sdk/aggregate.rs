@@ -10,20 +10,64 @@ use super::{Body, IntoResult, Output, Program, Result, Tuple, Tuples};
 use crate::aggregate::table::{self, Table, take};
 
 /// Keeps a state for each key.
+///
+/// ```
+/// use ops::sdk::{self, Aggregate, Output, Result, Tuple};
+///
+/// /// The longest line of each key, at the end.
+/// struct Longest;
+///
+/// impl Aggregate for Longest {
+///     type State = Vec<u8>;
+///
+///     fn update(&mut self, longest: &mut Vec<u8>, tuple: Tuple<'_>, _: &mut Output<'_>) -> Result {
+///         if tuple.value.len() > longest.len() {
+///             *longest = tuple.value.to_vec();
+///         }
+///         Ok(())
+///     }
+///
+///     fn at_end(&mut self, _key: &[u8], longest: &Vec<u8>, out: &mut Output<'_>) -> Result {
+///         out.emit(longest);
+///         Ok(())
+///     }
+/// }
+///
+/// let said = sdk::on_lines(sdk::aggregate_with(Longest), "a line\n")?;
+/// assert_eq!(said, "stdin:1\ta line\n");
+/// # Ok::<(), sdk::Error>(())
+/// ```
 pub trait Aggregate {
     /// A new key's is the default. Saved as MessagePack.
     type State: Default + Serialize + DeserializeOwned + Send;
 
     /// Takes in a tuple of the state's key.
+    ///
+    /// # Errors
+    /// One ends the program, and is reported with the tuple.
     fn update(&mut self, state: &mut Self::State, tuple: Tuple<'_>, out: &mut Output<'_>) -> Result;
 
     /// The input has ended: once for each key, in the order of the keys' bytes.
+    ///
+    /// # Errors
+    /// One ends the program, and is reported.
     fn at_end(&mut self, _key: &[u8], _state: &Self::State, _out: &mut Output<'_>) -> Result {
         Ok(())
     }
 }
 
 /// An aggregate from a closure: `|state: &mut S, tuple: Tuple<'_>, out: &mut Output<'_>|`.
+///
+/// ```
+/// use ops::sdk::{self, Output, Tuple};
+///
+/// let volume = sdk::aggregate(|total: &mut usize, tuple: Tuple<'_>, out: &mut Output<'_>| {
+///     *total += tuple.value.len();
+///     out.emit(total.to_string().as_bytes());
+/// });
+/// assert_eq!(sdk::on_lines(volume, "three\n")?, "stdin:1\t5\n");
+/// # Ok::<(), sdk::Error>(())
+/// ```
 pub fn aggregate<S, F, R>(update: F) -> Program<Aggregating<Closure<S, F>>>
 where
     S: Default + Serialize + DeserializeOwned + Send,
@@ -33,6 +77,7 @@ where
     aggregate_with(Closure(update, PhantomData))
 }
 
+/// An aggregate from a type of yours.
 pub fn aggregate_with<A: Aggregate>(aggregate: A) -> Program<Aggregating<A>> {
     Program::new(Aggregating {
         aggregate,
@@ -40,6 +85,7 @@ pub fn aggregate_with<A: Aggregate>(aggregate: A) -> Program<Aggregating<A>> {
     })
 }
 
+/// The [`Aggregate`] that a closure is; see [`aggregate()`].
 pub struct Closure<S, F>(F, PhantomData<S>);
 
 impl<S, F, R> Aggregate for Closure<S, F>
@@ -81,6 +127,7 @@ impl<S: Default + Serialize + DeserializeOwned + Send> table::State for Kept<S> 
     }
 }
 
+/// The body of a program that keeps state; see [`aggregate()`] and [`aggregate_with`].
 pub struct Aggregating<A: Aggregate> {
     aggregate: A,
     table: Table<Kept<A::State>>,

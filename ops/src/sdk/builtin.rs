@@ -7,12 +7,14 @@ use protocol::control::OpKind;
 use super::{Body, Output, Program, Result, Tuples};
 use crate::operator::{Emit, InputKeys, Operator};
 
+/// The body of such a program; see [`builtin`].
 pub struct Builtin {
     operator: Box<dyn Operator>,
     kind: OpKind,
     numbers: Numbers,
 }
 
+/// An operator that comes with RainStorm as a program; `kind` is what [`crate::kind_of`] says of it.
 pub fn builtin(operator: Box<dyn Operator>, kind: OpKind) -> Program<Builtin> {
     let keys = operator.input_keys();
     let program = Program::new(Builtin {

@@ -13,6 +13,7 @@ use crate::foreign::batch::{Call, Frames, wire};
 use crate::foreign::dialogue::Dialogue;
 use crate::operator::{Emit, Error, Nowhere, Operator};
 
+/// A program as an [`Operator`].
 pub struct InProcess<B> {
     session: Session<B>,
     frames: Frames,
@@ -20,6 +21,7 @@ pub struct InProcess<B> {
 }
 
 impl<B: Body> InProcess<B> {
+    /// Nothing limits the time that it may take.
     pub fn new(program: Program<B>) -> Self {
         Self {
             frames: Frames::new(program.description().keys, Duration::MAX),
@@ -27,6 +29,25 @@ impl<B: Body> InProcess<B> {
             answers: vec![],
         }
     }
+}
+
+/// Runs the program over the lines of `input`, as if by hand, and gives back what it would print: `key<TAB>value` for each
+/// output, with the keys `stdin:1`, `stdin:2`, ... where it keeps its tuples' keys. For tests.
+///
+/// # Errors
+/// The operator's, with the tuple's key; an output that is not UTF-8.
+///
+/// ```
+/// use ops::sdk::{self, Tuple};
+///
+/// let long = sdk::filter(|tuple: Tuple<'_>| tuple.value.len() > 3);
+/// assert_eq!(sdk::on_lines(long, "one\nthree\n")?, "stdin:2\tthree\n");
+/// # Ok::<(), sdk::Error>(())
+/// ```
+pub fn on_lines<B: Body + Send>(program: Program<B>, input: &str) -> super::Result<String> {
+    let mut out = vec![];
+    crate::lines::run_over(&mut InProcess::new(program), input.as_bytes(), &mut out)?;
+    Ok(String::from_utf8(out)?)
 }
 
 fn exchange<B: Body>(

@@ -18,6 +18,19 @@
 //!
 //! The same input must give the same output, whatever process it is in and however it is divided into batches; a
 //! program that cannot promise that says so: [`Program::not_deterministic`].
+//!
+//! [`on_lines`] tries a program out, in a test or an example:
+//!
+//! ```
+//! use ops::sdk::{self, Output, Tuple};
+//!
+//! let shout = sdk::transform(|tuple: Tuple<'_>, out: &mut Output<'_>| {
+//!     out.emit(&tuple.value.to_ascii_uppercase());
+//! });
+//! assert_eq!(sdk::on_lines(shout, "one\ntwo\n")?, "stdin:1\tONE\nstdin:2\tTWO\n");
+//! # Ok::<(), sdk::Error>(())
+//! ```
+#![deny(missing_docs)]
 
 mod aggregate;
 mod builtin;
@@ -30,7 +43,7 @@ mod tuples;
 
 pub use aggregate::{Aggregate, aggregate, aggregate_with};
 pub use builtin::builtin;
-pub use in_process::InProcess;
+pub use in_process::{InProcess, on_lines};
 pub use output::Output;
 pub use run::run;
 pub use stateless::{Filter, Transform, filter, transform};
@@ -40,11 +53,17 @@ use protocol::control::{OpKind, Protocol};
 
 use crate::foreign::Description;
 
+/// Whatever an operator of yours may fail with.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
+/// What an operator of yours gives back.
 pub type Result<T = ()> = std::result::Result<T, Error>;
 
 /// What a closure may give back: a value, or a `Result` with it.
 pub trait IntoResult<T> {
+    /// A value alone is a success.
+    ///
+    /// # Errors
+    /// The closure's own.
     fn into_result(self) -> Result<T>;
 }
 
@@ -66,8 +85,9 @@ impl<T, E: Into<Error>> IntoResult<T> for std::result::Result<T, E> {
     }
 }
 
-/// An operator of some kind, as the rest of the SDK sees it.
+/// An operator of some kind, as the rest of the SDK sees it. An error of any of its methods ends the program and is reported.
 pub trait Body {
+    /// Whether it filters, transforms or keeps state.
     fn kind(&self) -> OpKind;
 
     /// Its state can be saved (or it has none).
@@ -75,18 +95,20 @@ pub trait Body {
         true
     }
 
-    /// The tuple last looked at is the one that an error is about.
+    /// Takes in a batch. The tuple last looked at is the one that an error is about.
     fn batch(&mut self, tuples: &Tuples<'_>, out: &mut Output<'_>) -> Result;
 
+    /// The input has ended.
     fn finish(&mut self, _out: &mut Output<'_>) -> Result {
         Ok(())
     }
 
-    /// As [`crate::Operator::snapshot`].
+    /// Appends what of its state has changed since the last one, as [`crate::Operator::snapshot`] does.
     fn snapshot(&mut self, _rewrite: usize, _out: &mut Vec<u8>) -> Result<bool> {
         Ok(true)
     }
 
+    /// Takes in snapshots, one after the other, in the order in which they were made. They come before the first batch.
     fn restore(&mut self, snapshot: &[u8]) -> Result {
         match snapshot.is_empty() {
             true => Ok(()),
@@ -103,6 +125,7 @@ pub struct Program<B> {
 }
 
 impl<B: Body> Program<B> {
+    /// One that looks at keys, and whose output depends on its input alone.
     pub fn new(body: B) -> Self {
         Self {
             body,
@@ -125,6 +148,15 @@ impl<B: Body> Program<B> {
         self
     }
 
+    /// What it says of itself when RainStorm asks, before a job is planned.
+    ///
+    /// ```
+    /// use ops::sdk::{self, Tuple};
+    ///
+    /// let long = sdk::filter(|tuple: Tuple<'_>| tuple.value.len() > 80).values_only();
+    /// let said = long.description().to_string();
+    /// assert_eq!(said, "rainstorm-operator/1 kind=filter protocol=batch snapshot=yes deterministic=yes keys=no");
+    /// ```
     pub fn description(&self) -> Description {
         Description {
             kind: self.body.kind(),

@@ -77,6 +77,7 @@ impl<'a> Output<'a> {
         self.full();
     }
 
+    /// A tuple with a key of its own.
     #[inline]
     pub fn emit_with_key(&mut self, key: &[u8], value: &[u8]) {
         self.columns.origins.extend_from_slice(&OWN_KEY.to_le_bytes());

@@ -18,6 +18,17 @@ const READ_BYTES: usize = 256 << 10;
 
 /// Runs the program: says what it is if RainStorm asks, else works until the end of its input. To be called once, and
 /// its result to be `main`'s.
+///
+/// ```no_run
+/// use ops::sdk::{self, Output, Tuple};
+///
+/// fn main() -> std::process::ExitCode {
+///     let word = std::env::args().nth(1).unwrap_or_default();
+///     sdk::run(sdk::transform(move |tuple: Tuple<'_>, out: &mut Output<'_>| {
+///         out.emit(&[word.as_bytes(), tuple.value].concat());
+///     }))
+/// }
+/// ```
 pub fn run<B: Body + Send>(program: Program<B>) -> ExitCode {
     if env::var_os(DESCRIBE).is_some() {
         return code(writeln!(io::stdout(), "{}", program.description()).map_err(|e| e.to_string()));

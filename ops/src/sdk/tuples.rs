@@ -9,7 +9,9 @@ use crate::foreign::batch::wire::Column;
 /// One tuple; the key is empty in an operator that does without ([`super::Program::values_only`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuple<'a> {
+    /// Any bytes: of a source's tuple `file:line`.
     pub key: &'a [u8],
+    /// Any bytes: of a source's tuple the line, without its newline.
     pub value: &'a [u8],
 }
 
@@ -48,15 +50,20 @@ impl<'a> Tuples<'a> {
         (self.keys.map(shared), shared(self.values))
     }
 
+    /// How many tuples there are.
     pub fn len(&self) -> usize {
         self.values.len()
     }
 
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// Tuple `i`, counted from 0. Panics if there are not so many, as a slice does.
+    /// Tuple `i`, counted from 0.
+    ///
+    /// # Panics
+    /// If there are not so many, as a slice does.
     #[inline]
     pub fn get(&self, i: usize) -> Tuple<'a> {
         self.current.set(i);
@@ -84,6 +91,10 @@ impl<'a> Tuples<'a> {
         self.values.data()
     }
 
+    /// Where value `i` ends in [`Self::values_joined`].
+    ///
+    /// # Panics
+    /// If there are not so many.
     pub fn value_end(&self, i: usize) -> usize {
         self.values.end(i)
     }
