@@ -160,18 +160,9 @@ impl Receiver {
 
     /// A frame that has already arrived whole, without waiting.
     pub fn buffered(&mut self) -> Result<Option<Bytes>, Error> {
-        let Some(len) = self.buffer.get(..4) else {
+        let Some(frame) = cut(&mut self.buffer, self.most)? else {
             return Ok(None);
         };
-        let len = u32::from_be_bytes([len[0], len[1], len[2], len[3]]) as usize;
-        if len > self.most {
-            return Err(Error::TooLong { len, most: self.most });
-        }
-        if self.buffer.len() < 4 + len {
-            return Ok(None);
-        }
-        self.buffer.advance(4);
-        let frame = self.buffer.split_to(len).freeze();
         Ok(Some(match &mut self.open {
             Some((session, nonce)) => open(session, nonce, &frame)?,
             None => frame,
@@ -185,6 +176,22 @@ impl Receiver {
             None => Ok(None),
         }
     }
+}
+
+/// Takes the frame at the front of `buffer` out of it, without a copy. `None`: it has not arrived whole.
+pub fn cut(buffer: &mut BytesMut, most: usize) -> Result<Option<Bytes>, Error> {
+    let Some(len) = buffer.first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let len = u32::from_be_bytes(*len) as usize;
+    if len > most {
+        return Err(Error::TooLong { len, most });
+    }
+    if buffer.len() < 4 + len {
+        return Ok(None);
+    }
+    buffer.advance(4);
+    Ok(Some(buffer.split_to(len).freeze()))
 }
 
 /// MessagePack with named fields: for control messages and what is stored.

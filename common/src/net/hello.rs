@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Error;
@@ -114,14 +114,25 @@ async fn initiate(
     role: Role,
 ) -> Result<Connection, Error> {
     stream.set_nodelay(true)?;
+    let mut buffer = BytesMut::new();
+    let (peer, session) = greet(&mut stream, &mut buffer, me, role).await?;
+    Ok(connection(stream, addr, peer, buffer, session, me.security))
+}
+
+/// The dialler's side of the hello, over any stream. What came behind the hello is left in `buffer`.
+pub async fn greet(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    buffer: &mut BytesMut,
+    me: &Identity,
+    role: Role,
+) -> Result<(Hello, Session), Error> {
     let key = me.secret.key("hello");
     let mut noise = builder(&key)?.build_initiator().map_err(|_| Error::Secret)?;
-    let mut buffer = BytesMut::new();
 
     let first = write(&mut noise, &frame::encode(&me.hello(role))?)?;
     stream.write_all(&[MAGIC.as_slice(), &first].concat()).await?;
-    read_magic(&mut stream, &mut buffer).await?;
-    let answer = read_piece(&mut stream, &mut buffer).await?;
+    read_magic(stream, buffer).await?;
+    let answer = read_piece(stream, buffer).await?;
     let peer = read(&mut noise, &answer)?;
     let session: Session = Arc::new(noise.into_stateless_transport_mode().map_err(|_| Error::Secret)?);
     let mut proof = [0; 16];
@@ -131,26 +142,36 @@ async fn initiate(
     stream
         .write_all(&[&(len as u16).to_be_bytes(), &proof[..len]].concat())
         .await?;
-    Ok(connection(stream, addr, peer, buffer, session, me.security))
+    Ok((peer, session))
 }
 
 async fn respond(mut stream: TcpStream, addr: SocketAddr, me: &Identity) -> Result<Connection, Error> {
     stream.set_nodelay(true)?;
+    let mut buffer = BytesMut::new();
+    let (peer, session) = answer(&mut stream, &mut buffer, me).await?;
+    Ok(connection(stream, addr, peer, buffer, session, me.security))
+}
+
+/// The acceptor's side of the hello, over any stream. What came behind the hello is left in `buffer`.
+pub async fn answer(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    buffer: &mut BytesMut,
+    me: &Identity,
+) -> Result<(Hello, Session), Error> {
     let key = me.secret.key("hello");
     let mut noise = builder(&key)?.build_responder().map_err(|_| Error::Secret)?;
-    let mut buffer = BytesMut::new();
 
-    read_magic(&mut stream, &mut buffer).await?;
-    let first = read_piece(&mut stream, &mut buffer).await?;
+    read_magic(stream, buffer).await?;
+    let first = read_piece(stream, buffer).await?;
     let peer: Hello = read(&mut noise, &first)?;
     let answer = write(&mut noise, &frame::encode(&me.hello(peer.role))?)?;
     stream.write_all(&[MAGIC.as_slice(), &answer].concat()).await?;
     let session: Session = Arc::new(noise.into_stateless_transport_mode().map_err(|_| Error::Secret)?);
-    let proof = read_piece(&mut stream, &mut buffer).await?;
+    let proof = read_piece(stream, buffer).await?;
     session
         .read_message(0, &proof, &mut [0; 16])
         .map_err(|_| Error::Secret)?;
-    Ok(connection(stream, addr, peer, buffer, session, me.security))
+    Ok((peer, session))
 }
 
 fn builder(key: &[u8; 32]) -> Result<snow::Builder<'_>, Error> {
@@ -203,7 +224,7 @@ fn read(noise: &mut snow::HandshakeState, message: &[u8]) -> Result<Hello, Error
     frame::decode(&payload[..len])
 }
 
-async fn fill(stream: &mut TcpStream, buffer: &mut BytesMut, len: usize) -> Result<(), Error> {
+async fn fill(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, len: usize) -> Result<(), Error> {
     while buffer.len() < len {
         if stream.read_buf(buffer).await? == 0 {
             // A side that cannot verify the other just closes.
@@ -213,7 +234,7 @@ async fn fill(stream: &mut TcpStream, buffer: &mut BytesMut, len: usize) -> Resu
     Ok(())
 }
 
-async fn read_magic(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<(), Error> {
+async fn read_magic(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> Result<(), Error> {
     fill(stream, buffer, MAGIC.len()).await?;
     let mut got = [0; 6];
     got.copy_from_slice(&buffer[..6]);
@@ -224,7 +245,7 @@ async fn read_magic(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<(),
     Ok(())
 }
 
-async fn read_piece(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<BytesMut, Error> {
+async fn read_piece(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> Result<BytesMut, Error> {
     fill(stream, buffer, 2).await?;
     let len = u16::from_be_bytes([buffer[0], buffer[1]]) as usize;
     if len > MAX_HELLO {
