@@ -117,7 +117,7 @@ fi
 part system-lints cargo clippy --workspace --test system -- -D warnings || true
 # With the same profile as what is shipped, and always the whole workspace, whose packages agree on features: so everything is compiled once,
 # and simulations are quick. Without the programs there is nothing to test.
-part build cargo build --release || { close && exit 1; }
+part build cargo build --release --workspace || { close && exit 1; }
 part tests cargo test --workspace --release --no-fail-fast || true
 # The system tests start clusters through demo/cluster.sh, with RAINSTORM_RUN in a temporary folder: in this one.
 demos() {

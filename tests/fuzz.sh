@@ -48,7 +48,7 @@ mkdir -p "$PLACE"
 cp "$ROOT/Cargo.lock" "$ROOT/tests/fuzz/Cargo.lock"
 CARGO_TARGET_DIR=$BUILT RUSTFLAGS=$COVERAGE cargo build --release --quiet --target "$HOST" --manifest-path "$ROOT/tests/fuzz/Cargo.toml"
 cp "$BUILT/$HOST/release/fuzz" "$PLACE/fuzz"
-mapfile -t TARGETS < <("$PLACE/fuzz")
+mapfile -t TARGETS < <("$PLACE/fuzz" 2>/dev/null)
 if [ -n "$LIST" ]; then
     printf '%s\n' "${TARGETS[@]}"
     exit

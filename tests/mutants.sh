@@ -35,7 +35,7 @@ passes() {
 }
 
 cd "$ROOT"
-cargo build --release --quiet
+cargo build --release --workspace --quiet
 cargo test --workspace --release --test system --no-run --quiet
 step "nothing left out"
 declare -A CONTROL=()
@@ -52,7 +52,7 @@ for mutant in "$@"; do
     tests_of "$mutant"
     step "$mutant: building"
     # The same folder each time, so that only what asks for the mutant's name is compiled again.
-    RAINSTORM_MUTANT=$mutant RUSTFLAGS='--cfg mutants' CARGO_TARGET_DIR=$SCRATCH/target cargo build --release --quiet
+    RAINSTORM_MUTANT=$mutant RUSTFLAGS='--cfg mutants' CARGO_TARGET_DIR=$SCRATCH/target cargo build --release --workspace --quiet
     seen=''
     for test in $TESTS; do
         if ! passes "$test" "$SCRATCH/target/release"; then

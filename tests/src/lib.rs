@@ -174,7 +174,7 @@ impl Cluster {
         for program in PROGRAMS {
             ensure!(
                 bin.join(program).exists(),
-                "{} is not built: cargo build --release",
+                "{} is not built; type: cargo build --release --workspace",
                 bin.join(program).display()
             );
         }

@@ -32,7 +32,7 @@ impl Storage {
             let path = bin.join(program);
             ensure!(
                 path.exists(),
-                "{} is not built: cargo build --release",
+                "{} is not built; type: cargo build --release --workspace",
                 path.display()
             );
         }
