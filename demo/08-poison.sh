@@ -15,8 +15,8 @@ OPERATOR=$ROOT/demo/operators/prices.sh
 
 JOB=$BASE-fail DEST=demo/$JOB
 start_job --console none --max-restarts 1 2 3 "$OPERATOR" '' identity '' "$SOURCE" "$DEST" true false
-await_end "$PATIENCE" || fail 'the job does not end'
-[ "$CODE" -eq 1 ] || fail "exit code $CODE, it should be 1"
+await_end "$PATIENCE" || fail "the job still runs $PATIENCE s after it met the poison tuple"
+[ "$CODE" -eq 1 ] || fail "the job ended with exit code $CODE; with a poison tuple it should be 1"
 await_message '^leader: job '
 LAST=$(tail -n 1 "$ERR")
 KEY=$(grep -oE "$FILE:[0-9]+" <<<"$LAST" | head -n 1) || fail "the last message names no tuple: $LAST"

@@ -62,8 +62,8 @@ caught_up 'nine more pieces'
 append "$WORK/last" "$SOURCE/first"
 
 INTERRUPTED_AT=$EPOCHREALTIME
-kill -INT -- "-$LEADER" || fail 'the job is over'
-await_end "$PATIENCE" || fail 'the job does not end'
+kill -INT -- "-$LEADER" || fail 'the job was over before Ctrl-C was sent: nothing is proved'
+await_end "$PATIENCE" || fail "the job still runs $PATIENCE s after Ctrl-C"
 [ "$CODE" -eq 0 ] || fail "after Ctrl-C exit code $CODE, it should be 0"
 say "Ctrl-C: exit code 0 after $(seconds_since "$INTERRUPTED_AT") s"
 fetch_output

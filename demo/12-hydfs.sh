@@ -21,10 +21,10 @@ for _ in 1 2 3; do rs hydfs multiappend "$DEST/log" $NODES $FILES | sed 's/^/   
 rs hydfs get "$DEST/log" got
 # shellcheck disable=SC2086
 cat $FILES $FILES $FILES | sort >expected
-sort got | cmp - expected || fail 'not what was appended'
+sort got | cmp - expected || fail "the file in HyDFS differs from the lines that were appended; compare $WORK/got and $WORK/expected"
 # Each append is one piece: the file changes hands nine times at most.
 CHANGES=$(cut -d' ' -f1 got | uniq | wc -l)
-[ "$CHANGES" -le 9 ] || fail "appends are mixed: $CHANGES pieces"
+[ "$CHANGES" -le 9 ] || fail "the appends of different nodes are mixed: the file has $CHANGES pieces, at most 9 are right"
 say "    18,000 lines, each append whole"
 
 step 'merge, and each replica by itself'
@@ -71,7 +71,7 @@ for folder, _, files in os.walk(sys.argv[1]):
                 file.seek(at)
                 file.write(bytes([data[at] ^ 1]))
 PY
-rs hydfs fsck "$DEST" >fsck.txt 2>&1 && fail 'fsck did not find it'
+rs hydfs fsck "$DEST" >fsck.txt 2>&1 && fail "hydfs fsck ended with 0 and did not find the flipped bit; it said: $(cat fsck.txt)"
 sed 's/^/    /' fsck.txt
 grep -q "^DAMAGED.$DEST/log.*$DAMAGED" fsck.txt || fail 'fsck does not name the file and the node'
 rs hydfs merge "$DEST/log" | sed 's/^/    /'
@@ -81,7 +81,7 @@ rs hydfs fsck "$DEST" | sed 's/^/    /'
 step 'the cache serves what did not change, and never what is old'
 export XDG_CACHE_HOME=$WORK/cache
 for _ in 1 2; do rs hydfs --cache 16MiB get "$DEST/log" cached && cmp cached got; done
-[ -n "$(find cache -name '*-0')" ] || fail 'nothing was kept'
+[ -n "$(find cache -name '*-0')" ] || fail 'the cache holds no block of the file that was read through it'
 rs hydfs append "${FILES%% *}" "$DEST/log"
 cat "${FILES%% *}" >>got
 rs hydfs --cache 16MiB get "$DEST/log" cached

@@ -39,7 +39,7 @@ await_change() {
 
 deadline=$((SECONDS + PATIENCE))
 until rs rainstormctl rates "$JOB" 2>/dev/null | awk '$1 == "s2t0" && $2 > 0 { found = 1 } END { exit !found }'; do
-    [ "$SECONDS" -lt "$deadline" ] || fail 'nothing reaches stage 2'
+    [ "$SECONDS" -lt "$deadline" ] || fail "no tuple reached stage 2 in time; the leader's messages are above"
     sleep 0.1
 done
 sleep 5

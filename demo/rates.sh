@@ -62,7 +62,7 @@ for rate in "${RATES[@]}"; do
     say "INPUT_RATE $rate:"
     python3 -c "$SAMPLE" "$rate" "$WORK/rates-$rate" || BAD=1
     kill -TERM "$LEADER"
-    await_end "$PATIENCE" || fail 'the job does not stop'
+    await_end "$PATIENCE" || fail "the job still runs $PATIENCE s after it was stopped"
     rs hydfs rm "$DEST" >/dev/null 2>&1 || true
 done
 [ "$BAD" -eq 0 ] || fail 'some stage had another rate than INPUT_RATE'

@@ -71,7 +71,7 @@ outside() {
     SPACE=$!
     # Its loopback is its own: nothing that runs on this machine meets its addresses.
     until [ "$(readlink "/proc/$SPACE/ns/net" 2>/dev/null)" != "$(readlink /proc/self/ns/net)" ]; do
-        kill -0 "$SPACE" 2>/dev/null || fail 'no namespaces can be made here'
+        kill -0 "$SPACE" 2>/dev/null || fail 'no namespaces can be made here (unshare failed); run this as root outside of a container'
         sleep 0.05
     done
     slirp4netns --configure --mtu=65520 --disable-host-loopback --ready-fd 3 "$SPACE" tap0 3>"$FOLDER/network" >"$FOLDER/slirp.log" 2>&1 &

@@ -14,7 +14,9 @@ pub enum Error {
     Read { path: PathBuf, source: std::io::Error },
     #[error("the secret file {path} can be read by others (mode {mode:o}); type: chmod 600 {path}")]
     Mode { path: PathBuf, mode: u32 },
-    #[error("the secret in {path} has {len} bytes; it needs at least 16")]
+    #[error(
+        "the secret in {path} has {len} bytes and needs at least 16; make one: `head -c 32 /dev/urandom | base64 > {path}`"
+    )]
     Short { path: PathBuf, len: usize },
 }
 

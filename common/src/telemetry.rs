@@ -79,7 +79,9 @@ fn open(path: &Path) -> io::Result<File> {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot write logs to {dir}: {source}")]
+    #[error(
+        "cannot write logs to {dir}: {source}; make the folder writable, or name another with `log` in the cluster file"
+    )]
     Folder {
         dir: std::path::PathBuf,
         source: std::io::Error,

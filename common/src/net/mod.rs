@@ -16,11 +16,15 @@ pub enum Error {
         addr: std::net::SocketAddr,
         source: std::io::Error,
     },
-    #[error("the other side is not a RainStorm program of this version (it sent {got:?})")]
+    #[error(
+        "the other side is not a RainStorm program of this version (it sent {got:?}); run the same build on all nodes, and check the port"
+    )]
     Magic { got: [u8; 6] },
-    #[error("the cluster secret does not match (or the other side is a stranger)")]
+    #[error(
+        "the cluster secret does not match, or the other side is a stranger; give all nodes and commands the same secret file"
+    )]
     Secret,
-    #[error("no answer to the hello in time")]
+    #[error("no answer to the hello within {} s: the other side is stopped, overloaded, or another program", hello::TIMEOUT.as_secs())]
     Timeout,
     #[error("a frame of {len} bytes is over the limit of {most}")]
     TooLong { len: usize, most: usize },
@@ -28,7 +32,7 @@ pub enum Error {
     Decode(#[from] rmp_serde::decode::Error),
     #[error("a message could not be encoded: {0}")]
     Encode(#[from] rmp_serde::encode::Error),
-    #[error("an encrypted frame is damaged")]
+    #[error("an encrypted frame cannot be opened: it was altered on its way")]
     Damaged,
     #[error("the connection was closed")]
     Closed,

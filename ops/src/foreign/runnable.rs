@@ -15,13 +15,13 @@ const HEAD: u64 = 4096;
 pub enum Unrunnable {
     #[error("{0} is not there; give the path of an executable")]
     Missing(PathBuf),
-    #[error("{0} is not a file that can be run")]
+    #[error("{0} is not a file that can be run; give the path of an executable file")]
     NoFile(PathBuf),
     #[error("{0} cannot be read: {1}")]
     Read(PathBuf, std::io::Error),
     #[error("{0} is not executable; type: chmod +x {0}")]
     Mode(PathBuf),
-    #[error("{0} is empty")]
+    #[error("{0} is empty; write a program into it")]
     Empty(PathBuf),
     #[error(
         "{0} was saved with CR LF line ends, as Windows has them: the system looks for an interpreter whose name ends with a \
@@ -36,9 +36,11 @@ pub enum Unrunnable {
         "{0} is a text, but its first line names no interpreter; begin it with `#!/usr/bin/env python3`, `#!/bin/sh` or the like"
     )]
     NoInterpreter(PathBuf),
-    #[error("the interpreter named in the first line (#!) of {0} is not on this node: {1}")]
+    #[error(
+        "the interpreter named in the first line (#!) of {0} is not on this node: {1}; install it there, or name another"
+    )]
     Interpreter(PathBuf, String),
-    #[error("the interpreter named in the first line (#!) of {0} is not executable: {1}")]
+    #[error("the interpreter named in the first line (#!) of {0} is not executable: {1}; type: chmod +x {1}")]
     InterpreterMode(PathBuf, String),
     #[error(
         "the interpreter named in the first line (#!) of {0} is not on this node: `env` finds no `{1}` along PATH ({2})"
@@ -54,7 +56,9 @@ pub enum Unrunnable {
         "{0} needs the loader {1}, which is not on this node: it was built for another system. Build it here, or link it statically"
     )]
     Loader(PathBuf, String),
-    #[error("{0} is neither a program for Linux nor a script that begins with `#!`")]
+    #[error(
+        "{0} is neither a program for Linux nor a script that begins with `#!`; build it for Linux, or begin it with an interpreter"
+    )]
     Unknown(PathBuf),
 }
 

@@ -40,7 +40,7 @@ impl Text {
         let (text, ends) = (&mut self.text, &mut self.ends);
         batch.try_for_each(|key, value| {
             if !write_tuple(if self.keys { key } else { b"" }, value, text) {
-                let what = "the tuple's key or value holds a newline, which the text protocol cannot say";
+                let what = "the tuple's key or value holds a newline, which the text protocol cannot express; the SDKs and the batch protocol can";
                 return Err(Error::poison(what, ends.len(), key));
             }
             ends.push(text.len());
