@@ -105,8 +105,8 @@ done
 cd "$ROOT"
 part formatting cargo fmt --all --check || true
 part lints cargo clippy --workspace --all-targets -- -D warnings || true
-# Links that lead nowhere, tags that are none.
-RUSTDOCFLAGS='-D warnings' part docs cargo doc --workspace --no-deps || true
+# Links that lead nowhere, tags that are none. These are programs: their private parts are documented too, and may be linked to.
+RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' part docs cargo doc --workspace --no-deps --document-private-items || true
 scripts() { git ls-files -z -- '*.sh' .ci/run | xargs -0 shellcheck -x; }
 if have shellcheck || apt_install shellcheck; then
     part scripts scripts || true

@@ -69,7 +69,7 @@ pub(super) struct Args {
     /// The job's name [default: made of the time]
     #[arg(long, value_name = "NAME")]
     job: Option<String>,
-    /// How output tuples are written: key<TAB>value, the value alone, key<TAB>value with tabs, newlines and backslashes
+    /// How output tuples are written: `key<TAB>value`, the value alone, `key<TAB>value` with tabs, newlines and backslashes
     /// escaped (as PostgreSQL's COPY reads it; lossless), or a JSON object per line [default: tsv]
     #[arg(long, value_enum)]
     format: Option<FormatArg>,

@@ -9,7 +9,7 @@
 //! }
 //! ```
 //! - [`filter`], [`transform`]: from a closure, or from a type of yours that is a [`Filter`] or [`Transform`]
-//! - [`aggregate`]: from a closure that gets the key's state; [`aggregate_with`]: from a type that is an [`Aggregate`],
+//! - [`aggregate()`]: from a closure that gets the key's state; [`aggregate_with`]: from a type that is an [`Aggregate`],
 //!   which may have a word at the end of the input, too
 //!
 //! A closure's result may be a `Result`: an error (as a panic) ends the program and is reported with the tuple. What it
@@ -117,7 +117,7 @@ pub trait Body {
     }
 }
 
-/// An operator with what must be known of it; made by [`filter`], [`transform`], [`aggregate`].
+/// An operator with what must be known of it; made by [`filter`], [`transform`], [`aggregate()`].
 pub struct Program<B> {
     body: B,
     keys: bool,
