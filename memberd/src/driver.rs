@@ -178,8 +178,6 @@ impl Driver {
                 .collect(),
             incarnation,
             settings: (&cluster.membership).into(),
-            #[cfg(test)]
-            mutant: None,
         };
         let (tx, commands) = mpsc::channel(64);
         Ok(Self {

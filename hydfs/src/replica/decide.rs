@@ -31,13 +31,7 @@ pub(crate) enum Verdict {
 }
 
 /// Who holds all that was ever acknowledged in `range`? `said`: the answers of all nodes alive in `view`, which are a majority.
-pub(crate) fn decide(
-    ring: &Ring,
-    range: RangeIx,
-    view: &View,
-    said: &BTreeMap<NodeIx, Said<'_>>,
-    mutant: Mutant,
-) -> Verdict {
+pub(crate) fn decide(ring: &Ring, range: RangeIx, view: &View, said: &BTreeMap<NodeIx, Said<'_>>) -> Verdict {
     let mut sets: Vec<&View> = said
         .values()
         .flat_map(|s| s.installed.into_iter().chain(s.asked))
@@ -49,7 +43,7 @@ pub(crate) fn decide(
         let members = ring.replicas(range, set);
         // Does this node's disk go back to when the set was made?
         let remembers =
-            |n: &NodeIx, s: &Said| s.memory.born <= set.incarnation(*n) || mutant == Mutant::NewDisksCount;
+            |n: &NodeIx, s: &Said| s.memory.born <= set.incarnation(*n) || Mutant::NewDisksCount.is_on();
         let never = |n: &NodeIx| said.get(n).is_some_and(|s| !has(s, set) && remembers(n, s));
         if members.iter().any(never) {
             continue;
@@ -81,12 +75,12 @@ pub(crate) fn decide(
             };
         }
         let source =
-            |s: &Said| s.installed == Some(newest) || (mutant == Mutant::ShareOfAll && s.installed.is_some());
+            |s: &Said| s.installed == Some(newest) || (Mutant::ShareOfAll.is_on() && s.installed.is_some());
         let nodes: Vec<NodeIx> = said.iter().filter(|(_, s)| source(s)).map(|(n, _)| *n).collect();
         // Where none is whole, a member that is away may hold more than all of them.
         let mut away = ring.replicas(range, newest);
         away.retain(|n| !said.contains_key(n));
-        let whole = |n: &NodeIx| said[n].memory.is_whole(*n, newest) || mutant == Mutant::BelieveLosers;
+        let whole = |n: &NodeIx| said[n].memory.is_whole(*n, newest) || Mutant::BelieveLosers.is_on();
         if !away.is_empty() && !nodes.iter().any(whole) {
             return Verdict::Unavailable {
                 why: format!(

@@ -155,7 +155,7 @@ impl Active {
     }
 
     /// What all members have, and the newest probe that all have seen.
-    fn agreed(&self, mutant: Mutant) -> (u64, u64) {
+    fn agreed(&self) -> (u64, u64) {
         let mut acked: Vec<u64> = self
             .others
             .values()
@@ -164,7 +164,7 @@ impl Active {
             .collect();
         acked.sort_unstable();
         let all = acked.first().copied().unwrap_or(0);
-        let enough = if mutant == Mutant::TwoAcks {
+        let enough = if Mutant::TwoAcks.is_on() {
             acked.iter().rev().nth(1).copied().unwrap_or(all)
         } else {
             all
@@ -301,7 +301,11 @@ impl<S: Store> Replica<S> {
         };
         if let Some(reply) = lookup {
             active.probe_wanted = true;
-            let probe = active.probe + 1;
+            let probe = if Mutant::Unprobed.is_on() {
+                0
+            } else {
+                active.probe + 1
+            };
             active.reads.push(Waiter {
                 conn,
                 id,
@@ -317,7 +321,7 @@ impl<S: Store> Replica<S> {
         }
         let file = request.file().and_then(|name| self.store.file(range, name));
         let segment = SegmentId::of(&self.view);
-        let result = match plan(file, request, self.mutant) {
+        let result = match plan(file, request) {
             Plan::Refuse(refused) => {
                 // Said of a state that is perhaps not committed, by a coordinator that is perhaps not one any more: both are made sure of.
                 active.probe_wanted = true;
@@ -485,7 +489,7 @@ impl<S: Store> Replica<S> {
         if std::mem::take(&mut active.probe_wanted) {
             active.probe += 1;
         }
-        let (seq, probed) = active.agreed(self.mutant);
+        let (seq, probed) = active.agreed();
         let mut grown = BTreeMap::new();
         if seq > active.commit {
             active.commit = seq;

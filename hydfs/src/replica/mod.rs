@@ -96,7 +96,6 @@ pub struct Replica<S> {
     unsynced: bool,
     nudged: Time,
     broken: bool,
-    mutant: Mutant,
 }
 
 impl<S: Store> Replica<S> {
@@ -131,7 +130,6 @@ impl<S: Store> Replica<S> {
             unsynced: false,
             nudged: now,
             broken: false,
-            mutant: Mutant::None,
             ring,
             view: view.clone(),
             store,
@@ -159,12 +157,6 @@ impl<S: Store> Replica<S> {
                 .insert(range, Floors::recover(&replica.store, range));
         }
         Ok(replica)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn with_mutant(mut self, mutant: Mutant) -> Self {
-        self.mutant = mutant;
-        self
     }
 
     /// One thing that happened. Call [`Replica::flush`] after the last of a burst.

@@ -21,8 +21,8 @@ pub(super) enum Plan {
     Refuse(Refused),
 }
 
-pub(super) fn plan(file: Option<&File>, request: Request, mutant: Mutant) -> Plan {
-    let fenced = mutant != Mutant::NoFence;
+pub(super) fn plan(file: Option<&File>, request: Request) -> Plan {
+    let fenced = !Mutant::Fence.is_on();
     match (request, file) {
         (Request::Create { file, nonce }, None) => {
             Plan::Do(vec![Op::Create { file, nonce }], Answer::Created)

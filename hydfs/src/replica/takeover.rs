@@ -37,7 +37,7 @@ impl<S: Store> Replica<S> {
         if ranges.is_empty() {
             return Ok(());
         }
-        let majority = self.view.has_majority() || self.mutant == Mutant::NoMajority;
+        let majority = self.view.has_majority() || Mutant::NoMajority.is_on();
         let why = if majority {
             "its replicas are being found".to_owned()
         } else {
@@ -181,7 +181,7 @@ impl<S: Store> Replica<S> {
                 files,
             });
         }
-        if !remember.is_empty() && self.mutant != Mutant::ForgetAsked {
+        if !remember.is_empty() && !Mutant::ForgetAsked.is_on() {
             self.store.set_ranges(remember)?;
         }
         Ok(Message::Answer {
@@ -196,7 +196,7 @@ impl<S: Store> Replica<S> {
     fn held(&self, range: RangeIx, set: &View) -> Vec<(FileName, File)> {
         let open = SegmentId::of(set);
         let files = self.store.files(range);
-        if self.led.get(&range) != Some(&open) || self.mutant == Mutant::SealAll {
+        if self.led.get(&range) != Some(&open) || Mutant::SealAll.is_on() {
             return files.map(|(name, file)| (name.clone(), file.head())).collect();
         }
         let known = self.floors.get(&range);
@@ -294,7 +294,7 @@ impl<S: Store> Replica<S> {
                 )
             })
             .collect();
-        let (nodes, of) = match decide(&self.ring, range, &self.view, &said, self.mutant) {
+        let (nodes, of) = match decide(&self.ring, range, &self.view, &said) {
             Verdict::Empty => {
                 return Ok(RangeInstall {
                     range,
@@ -308,13 +308,13 @@ impl<S: Store> Replica<S> {
         let copy = |n: &NodeIx| {
             let (memory, answer) = &answers[n];
             Copy {
-                whole: memory.is_whole(*n, &of) || self.mutant == Mutant::BelieveLosers,
+                whole: memory.is_whole(*n, &of) || Mutant::BelieveLosers.is_on(),
                 files: answer.files.iter().map(|(name, file)| (name, file)).collect(),
             }
         };
         let copies: Vec<Copy<'_>> = nodes.iter().map(copy).collect();
         let mut files = seal(&copies, SegmentId::of(&of));
-        if self.mutant == Mutant::UnionReturning {
+        if Mutant::UnionReturning.is_on() {
             lengthen(&mut files, answers);
         }
         // Who else has some of it comes after those who have the newest.
@@ -517,7 +517,7 @@ impl<S: Store> Replica<S> {
                 news.push(range);
                 // Files without an installed set are what an interrupted installation left.
                 let files = self.store.files(range).count();
-                let settled = settled || self.mutant == Mutant::DropEarly;
+                let settled = settled || Mutant::DropEarly.is_on();
                 if settled && (files > 0 || self.store.range(range).installed.is_some()) {
                     self.store.drop_range(range)?;
                     self.floors.remove(&range);

@@ -13,7 +13,7 @@ use super::clients::Clients;
 use super::naive;
 use super::oracle::Oracle;
 use crate::content::{FileName, Segment, SegmentId};
-use crate::replica::{Effect, Input, Mutant, RangeState, Replica};
+use crate::replica::{Effect, Input, RangeState, Replica};
 use crate::ring::{RangeIx, Ring};
 use crate::store::Store;
 use crate::store::mem::MemStore;
@@ -101,7 +101,6 @@ pub struct World {
     pub lost: u64,
     /// Copies that were found damaged and are not repaired yet: one may be found when others are just being dropped.
     pub damaged: BTreeSet<(usize, FileName, SegmentId)>,
-    mutant: Mutant,
     pub oracle: Oracle,
     pub clients: Clients,
     pub problem: Option<String>,
@@ -116,7 +115,7 @@ pub fn ms(ms: u64) -> Duration {
 }
 
 impl World {
-    pub fn new(seed: u64, mutant: Mutant) -> Self {
+    pub fn new(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let n = [3, 3, 4, 5, 5, 7, 7][rng.random_range(0..7)];
         let names: Vec<String> = (0..n).map(|i| format!("node{i}-{seed}")).collect();
@@ -143,7 +142,6 @@ impl World {
             stranded: None,
             lost: 0,
             damaged: BTreeSet::new(),
-            mutant,
             oracle: Oracle::default(),
             clients: Clients::default(),
             problem: None,
@@ -404,9 +402,7 @@ impl World {
         let incarnation = Incarnation(self.now.0 / 1000);
         let ring = self.ring.clone();
         let replica = Replica::new(NodeIx(node as u16), ring, disk, incarnation, self.now);
-        let replica = replica
-            .unwrap_or_else(|e| panic!("a disk in order: {e}"))
-            .with_mutant(self.mutant);
+        let replica = replica.unwrap_or_else(|e| panic!("a disk in order: {e}"));
         self.nodes[node].replica = Some(replica);
         self.nodes[node].life += 1;
         self.nodes[node].flush_due = false;

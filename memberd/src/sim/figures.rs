@@ -28,7 +28,7 @@ struct Figures {
 
 /// `quiet`: how long nothing happens; then one node after the other crashes, `crashes` times.
 fn measure(setup: Setup, n: usize, loss: f64, quiet: Duration, crashes: usize, seed: u64) -> Figures {
-    let mut world = World::new(setup, seed, n, None, false);
+    let mut world = World::new(setup, seed, n, false);
     world.network = Network {
         loss,
         duplicate: 0.0,
@@ -116,7 +116,7 @@ fn a_thousand_nodes_datagrams_are_within_their_bound() {
     use crate::state::{Config, Effect, Fact, Input, Members};
     use rand::SeedableRng;
     for setup in [PINGACK, GOSSIP] {
-        let world = World::new(setup, 1, 1000, None, false);
+        let world = World::new(setup, 1, 1000, false);
         let long = |i: usize| common::ids::NodeName::new(format!("{i:064}")).unwrap();
         let now = common::clock::Time::from_millis(1000);
         let config = Config {
@@ -124,7 +124,6 @@ fn a_thousand_nodes_datagrams_are_within_their_bound() {
             others: (1..1000).map(long).collect(),
             incarnation: 1 << 50,
             settings: world.settings.clone(),
-            mutant: None,
         };
         let mut members = Members::new(now, config, rand::rngs::StdRng::seed_from_u64(1));
         let fact = |i| Fact {

@@ -6,8 +6,8 @@ use common::clock::Time;
 use rand::RngExt;
 use rand::seq::{IteratorRandom, SliceRandom};
 
+use super::Setup;
 use super::world::{Network, World};
-use super::{Mutant, Setup};
 use crate::state::State;
 use crate::state::settings::Configuration;
 
@@ -55,9 +55,9 @@ pub struct Outcome {
     pub trace: u64,
 }
 
-pub fn run(setup: Setup, scenario: Scenario, seed: u64, mutant: Option<Mutant>, verbose: bool) -> Outcome {
+pub fn run(setup: Setup, scenario: Scenario, seed: u64, verbose: bool) -> Outcome {
     let n = 3 + (seed % 10) as usize;
-    let mut world = World::new(setup, seed, n, mutant, verbose);
+    let mut world = World::new(setup, seed, n, verbose);
     let mut outcome = Outcome::default();
     calm(
         &mut world,

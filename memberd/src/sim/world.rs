@@ -12,7 +12,7 @@ use common::ids::NodeName;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Mutant, Setup};
+use super::Setup;
 use crate::state::settings::{Configuration, Settings};
 use crate::state::{Config, Effect, Fact, Input, Members, State};
 use crate::wire::{Body, Message};
@@ -99,14 +99,13 @@ pub struct World {
     /// The highest incarnation that each owner has had: nobody may believe in a higher one.
     owned: Vec<u64>,
     healthy_since: Vec<Time>,
-    mutant: Option<Mutant>,
     check_encoding: bool,
     trace: DefaultHasher,
     verbose: bool,
 }
 
 impl World {
-    pub fn new(setup: Setup, seed: u64, n: usize, mutant: Option<Mutant>, verbose: bool) -> Self {
+    pub fn new(setup: Setup, seed: u64, n: usize, verbose: bool) -> Self {
         Self {
             now: Time::from_millis(1000),
             rng: StdRng::seed_from_u64(seed),
@@ -144,7 +143,6 @@ impl World {
             sequence: n as u64,
             owned: vec![0; n],
             healthy_since: vec![Time::ZERO; n],
-            mutant,
             check_encoding: seed.is_multiple_of(16),
             trace: DefaultHasher::new(),
             verbose,
@@ -171,7 +169,6 @@ impl World {
                 .collect(),
             incarnation: wall,
             settings: self.settings.clone(),
-            mutant: self.mutant,
         };
         self.note(i, format_args!("start {wall}"));
         let members = Members::new(self.now, config, StdRng::seed_from_u64(self.rng.random()));

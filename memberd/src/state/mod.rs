@@ -15,6 +15,7 @@ mod damping;
 mod dissemination;
 mod group;
 mod health;
+mod mutant;
 mod protocol;
 pub mod settings;
 mod suspicion;
@@ -33,6 +34,7 @@ use rand::rngs::StdRng;
 use crate::wire::Message;
 use group::Group;
 pub use group::MAX_FACTS_IN_TABLE;
+pub(crate) use mutant::Mutant;
 use protocol::Running;
 use settings::{Configuration, Settings};
 pub use table::{Fact, MAX_INCARNATION, State};
@@ -47,9 +49,6 @@ pub struct Config {
     pub incarnation: u64,
     /// The cluster file's, in force until the group has agreed on others.
     pub settings: Settings,
-    /// Breaks one rule on purpose, to see that the simulation's oracles notice.
-    #[cfg(test)]
-    pub mutant: Option<crate::sim::Mutant>,
 }
 
 /// What happened here since the start, for metrics.
@@ -273,8 +272,7 @@ impl Members {
         if late <= self.group.settings().ping_timeout() / 2 {
             return;
         }
-        #[cfg(test)]
-        if self.group.is_mutant(crate::sim::Mutant::StallBlind) {
+        if Mutant::StallBlind.is_on() {
             return;
         }
         self.group.forgive(now, late);

@@ -60,7 +60,7 @@ fn verdict(n: usize, view: &View, words: Words<'_>) -> Verdict {
             },
         )
     });
-    decide(&ring(n), RANGE, view, &said.collect(), Mutant::None)
+    decide(&ring(n), RANGE, view, &said.collect())
 }
 
 fn sources(n: usize, nodes: &[usize], of: &View) -> Verdict {
@@ -222,7 +222,7 @@ fn where_all_may_have_lost_the_newest_the_one_that_is_away_is_waited_for() {
         };
         let here = (0..5).filter(|place| !away.contains(place));
         let said = here.map(|place| (places[place], said(place))).collect();
-        decide(&ring(5), RANGE, &now, &said, Mutant::None)
+        decide(&ring(5), RANGE, &now, &said)
     };
     assert!(matches!(decide_with(&[0, 1], &[], &[]), Verdict::Sources { .. }));
     assert!(matches!(decide_with(&[0], &[], &[2]), Verdict::Sources { .. }));

@@ -6,7 +6,7 @@ use common::ids::NodeName;
 
 use super::Group;
 use crate::state::settings::{self, Configuration, MAX_VERSION, Stamp};
-use crate::state::{Effect, Refusal};
+use crate::state::{Effect, Mutant, Refusal};
 use crate::wire::Body;
 
 impl Group {
@@ -31,11 +31,9 @@ impl Group {
         if heard.version == 0 {
             return;
         }
-        let wins = heard > self.agreed;
-        #[cfg(test)]
-        let wins = match self.config.mutant {
-            Some(crate::sim::Mutant::NoTieBreak) => heard.version > self.agreed.version,
-            _ => wins,
+        let wins = match Mutant::NoTieBreak.is_on() {
+            true => heard.version > self.agreed.version,
+            false => heard > self.agreed,
         };
         if wins {
             self.adopt(heard);
@@ -45,8 +43,7 @@ impl Group {
     fn adopt(&mut self, new: Configuration) {
         self.spread_left = 3 * (usize::BITS - (self.config.others.len() + 1).leading_zeros()).max(1);
         self.configuration_is_news = true;
-        #[cfg(test)]
-        if self.is_mutant(crate::sim::Mutant::NoAgreement) {
+        if Mutant::NoAgreement.is_on() {
             self.spread_left = 0;
         }
         let before = std::mem::replace(&mut self.agreed, new.clone());
@@ -59,11 +56,7 @@ impl Group {
     /// The sender of a datagram bears another stamp than ours: one of us has missed something.
     pub(in crate::state) fn compare_stamps(&mut self, from: &NodeName, theirs: Option<Stamp>) {
         let ours = self.stamp();
-        if ours == theirs {
-            return;
-        }
-        #[cfg(test)]
-        if self.is_mutant(crate::sim::Mutant::NoAgreement) {
+        if ours == theirs || Mutant::NoAgreement.is_on() {
             return;
         }
         let version = |s: Option<Stamp>| s.map_or(0, |s| s.version);

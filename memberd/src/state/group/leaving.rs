@@ -2,9 +2,8 @@
 
 use common::clock::Time;
 
-use super::Group;
-#[cfg(test)]
-use super::Queue;
+use super::{Group, Queue};
+use crate::state::Mutant;
 use crate::state::table::{Fact, State};
 use crate::wire::Body;
 
@@ -47,8 +46,7 @@ impl Group {
         }
         leaving.goodbyes_left -= 1;
         leaving.next = now + pause;
-        #[cfg(test)]
-        if self.is_mutant(crate::sim::Mutant::SilentLeave) {
+        if Mutant::SilentLeave.is_on() {
             self.queue = Queue::default();
             self.news.clear();
             return;

@@ -16,7 +16,7 @@ use super::health::Health;
 use super::settings::{Configuration, Settings};
 use super::suspicion::Suspicions;
 use super::table::{Fact, MAX_INCARNATION, State, Table};
-use super::{Config, Counts, Effect};
+use super::{Config, Counts, Effect, Mutant};
 use crate::wire::Body;
 
 mod agreement;
@@ -137,17 +137,17 @@ impl Group {
         if !self.config.others.contains(&fact.name) {
             return;
         }
-        #[cfg(test)]
-        let fact = self.mutate_heard(fact);
-        #[cfg(test)]
-        if self.is_mutant(crate::sim::Mutant::HearsayKills)
-            && fact.state == State::Failed
-            && self.table.get(&fact.name).is_some_and(|known| fact.beats(known))
-        {
-            return self.believe(now, fact);
-        }
+        let fact = match fact.state {
+            State::Suspect if Mutant::RaiseOthers.is_on() => Fact {
+                incarnation: fact.incarnation + 1,
+                state: State::Alive,
+                ..fact
+            },
+            _ => fact,
+        };
         // Without suspicion, others' word is as good as one's own accusation.
-        let word = fact.state == State::Failed && !self.settings().suspicion;
+        let believes = !self.settings().suspicion || Mutant::HearsayKills.is_on();
+        let word = fact.state == State::Failed && believes;
         if word && self.table.get(&fact.name).is_some_and(|known| fact.beats(known)) {
             return self.believe(now, fact);
         }
@@ -174,9 +174,7 @@ impl Group {
         if known.state != State::Alive || known.incarnation != incarnation {
             return;
         }
-        let suspicion = self.settings().suspicion;
-        #[cfg(test)]
-        let suspicion = suspicion && !self.is_mutant(crate::sim::Mutant::NoSuspicion);
+        let suspicion = self.settings().suspicion && !Mutant::NoSuspicion.is_on();
         let state = if suspicion { State::Suspect } else { State::Failed };
         self.counts.accusations += 1;
         let name = name.clone();
@@ -201,11 +199,7 @@ impl Group {
     fn hear_of_self(&mut self, now: Time, fact: &Fact) {
         let stands = fact.incarnation < self.incarnation
             || (fact.incarnation == self.incarnation && fact.state == State::Alive);
-        if stands || self.leaving.is_some() {
-            return;
-        }
-        #[cfg(test)]
-        if self.is_mutant(crate::sim::Mutant::NoRefute) {
+        if stands || self.leaving.is_some() || Mutant::NoRefute.is_on() {
             return;
         }
         let former_was_ahead = fact.incarnation > self.incarnation;
@@ -249,9 +243,7 @@ impl Group {
 
     /// To the subscribers, unless it is a member that comes and goes all the time.
     fn publish(&mut self, now: Time, fact: Fact, before: Option<Fact>) {
-        let damped = fact.name != self.config.me;
-        #[cfg(test)]
-        let damped = damped && !self.is_mutant(crate::sim::Mutant::Undamped);
+        let damped = fact.name != self.config.me && !Mutant::Undamped.is_on();
         let published = match damped {
             true => self.damping.publish(now, fact, before),
             false => Some((fact, before)),
@@ -368,8 +360,7 @@ impl Group {
     /// partition has healed. Until one table has been seen, over TCP too: it alone tells a node whose clock was set back
     /// about its former incarnation, since the others refuse its datagrams as replayed.
     fn search_absent(&mut self) {
-        #[cfg(test)]
-        if self.is_mutant(crate::sim::Mutant::NoSearch) && self.joined {
+        if Mutant::NoSearch.is_on() && self.joined {
             return;
         }
         let absent =
@@ -396,22 +387,5 @@ impl Group {
                 self.exchange(&name);
             }
         }
-    }
-
-    // Broken on purpose, in tests only.
-
-    #[cfg(test)]
-    pub(super) fn is_mutant(&self, mutant: crate::sim::Mutant) -> bool {
-        self.config.mutant == Some(mutant)
-    }
-
-    /// A node that overrules accusations of others by raising their incarnation.
-    #[cfg(test)]
-    fn mutate_heard(&self, mut fact: Fact) -> Fact {
-        if self.is_mutant(crate::sim::Mutant::RaiseOthers) && fact.state == State::Suspect {
-            fact.incarnation += 1;
-            fact.state = State::Alive;
-        }
-        fact
     }
 }

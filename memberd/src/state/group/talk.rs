@@ -10,7 +10,7 @@ use rand::{Rng, RngExt};
 
 use super::{FANOUT, Group};
 use crate::state::table::{Fact, State};
-use crate::state::{Effect, Refusal};
+use crate::state::{Effect, Mutant, Refusal};
 use crate::wire::{Body, CONFIGURATION_LEN, FACTS_BUDGET, Message, fact_len};
 
 impl Group {
@@ -68,13 +68,9 @@ impl Group {
         let news = self.queue.take(self.config.others.len() + 1, |name| {
             !known(name) && fits(name, &names)
         });
-        #[cfg(test)]
-        let news = if self.is_mutant(crate::sim::Mutant::NoDissemination) {
-            vec![]
-        } else {
-            news
-        };
-        names.extend(news);
+        if !Mutant::NoDissemination.is_on() {
+            names.extend(news);
+        }
         let facts = names
             .iter()
             .filter_map(|name| self.table.get(name))
@@ -166,7 +162,9 @@ impl Group {
     }
 
     pub(super) fn exchange(&mut self, with: &NodeName) {
-        self.effects.push(Effect::Exchange { with: with.clone() });
+        if !Mutant::NoExchange.is_on() {
+            self.effects.push(Effect::Exchange { with: with.clone() });
+        }
     }
 
     pub(in crate::state) fn refusal(&self, from: &NodeName) -> Option<Refusal> {

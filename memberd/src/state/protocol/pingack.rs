@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use common::clock::Time;
 use common::ids::NodeName;
 
+use crate::state::Mutant;
 use crate::state::group::Group;
 use crate::wire::Body;
 
@@ -199,8 +200,7 @@ impl PingAck {
                 (*seq, p.target.clone())
             })
             .collect();
-        #[cfg(test)]
-        if group.is_mutant(crate::sim::Mutant::NoIndirect) {
+        if Mutant::NoIndirect.is_on() {
             return;
         }
         for (seq, target) in late {
@@ -230,12 +230,9 @@ impl PingAck {
             .collect();
         for seq in silent {
             if let Some(probe) = self.probes.remove(&seq) {
-                #[cfg(test)]
-                if group.is_mutant(crate::sim::Mutant::NoLocalHealth) {
-                    group.accuse(now, &probe.target, probe.incarnation);
-                    continue;
+                if !Mutant::NoLocalHealth.is_on() {
+                    group.health.worse(probe.waiting_for);
                 }
-                group.health.worse(probe.waiting_for);
                 group.accuse(now, &probe.target, probe.incarnation);
             }
         }

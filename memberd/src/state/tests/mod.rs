@@ -28,7 +28,6 @@ fn members() -> Members {
         others: ["a", "b", "c"].map(name).into(),
         incarnation: 100,
         settings: (&Membership::default()).into(),
-        mutant: None,
     };
     Members::new(NOW, config, StdRng::seed_from_u64(1))
 }
