@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::known::{Change, Pending};
+use super::known::{Change, Floors, Pending};
 use super::{Effect, Replica};
 use crate::content::{FileName, SegmentId};
 use crate::ring::RangeIx;
 use crate::store::{self, Store};
-use crate::view::NodeIx;
+use crate::view::{NodeIx, ViewId};
 use crate::wire::peer::{Message, Op, Standing};
 
 /// A range that this node has installed in this view, coordinated by another.
@@ -87,130 +87,264 @@ pub(super) fn carry_out<S: Store>(
     Ok(Change::Grown { length })
 }
 
+/// Entries in the coordinator's order, as it sent them.
+pub(super) struct Replicated {
+    /// The number of the first of `ops`.
+    pub first: u64,
+    pub ops: Vec<Op>,
+    /// How far all members are.
+    pub commit: u64,
+    pub probe: u64,
+}
+
+impl Follow {
+    /// Stores what comes next of `news`. True if something was written.
+    fn take<S: Store>(
+        &mut self,
+        store: &mut S,
+        range: RangeIx,
+        segment: SegmentId,
+        news: Replicated,
+    ) -> Result<bool, store::Error> {
+        self.commit = self.commit.max(news.commit);
+        self.due |= !news.ops.is_empty() || news.probe > self.probe;
+        self.probe = self.probe.max(news.probe);
+        if news.first > self.seq + 1 {
+            (self.standing, self.due) = (Standing::Gap, true);
+            return Ok(false);
+        }
+        self.standing = Standing::Well;
+        let have = (self.seq + 1 - news.first) as usize;
+        let before = self.seq;
+        for op in news.ops.into_iter().skip(have) {
+            if is_damaged(&op) {
+                // As if it had not come.
+                (self.standing, self.due) = (Standing::Gap, true);
+                break;
+            }
+            match carry_out(store, range, segment, &op) {
+                Ok(change) => {
+                    self.seq += 1;
+                    self.pending.push(self.seq, op.file().clone(), change);
+                }
+                Err(store::Error::Full) => {
+                    self.standing = Standing::Full;
+                    break;
+                }
+                // Its copy of the segment is damaged, and the view that says so could not be written down yet.
+                Err(store::Error::Missing { .. }) => {
+                    self.standing = Standing::Gap;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.seq > before)
+    }
+
+    /// The acknowledgement that is due, if one is.
+    fn take_ack(&mut self, view: ViewId, range: RangeIx) -> Option<Message> {
+        std::mem::take(&mut self.due).then_some(Message::Ack {
+            view,
+            range,
+            seq: self.seq,
+            probe: self.probe,
+            standing: self.standing,
+        })
+    }
+
+    /// What is known to be committed may be read.
+    fn commit(&mut self, range: RangeIx, floors: &mut Floors, out: &mut Vec<Effect>) {
+        let mut grown: BTreeMap<FileName, u64> = BTreeMap::new();
+        floors.commit(&mut self.pending, self.commit.min(self.seq), &mut grown);
+        out.extend(
+            grown
+                .into_iter()
+                .map(|(file, length)| Effect::Committed { range, file, length }),
+        );
+    }
+}
+
+/// Damaged on the way?
+fn is_damaged(op: &Op) -> bool {
+    match op {
+        Op::Append {
+            payload, checksum, ..
+        } => xxhash_rust::xxh3::xxh3_64(payload) != *checksum,
+        _ => false,
+    }
+}
+
 impl<S: Store> Replica<S> {
     pub(super) fn replicate(
         &mut self,
         from: NodeIx,
         range: RangeIx,
-        first: u64,
-        ops: Vec<Op>,
-        commit: u64,
-        probe: u64,
+        news: Replicated,
     ) -> Result<(), store::Error> {
-        if self.leader(range) != Some(from) || !self.follows.contains_key(&range) {
+        if self.current.leader(range) != Some(from) {
             return Ok(());
         }
-        let segment = SegmentId::of(&self.view);
-        if let Some(f) = self.follows.get_mut(&range)
-            && !std::mem::replace(&mut f.active, true)
-        {
+        let Some(follow) = self.current.follows.get_mut(&range) else {
+            return Ok(());
+        };
+        if !std::mem::replace(&mut follow.active, true) {
             self.fill_floors(range);
             self.remember_active(&[range])?;
         }
-        let Some(f) = self.follows.get_mut(&range) else {
+        let segment = self.current.open_segment();
+        let Some(follow) = self.current.follows.get_mut(&range) else {
             return Ok(());
         };
-        self.stirred.insert(range);
-        f.commit = f.commit.max(commit);
-        f.due |= !ops.is_empty() || probe > f.probe;
-        f.probe = f.probe.max(probe);
-        if first > f.seq + 1 {
-            (f.standing, f.due) = (Standing::Gap, true);
-            return Ok(());
-        }
-        f.standing = Standing::Well;
-        let have = (f.seq + 1 - first) as usize;
-        for op in ops.into_iter().skip(have) {
-            if let Op::Append {
-                payload, checksum, ..
-            } = &op
-                && xxhash_rust::xxh3::xxh3_64(payload) != *checksum
-            {
-                // Damaged on the way: as if it had not come.
-                (f.standing, f.due) = (Standing::Gap, true);
-                return Ok(());
-            }
-            match carry_out(&mut self.store, range, segment, &op) {
-                Ok(change) => {
-                    f.seq += 1;
-                    f.pending.push(f.seq, op.file().clone(), change);
-                    self.unsynced = true;
-                }
-                Err(store::Error::Full) => {
-                    f.standing = Standing::Full;
-                    return Ok(());
-                }
-                // Its copy of the segment is damaged, and the view that says so could not be written down yet.
-                Err(store::Error::Missing { .. }) => {
-                    f.standing = Standing::Gap;
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
+        self.flush.stir(range);
+        if follow.take(&mut self.store, range, segment, news)? {
+            self.flush.note_written();
         }
         Ok(())
     }
 
     pub(super) fn flush_follow(&mut self, range: RangeIx, out: &mut Vec<Effect>) {
-        let (view, to) = (self.view_id, self.leader(range));
-        let Some(f) = self.follows.get_mut(&range) else {
+        let (view, leader) = (self.current.id, self.current.leader(range));
+        let Some(follow) = self.current.follows.get_mut(&range) else {
             return;
         };
-        if std::mem::take(&mut f.due)
-            && let Some(to) = to
-        {
-            let message = Message::Ack {
-                view,
-                range,
-                seq: f.seq,
-                probe: f.probe,
-                standing: f.standing,
-            };
-            out.push(Effect::Send { to, message });
+        if let Some(to) = leader {
+            let ack = follow.take_ack(view, range);
+            out.extend(ack.map(|message| Effect::Send { to, message }));
         }
-        if f.active {
-            let mut grown: BTreeMap<FileName, u64> = BTreeMap::new();
-            self.floors
-                .entry(range)
-                .or_default()
-                .commit(&mut f.pending, f.commit.min(f.seq), &mut grown);
-            out.extend(
-                grown
-                    .into_iter()
-                    .map(|(file, length)| Effect::Committed { range, file, length }),
-            );
+        if follow.active {
+            follow.commit(range, self.floors.entry(range).or_default(), out);
         }
     }
 
     /// What a member says by itself: again to `node` (or to all), who may not have heard it.
     pub(super) fn report_again(&mut self, node: Option<NodeIx>, out: &mut Vec<Effect>) {
         let mut installed: BTreeMap<NodeIx, Vec<(RangeIx, bool)>> = BTreeMap::new();
-        for (range, f) in &mut self.follows {
-            let Some(leader) = self.sets.get(range).and_then(|set| set.first()) else {
+        let followed: Vec<RangeIx> = self.current.follows.keys().copied().collect();
+        for range in followed {
+            let Some(leader) = self
+                .current
+                .leader(range)
+                .filter(|l| node.is_none_or(|n| n == *l))
+            else {
                 continue;
             };
-            if node.is_none_or(|n| n == *leader) {
-                // Once the coordinator knows, only a new connection is a reason to say it again.
-                if node.is_some() || !f.settled {
-                    installed
-                        .entry(*leader)
-                        .or_default()
-                        .push((*range, self.repairs.is_whole(*range)));
-                }
-                if node.is_some() {
-                    f.due = true;
-                    self.stirred.insert(*range);
-                }
+            let Some(follow) = self.current.follows.get_mut(&range) else {
+                continue;
+            };
+            // Once the coordinator knows, only a new connection is a reason to say it again.
+            if node.is_some() || !follow.settled {
+                let whole = self.repairs.is_whole(range);
+                installed.entry(leader).or_default().push((range, whole));
+            }
+            if node.is_some() {
+                follow.due = true;
+                self.flush.stir(range);
             }
         }
         for (to, ranges) in installed {
-            out.push(Effect::Send {
-                to,
-                message: Message::Installed {
-                    view: self.view_id,
-                    ranges,
-                },
-            });
+            let view = self.current.id;
+            let message = Message::Installed { view, ranges };
+            out.push(Effect::Send { to, message });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use common::ids::Epoch;
+    use xxhash_rust::xxh3::xxh3_64;
+
+    use super::*;
+    use crate::content::ClientId;
+    use crate::store::mem::MemStore;
+
+    const RANGE: RangeIx = RangeIx(0);
+    const OPEN: SegmentId = SegmentId(1);
+
+    fn name() -> FileName {
+        FileName::new("f").unwrap()
+    }
+
+    fn append(offset: u64, payload: &'static str) -> Op {
+        Op::Append {
+            file: name(),
+            client: ClientId(1),
+            epoch: Epoch(1),
+            offset,
+            checksum: xxh3_64(payload.as_bytes()),
+            payload: Bytes::from_static(payload.as_bytes()),
+        }
+    }
+
+    fn news(first: u64, ops: Vec<Op>) -> Replicated {
+        let (commit, probe) = (0, 0);
+        Replicated {
+            first,
+            ops,
+            commit,
+            probe,
+        }
+    }
+
+    /// How far it is, and its standing, as its acknowledgement says.
+    fn ack(follow: &mut Follow) -> (u64, Standing) {
+        match follow.take_ack(crate::view::View::new(3).id(), RANGE) {
+            Some(Message::Ack { seq, standing, .. }) => (seq, standing),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn entries_are_stored_once_and_in_order() {
+        let (mut store, mut follow) = (MemStore::default(), Follow::new());
+        let create = Op::Create {
+            file: name(),
+            nonce: 1,
+        };
+        let ops = vec![create, append(0, "ab")];
+        let mut take = |first, ops| follow.take(&mut store, RANGE, OPEN, news(first, ops)).unwrap();
+        assert!(take(1, ops.clone()));
+        assert!(!take(1, ops), "a repeat");
+        assert!(!take(4, vec![append(4, "ef")]), "one is missing before");
+        assert_eq!(ack(&mut follow), (2, Standing::Gap));
+        let next = news(3, vec![append(2, "cd")]);
+        assert!(follow.take(&mut store, RANGE, OPEN, next).unwrap());
+        assert_eq!(ack(&mut follow), (3, Standing::Well));
+        assert_eq!(store.file(RANGE, &name()).unwrap().length(), 4);
+    }
+
+    #[test]
+    fn what_was_damaged_on_the_way_is_as_if_it_had_not_come() {
+        let (mut store, mut follow) = (MemStore::default(), Follow::new());
+        let mut damaged = append(0, "ab");
+        if let Op::Append { checksum, .. } = &mut damaged {
+            *checksum ^= 1;
+        }
+        let create = Op::Create {
+            file: name(),
+            nonce: 1,
+        };
+        let ops = vec![create, damaged, append(2, "cd")];
+        assert!(follow.take(&mut store, RANGE, OPEN, news(1, ops)).unwrap());
+        assert_eq!(ack(&mut follow), (1, Standing::Gap));
+        assert_eq!(store.file(RANGE, &name()).unwrap().length(), 0);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_and_the_rest_waits() {
+        let (mut store, mut follow) = (MemStore::default(), Follow::new());
+        store.full = true;
+        let create = Op::Create {
+            file: name(),
+            nonce: 1,
+        };
+        assert!(
+            !follow
+                .take(&mut store, RANGE, OPEN, news(1, vec![create]))
+                .unwrap()
+        );
+        assert_eq!(ack(&mut follow), (0, Standing::Full));
     }
 }

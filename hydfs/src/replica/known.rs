@@ -41,15 +41,29 @@ impl Pending {
 
 /// One range's.
 #[derive(Debug, Default)]
-pub(crate) struct Floors(BTreeMap<FileName, Floor>);
+pub(crate) struct Floors {
+    files: BTreeMap<FileName, Floor>,
+    /// The segment that was open when this node last led the range to being active: as long as it lives it knows what of that is committed.
+    led: Option<SegmentId>,
+}
 
 impl Floors {
     pub fn get(&self, file: &FileName) -> Option<Floor> {
-        self.0.get(file).copied()
+        self.files.get(file).copied()
     }
 
     pub fn files(&self) -> &BTreeMap<FileName, Floor> {
-        &self.0
+        &self.files
+    }
+
+    /// This node led the range to being active, with segment `open`.
+    pub fn lead(&mut self, open: SegmentId) {
+        self.led = Some(open);
+    }
+
+    /// Does this node know all that was ever committed in this segment?
+    pub fn knows_all_of(&self, open: SegmentId) -> bool {
+        self.led == Some(open)
     }
 
     /// The range is active with segment `open`: everything sealed before is committed.
@@ -61,7 +75,7 @@ impl Floors {
                 .map(|s| s.bytes)
                 .sum::<u64>()
         };
-        self.0 = store
+        self.files = store
             .files(range)
             .map(|(name, file)| {
                 (
@@ -94,7 +108,7 @@ impl Floors {
         while let Some((file, change)) = pending.take(commit) {
             match change {
                 Change::Created { nonce } => {
-                    self.0.insert(
+                    self.files.insert(
                         file,
                         Floor {
                             nonce,
@@ -105,11 +119,11 @@ impl Floors {
                 }
                 Change::Removed => {
                     grown.remove(&file);
-                    self.0.remove(&file);
+                    self.files.remove(&file);
                 }
                 Change::None => {}
                 Change::Grown { length } => {
-                    if let Some(floor) = self.0.get_mut(&file) {
+                    if let Some(floor) = self.files.get_mut(&file) {
                         floor.length = length;
                         floor.open += 1;
                     }

@@ -1,5 +1,6 @@
 //! How a node's view grows, and what becomes of everything under way.
 
+use super::view_state::ViewState;
 use super::{Effect, Replica};
 use crate::store::{self, Memory, NodeFacts, Store};
 use crate::view::{Incarnation, NodeIx, View};
@@ -7,11 +8,11 @@ use crate::view::{Incarnation, NodeIx, View};
 impl<S: Store> Replica<S> {
     pub(super) fn suspect(&mut self, node: NodeIx, out: &mut Vec<Effect>) -> Result<(), store::Error> {
         // Whoever is called failed has no say: it may be the one that does not hear.
-        let away = self.view.failed_since(self.me, self.incarnation);
-        if node == self.me || away || !self.view.is_alive(node) {
+        let away = self.current.view.failed_since(self.me, self.incarnation());
+        if node == self.me || away || !self.current.view.is_alive(node) {
             return Ok(());
         }
-        let mut view = self.view.clone();
+        let mut view = self.current.view.clone();
         view.fail(node, view.incarnation(node));
         self.learn(&view, out)
     }
@@ -19,7 +20,7 @@ impl<S: Store> Replica<S> {
     /// This node can't be a member of its sets as they are: it leaves them and comes back, with a take-over in between.
     pub(super) fn rejoin(&mut self, out: &mut Vec<Effect>) -> Result<(), store::Error> {
         let mut view = self.heard.clone();
-        view.fail(self.me, self.incarnation);
+        view.fail(self.me, self.incarnation());
         self.learn(&view, out)
     }
 
@@ -33,8 +34,8 @@ impl<S: Store> Replica<S> {
 
     /// Takes all facts of `other`. A fact against this node itself makes it come back under a higher incarnation, when it may.
     pub(super) fn learn(&mut self, other: &View, out: &mut Vec<Effect>) -> Result<(), store::Error> {
-        let news = self.heard.merge(other) || self.heard != self.view;
-        let away = self.heard.failed_since(self.me, self.incarnation);
+        let news = self.heard.merge(other) || self.heard != self.current.view;
+        let away = self.heard.failed_since(self.me, self.incarnation());
         let returns = away && self.may_return(&self.heard);
         if !news && !returns {
             return Ok(());
@@ -42,7 +43,7 @@ impl<S: Store> Replica<S> {
         let mut view = self.heard.clone();
         let mut memory = self.memory();
         let (joined, failed) = (view.incarnation(self.me), view.failed(self.me));
-        let mut incarnation = self.incarnation;
+        let mut incarnation = self.incarnation();
         if joined > incarnation {
             // A later life of this node, which this disk knows nothing of: it is older than that, or new.
             incarnation = Incarnation(joined.max(failed).0 + 1);
@@ -61,9 +62,8 @@ impl<S: Store> Replica<S> {
             incarnation,
             view: view.clone(),
         })?;
-        self.incarnation = incarnation;
         self.heard = view.clone();
-        self.refuse_all("its set of replicas is changing", out);
+        self.current.refuse_waiters(out);
         self.take(view);
         out.push(Effect::ViewChanged);
         Ok(())
@@ -71,29 +71,16 @@ impl<S: Store> Replica<S> {
 
     pub(super) fn memory(&self) -> Memory {
         let new = Memory {
-            born: self.incarnation,
-            whole: self.incarnation,
+            born: self.incarnation(),
+            whole: self.incarnation(),
         };
         self.store.node().map_or(new, NodeFacts::memory)
     }
 
     /// This is the view now; everything under way is forgotten.
-    pub(super) fn take(&mut self, view: View) {
-        self.view_id = view.id();
-        self.sets = self
-            .ring
-            .ranges()
-            .map(|range| (range, self.ring.replicas(range, &view)))
-            .collect();
-        self.view = view;
-        self.takeover = None;
-        self.leads.clear();
-        self.follows.clear();
-        self.answered_to.clear();
-        self.stirred.clear();
-        self.announce.clear();
+    fn take(&mut self, view: View) {
+        self.current = ViewState::new(view, &self.ring);
         self.repairs.pause();
-        self.tell = self.peers().collect();
-        self.restart = true;
+        self.flush.begin_view(self.peers());
     }
 }

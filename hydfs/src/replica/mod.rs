@@ -11,8 +11,10 @@
 //! The driver calls [`Replica::handle`] for each input of a burst and then [`Replica::flush`] once; what is gathered (acknowledgements,
 //! entries for one peer, commits, replies) leaves there. Effects are to be carried out in order.
 
+mod active;
 mod decide;
 mod effect;
+mod flush_plan;
 mod follow;
 mod known;
 mod lead;
@@ -23,24 +25,25 @@ mod repair;
 mod request;
 mod status;
 mod takeover;
+mod view_state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::clock::Time;
 
-use crate::content::SegmentId;
 use crate::ring::{RangeIx, Ring};
 use crate::store::{self, NodeFacts, Store};
-use crate::view::{Incarnation, NodeIx, View, ViewId};
+use crate::view::{Incarnation, NodeIx, View};
 use crate::wire::peer::Message;
 
-use follow::Follow;
+use active::Acked;
+use flush_plan::FlushPlan;
+use follow::Replicated;
 use known::Floors;
-use lead::Active;
 pub(crate) use mutant::Mutant;
 use repair::Repairs;
-use takeover::{Installing, TakeOver};
+use view_state::ViewState;
 
 pub use effect::{Effect, Input, Known, RangeState};
 pub use request::{Answer, FileInfo, Refused, Request};
@@ -48,52 +51,20 @@ pub use request::{Answer, FileInfo, Refused, Request};
 /// What was sent and not answered for this long is sent again. Connections keep order and lose nothing while they last, so this is the second line.
 const RESEND: Duration = Duration::from_secs(1);
 
-/// What this node does as the coordinator of a range.
-enum Lead {
-    /// Asking, or nothing to be done before the view changes.
-    Waiting {
-        why: String,
-    },
-    Installing(Installing),
-    Active(Box<Active>),
-}
-
 /// A storage node.
 pub struct Replica<S> {
     me: NodeIx,
     ring: Ring,
     store: S,
-    incarnation: Incarnation,
-    view: View,
-    view_id: ViewId,
-    /// The replicas of each range in `view`.
-    sets: BTreeMap<RangeIx, Vec<NodeIx>>,
-    /// All that was ever heard. More than `view` only while the disk has no room to write the view down.
+    /// All that was ever heard. More than the view only while the disk has no room to write the view down.
     heard: View,
-
-    // Dropped with each change of the view.
-    takeover: Option<TakeOver>,
-    leads: BTreeMap<RangeIx, Lead>,
-    follows: BTreeMap<RangeIx, Follow>,
-    /// Who was answered, and about what: an answer is lost with the connection it went over.
-    answered_to: BTreeMap<NodeIx, Vec<RangeIx>>,
-
+    /// The view, and what is under way in it.
+    current: ViewState,
     up: BTreeSet<NodeIx>,
+    /// What is known to be committed, whatever the view.
     floors: BTreeMap<RangeIx, Floors>,
     repairs: Repairs,
-    /// Ranges that this node led to being active, by the segment that was open then: as long as it lives it knows what of that is committed.
-    led: BTreeMap<RangeIx, SegmentId>,
-
-    // What the next flush does.
-    /// Peers to be told the view.
-    tell: BTreeSet<NodeIx>,
-    /// The view changed: take over.
-    restart: bool,
-    /// Ranges led or followed with something to send.
-    stirred: BTreeSet<RangeIx>,
-    /// Peers to be told which ranges are active.
-    announce: BTreeSet<NodeIx>,
-    unsynced: bool,
+    flush: FlushPlan,
     nudged: Time,
     broken: bool,
 }
@@ -103,59 +74,42 @@ impl<S: Store> Replica<S> {
     pub fn new(
         me: NodeIx,
         ring: Ring,
-        store: S,
+        mut store: S,
         incarnation: Incarnation,
         now: Time,
     ) -> Result<Self, store::Error> {
-        let nodes = ring.nodes().len();
-        let mut view = View::new(nodes);
-        let mut replica = Self {
-            me,
-            incarnation,
-            view_id: view.id(),
-            heard: view.clone(),
-            sets: BTreeMap::new(),
-            takeover: None,
-            leads: BTreeMap::new(),
-            follows: BTreeMap::new(),
-            answered_to: BTreeMap::new(),
-            up: BTreeSet::new(),
-            floors: BTreeMap::new(),
-            repairs: Repairs::default(),
-            led: BTreeMap::new(),
-            tell: BTreeSet::new(),
-            restart: true,
-            stirred: BTreeSet::new(),
-            announce: BTreeSet::new(),
-            unsynced: false,
-            nudged: now,
-            broken: false,
-            ring,
-            view: view.clone(),
-            store,
-        };
-        let before = replica.store.node().map(|facts| {
+        let mut view = View::new(ring.nodes().len());
+        let before = store.node().map(|facts| {
             view.merge(&facts.view);
-            replica.incarnation = incarnation.max(Incarnation(facts.incarnation.0 + 1));
-            facts.memory()
+            (facts.memory(), facts.incarnation.0 + 1)
         });
-        replica.incarnation = replica.incarnation.max(Incarnation(view.failed(me).0 + 1));
-        let new = replica.incarnation;
-        let whole = before.map(|m| m.whole).filter(|_| !replica.store.lost_newest());
-        view.join(me, replica.incarnation);
-        replica.store.set_node(NodeFacts {
-            born: before.map_or(new, |m| m.born),
+        let least = before.map_or(0, |(_, next)| next).max(view.failed(me).0 + 1);
+        let new = incarnation.max(Incarnation(least));
+        let whole = before
+            .filter(|_| !store.lost_newest())
+            .map(|(memory, _)| memory.whole);
+        view.join(me, new);
+        store.set_node(NodeFacts {
+            born: before.map_or(new, |(memory, _)| memory.born),
             whole: whole.unwrap_or(new),
             incarnation: new,
             view: view.clone(),
         })?;
-        replica.heard = view.clone();
-        replica.take(view);
-        for range in replica.ring.ranges() {
-            replica
-                .floors
-                .insert(range, Floors::recover(&replica.store, range));
-        }
+        let floors = |range| (range, Floors::recover(&store, range));
+        let mut replica = Self {
+            me,
+            heard: view.clone(),
+            current: ViewState::new(view, &ring),
+            up: BTreeSet::new(),
+            floors: ring.ranges().map(floors).collect(),
+            repairs: Repairs::default(),
+            flush: FlushPlan::default(),
+            nudged: now,
+            broken: false,
+            ring,
+            store,
+        };
+        replica.flush.begin_view(replica.peers());
         Ok(replica)
     }
 
@@ -168,7 +122,7 @@ impl<S: Store> Replica<S> {
             Input::Peer { from, message } => self.peer(now, from, message, out),
             Input::Client { conn, id, request } => self.client(conn, id, request, out),
             Input::ClientGone { conn } => {
-                self.client_gone(conn);
+                self.current.forget_client(conn);
                 Ok(())
             }
             Input::Suspect { node } => self.suspect(node, out),
@@ -196,25 +150,25 @@ impl<S: Store> Replica<S> {
         if self.broken {
             return;
         }
-        for to in std::mem::take(&mut self.tell) {
+        for to in self.flush.take_tell() {
             out.push(Effect::Send {
                 to,
                 message: Message::Know {
-                    view: self.view.clone(),
+                    view: self.current.view.clone(),
                 },
             });
         }
-        if std::mem::take(&mut self.restart) {
+        if self.flush.take_takeover() {
             let done = self.begin_takeover(now, out);
             self.check(done, out);
         }
-        self.announce_active(out);
+        let announce = self.flush.take_announce();
+        self.current.announce_active(announce, out);
         self.start_repairs(now, out);
         let due = |(range, at): (RangeIx, Time)| (at <= now).then_some(range);
-        let due: Vec<RangeIx> = self.tellings().filter_map(due).collect();
-        self.stirred.extend(due);
-        let stirred = std::mem::take(&mut self.stirred);
-        if std::mem::take(&mut self.unsynced) {
+        let mut stirred = self.flush.take_stirred();
+        stirred.extend(self.current.telling_times().filter_map(due));
+        if self.flush.take_unsynced() {
             let done = self.store.sync();
             self.check(done, out);
         }
@@ -227,16 +181,9 @@ impl<S: Store> Replica<S> {
         }
     }
 
-    fn tellings(&self) -> impl Iterator<Item = (RangeIx, Time)> {
-        self.leads.iter().filter_map(|(range, lead)| match lead {
-            Lead::Active(active) => Some((*range, active.tell_at()?)),
-            Lead::Waiting { .. } | Lead::Installing(_) => None,
-        })
-    }
-
     /// When to [`Replica::flush`] although nothing happens.
     pub fn deadline(&self) -> Option<Time> {
-        self.tellings().map(|(_, at)| at).min()
+        self.current.telling_times().map(|(_, at)| at).min()
     }
 
     /// A full disk is no reason to stop: whoever asked asks again.
@@ -257,7 +204,7 @@ impl<S: Store> Replica<S> {
         message: Message,
         out: &mut Vec<Effect>,
     ) -> Result<(), store::Error> {
-        if from == self.me || from.0 as usize >= self.view.nodes() {
+        if from == self.me || from.0 as usize >= self.current.view.nodes() {
             return Ok(());
         }
         let same = match &message {
@@ -266,23 +213,23 @@ impl<S: Store> Replica<S> {
             | Message::Answer { view, .. }
             | Message::Install { view, .. } => {
                 self.learn(view, out)?;
-                self.view == *view
+                self.current.view == *view
             }
             Message::Installed { view, .. }
             | Message::Active { view, .. }
             | Message::Replicate { view, .. }
-            | Message::Ack { view, .. } => self.view_id == *view,
+            | Message::Ack { view, .. } => self.current.id == *view,
         };
         if !same {
             // Not carried out. If the other one knows more, its answer to this says so.
-            self.tell.insert(from);
+            self.flush.tell([from]);
             return Ok(());
         }
         match message {
             Message::Know { .. } => Ok(()),
             Message::Ask { view: _, ranges } => {
                 let message = self.answer(from, &ranges)?;
-                self.answered_to.insert(from, ranges);
+                self.current.answered_to.insert(from, ranges);
                 out.push(Effect::Send { to: from, message });
                 Ok(())
             }
@@ -303,7 +250,15 @@ impl<S: Store> Replica<S> {
                 ops,
                 commit,
                 probe,
-            } => self.replicate(from, range, first, ops, commit, probe),
+            } => {
+                let news = Replicated {
+                    first,
+                    ops,
+                    commit,
+                    probe,
+                };
+                self.replicate(from, range, news)
+            }
             Message::Ack {
                 view: _,
                 range,
@@ -311,7 +266,8 @@ impl<S: Store> Replica<S> {
                 probe,
                 standing,
             } => {
-                self.acked(now, from, range, seq, probe, standing, out);
+                let ack = Acked { seq, probe, standing };
+                self.acked(now, from, range, ack, out);
                 Ok(())
             }
         }
@@ -319,7 +275,7 @@ impl<S: Store> Replica<S> {
 
     fn peers(&self) -> impl Iterator<Item = NodeIx> + use<S> {
         let me = self.me;
-        (0..self.view.nodes() as u16)
+        (0..self.current.view.nodes() as u16)
             .map(NodeIx)
             .filter(move |n| *n != me)
     }
@@ -327,10 +283,10 @@ impl<S: Store> Replica<S> {
     /// The connection is new: everything that was not answered goes again.
     fn peer_up(&mut self, now: Time, node: NodeIx, out: &mut Vec<Effect>) -> Result<(), store::Error> {
         self.up.insert(node);
-        self.tell.insert(node);
-        self.announce.insert(node);
-        self.ask_again(now, Some(node), out);
-        self.resend_all(node);
+        self.flush.tell([node]);
+        self.flush.announce_to([node]);
+        self.current.ask_again(now, self.me, Some(node), out);
+        self.current.resend_to(node, &mut self.flush);
         self.report_again(Some(node), out);
         self.answer_again(node, out)
     }
@@ -339,21 +295,16 @@ impl<S: Store> Replica<S> {
         self.repairs.look = true;
         let heard = self.heard.clone();
         self.learn(&heard, out)?;
-        self.ask_again(now, None, out);
+        self.current.ask_again(now, self.me, None, out);
         if now.since(self.nudged) < RESEND {
             return Ok(());
         }
         self.nudged = now;
-        self.tell.extend(self.peers());
-        self.announce.extend(self.peers());
-        self.nudge(now);
+        self.flush.tell(self.peers());
+        self.flush.announce_to(self.peers());
+        self.current.nudge(now, &mut self.flush);
         self.report_again(None, out);
         self.own_part_again(now, out)
-    }
-
-    /// The coordinator of a range in this view.
-    fn leader(&self, range: RangeIx) -> Option<NodeIx> {
-        self.sets.get(&range)?.first().copied()
     }
 }
 

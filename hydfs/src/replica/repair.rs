@@ -96,72 +96,68 @@ impl Repairs {
     }
 }
 
-impl<S: Store> Replica<S> {
-    pub(super) fn start_repairs(&mut self, now: Time, out: &mut Vec<Effect>) {
-        if !std::mem::take(&mut self.repairs.look) {
-            return;
-        }
-        self.prune(out);
-        let Repairs {
-            holders,
-            wanted,
-            under_way,
-            ..
-        } = &mut self.repairs;
-        for (range, wanted) in wanted {
-            let Some(from) = holders.get(range).filter(|from| !from.is_empty()) else {
+impl Repairs {
+    /// Forgets what is not missing any more: repaired, or its file was removed. Returns the ranges that have come to miss nothing.
+    fn prune(&mut self, store: &impl Store) -> Vec<RangeIx> {
+        let is_missing = |range, (name, id): &(FileName, SegmentId)| {
+            let held = store.file(range, name).and_then(|f| f.segment(*id));
+            held.is_some_and(|s| s.missing)
+        };
+        let mut whole = Vec::new();
+        self.wanted.retain(|range, wanted| {
+            wanted.retain(|key, _| is_missing(*range, key));
+            if wanted.is_empty() {
+                whole.push(*range);
+            }
+            !wanted.is_empty()
+        });
+        self.recount();
+        self.look = false;
+        whole
+    }
+
+    /// Begins with as many as may be under way at a time.
+    fn start(&mut self, store: &impl Store, now: Time, out: &mut Vec<Effect>) {
+        for (range, wanted) in &mut self.wanted {
+            let Some(from) = self.holders.get(range).filter(|from| !from.is_empty()) else {
                 continue;
             };
             for ((file, id), state) in wanted {
-                if *under_way >= MOST {
+                if self.under_way >= MOST {
                     return;
                 }
-                let State::Waiting { until } = *state else {
-                    continue;
-                };
-                if until > now {
+                if !matches!(state, State::Waiting { until } if *until <= now) {
                     continue;
                 }
-                let held = self.store.file(*range, file);
+                let held = store.file(*range, file);
                 let Some((nonce, segment)) =
                     held.and_then(|held| Some((held.nonce, held.segment(*id)?.head())))
                 else {
                     continue;
                 };
-                let (range, file, from) = (*range, file.clone(), from.clone());
                 out.push(Effect::Repair {
-                    range,
-                    file,
+                    range: *range,
+                    file: file.clone(),
                     nonce,
                     segment,
-                    from,
+                    from: from.clone(),
                 });
                 *state = State::UnderWay;
-                *under_way += 1;
+                self.under_way += 1;
             }
         }
     }
+}
 
-    /// Forgets what is not missing any more: repaired, or its file was removed.
-    fn prune(&mut self, out: &mut Vec<Effect>) {
-        let mut whole = Vec::new();
-        for (range, wanted) in &mut self.repairs.wanted {
-            wanted.retain(|(name, id), _| {
-                self.store
-                    .file(*range, name)
-                    .and_then(|f| f.segment(*id))
-                    .is_some_and(|s| s.missing)
-            });
-            if wanted.is_empty() {
-                whole.push(*range);
-            }
+impl<S: Store> Replica<S> {
+    pub(super) fn start_repairs(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if !std::mem::take(&mut self.repairs.look) {
+            return;
         }
-        for range in whole {
-            self.repairs.wanted.remove(&range);
+        for range in self.repairs.prune(&self.store) {
             self.say_whole(range, true, out);
         }
-        self.repairs.recount();
-        self.repairs.look = false;
+        self.repairs.start(&self.store, now, out);
     }
 
     /// If it is missing still (it was wanted anew, as something else, in the meantime), it is tried again.
@@ -185,8 +181,8 @@ impl<S: Store> Replica<S> {
             return Ok(());
         };
         self.store.set_missing(range, &file, segment)?;
-        let installed = self.store.range(range).installed.as_ref() == Some(&self.view);
-        if installed && segment == SegmentId::of(&self.view) {
+        let installed = self.store.range(range).installed.as_ref() == Some(&self.current.view);
+        if installed && segment == self.current.open_segment() {
             // It can't be added to any more: the others must not count on this node until it is sealed and repaired.
             return self.rejoin(out);
         }
@@ -205,20 +201,100 @@ impl<S: Store> Replica<S> {
     }
 
     fn say_whole(&mut self, range: RangeIx, whole: bool, out: &mut Vec<Effect>) {
-        let Some(leader) = self.leader(range) else { return };
+        let Some(leader) = self.current.leader(range) else {
+            return;
+        };
         if leader == self.me {
             // What is not installed yet says so when it is.
-            if !self.has_installed(range) {
+            if !self.current.has_installed(self.me, range) {
                 return;
             }
             let done = self.installed(self.nudged, self.me, range, whole, out);
             self.check(done, out);
-        } else if self.follows.contains_key(&range) {
+        } else if self.current.follows.contains_key(&range) {
             let message = Message::Installed {
-                view: self.view_id,
+                view: self.current.id,
                 ranges: vec![(range, whole)],
             };
             out.push(Effect::Send { to: leader, message });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::File;
+    use crate::store::mem::MemStore;
+    use crate::view::{Incarnation, View};
+
+    const RANGE: RangeIx = RangeIx(0);
+
+    /// A store that misses one sealed segment of each of so many files.
+    fn store(files: usize) -> MemStore {
+        let mut set = View::new(3);
+        assert!(set.join(NodeIx(0), Incarnation(1)));
+        let segment = Segment {
+            entries: 1,
+            sealed: true,
+            ..Segment::open(SegmentId(1))
+        };
+        let file = File {
+            nonce: 1,
+            segments: vec![segment],
+            streams: BTreeMap::new(),
+        };
+        let named = |i| (FileName::new(format!("f{i:02}")).unwrap(), file.clone());
+        let mut store = MemStore::default();
+        store
+            .install(RANGE, &set, &(0..files).map(named).collect::<Vec<_>>())
+            .unwrap();
+        store
+    }
+
+    fn begun(repairs: &mut Repairs, store: &MemStore, now: Time) -> Vec<FileName> {
+        let mut out = Vec::new();
+        repairs.start(store, now, &mut out);
+        let repair = |effect| match effect {
+            Effect::Repair { file, .. } => file,
+            other => panic!("{other:?}"),
+        };
+        out.into_iter().map(repair).collect()
+    }
+
+    #[test]
+    fn a_few_are_under_way_at_a_time_and_a_failed_one_is_tried_again_later() {
+        let (store, mut repairs) = (store(MOST + 1), Repairs::default());
+        repairs.want(&store, RANGE, vec![NodeIx(1)]);
+        assert_eq!((repairs.len(), repairs.is_whole(RANGE)), (MOST + 1, false));
+        let now = Time::from_millis(5000);
+        let first = begun(&mut repairs, &store, now);
+        assert_eq!(first.len(), MOST);
+        repairs.failed(now, &(RANGE, first[0].clone(), SegmentId(1)));
+        assert_eq!(
+            begun(&mut repairs, &store, now).len(),
+            1,
+            "the one that had no turn yet"
+        );
+        repairs.failed(now, &(RANGE, first[1].clone(), SegmentId(1)));
+        assert_eq!(begun(&mut repairs, &store, now + RESEND), [first[0].clone()]);
+    }
+
+    #[test]
+    fn nothing_is_fetched_before_it_is_known_who_has_it() {
+        let (store, mut repairs) = (store(1), Repairs::default());
+        repairs.want(&store, RANGE, vec![NodeIx(1)]);
+        repairs.pause();
+        assert!(begun(&mut repairs, &store, Time::ZERO).is_empty());
+    }
+
+    #[test]
+    fn what_was_removed_is_wanted_no_more() {
+        let (mut store, mut repairs) = (store(1), Repairs::default());
+        repairs.want(&store, RANGE, vec![NodeIx(1)]);
+        assert!(repairs.prune(&store).is_empty());
+        store.remove(RANGE, &FileName::new("f00").unwrap()).unwrap();
+        assert_eq!(repairs.prune(&store), [RANGE]);
+        assert!(repairs.is_whole(RANGE));
     }
 }

@@ -1,6 +1,6 @@
 //! What the driver may ask of a storage node at any time.
 
-use super::{Known, Lead, RangeState, Replica};
+use super::{Known, RangeState, Replica};
 use crate::content::FileName;
 use crate::ring::{RangeIx, Ring};
 use crate::store::Store;
@@ -30,12 +30,14 @@ impl<S: Store> Replica<S> {
     }
 
     pub fn view(&self) -> &View {
-        &self.view
+        &self.current.view
     }
 
     /// This node's incarnation now.
     pub fn incarnation(&self) -> Incarnation {
-        self.incarnation
+        self.store
+            .node()
+            .map_or(Incarnation(0), |facts| facts.incarnation)
     }
 
     pub fn range_of(&self, file: &FileName) -> RangeIx {
@@ -44,11 +46,11 @@ impl<S: Store> Replica<S> {
 
     /// The range's replicas in this node's view, the coordinator first.
     pub fn replicas_of(&self, range: RangeIx) -> &[NodeIx] {
-        self.sets.get(&range).map_or(&[], Vec::as_slice)
+        self.current.members(range)
     }
 
     pub fn coordinator_of(&self, range: RangeIx) -> Option<NodeIx> {
-        self.leader(range)
+        self.current.leader(range)
     }
 
     /// What may be read of this file here. `None`: not known here, as far as this node knows there is no such file.
@@ -58,40 +60,24 @@ impl<S: Store> Replica<S> {
         Some(Known {
             nonce: floor.nonce,
             length: floor.length,
-            current: self.is_current(range),
+            current: self.current.is_active(range),
         })
     }
 
     /// Is this node's knowledge of the range's files current (as its coordinator) or nearly so (as a member)? Otherwise
     /// it is what it knew last.
     pub fn is_current(&self, range: RangeIx) -> bool {
-        matches!(self.leads.get(&range), Some(Lead::Active(_)))
-            || self.follows.get(&range).is_some_and(|f| f.active)
+        self.current.is_active(range)
     }
 
     /// How a range that this node coordinates stands; `None` when it does not.
     pub fn state_of(&self, range: RangeIx) -> Option<RangeState> {
-        Some(match self.leads.get(&range)? {
-            Lead::Waiting { why } => RangeState::Unavailable { why: why.clone() },
-            Lead::Installing(_) => RangeState::Installing,
-            Lead::Active(active) => RangeState::Active {
-                repairing: active.repairing(),
-            },
-        })
+        self.current.state_of(range)
     }
 
     /// Bytes of entries that not all members have yet. Stop reading clients while this is more than some tens of MiB.
     pub fn backlog_bytes(&self) -> usize {
-        let leads = self.leads.values();
-        leads
-            .map(|lead| {
-                if let Lead::Active(active) = lead {
-                    active.backlog()
-                } else {
-                    0
-                }
-            })
-            .sum()
+        self.current.active().map(|(_, active)| active.backlog()).sum()
     }
 
     /// Segments of this node's own replicas that are missing: being repaired, or waiting for a node that has them.

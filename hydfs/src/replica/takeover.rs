@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::clock::Time;
 
+use super::active::Active;
 use super::decide::{Copy, Said, Verdict, decide, seal};
 use super::follow::Follow;
-use super::lead::Active;
-use super::{Effect, Lead, Mutant, RangeState, Replica};
+use super::view_state::{Lead, ViewState};
+use super::{Effect, Mutant, RESEND, RangeState, Replica};
 use crate::content::{File, FileName, SegmentId};
-use crate::ring::RangeIx;
+use crate::ring::{RangeIx, Ring};
 use crate::store::{self, Memory, Store};
 use crate::view::{NodeIx, View};
 use crate::wire::peer::{Message, RangeAnswer, RangeInstall};
@@ -29,41 +30,202 @@ pub(super) struct Installing {
     sent: Time,
 }
 
+impl TakeOver {
+    /// A node has answered; its first answer counts.
+    fn note(&mut self, from: NodeIx, memory: Memory, ranges: Vec<RangeAnswer>) {
+        // Otherwise it answers to nothing: it sees another coordinator, which can't be in the same view.
+        if ranges.len() == self.ranges.len() {
+            self.answers.entry(from).or_insert((memory, ranges));
+        }
+    }
+
+    /// All have answered: what the members of each range shall hold, or why it can't be known.
+    fn conclude(self, ring: &Ring, view: &View) -> Vec<(RangeIx, Result<RangeInstall, String>)> {
+        let mut answers: BTreeMap<RangeIx, BTreeMap<NodeIx, (Memory, RangeAnswer)>> = BTreeMap::new();
+        for (node, (memory, ranges)) in self.answers {
+            for answer in ranges {
+                let range = answers.entry(answer.range).or_default();
+                range.insert(node, (memory, answer));
+            }
+        }
+        let concluded = |range| Some((range, conclude(ring, range, view, answers.get(&range)?)));
+        self.ranges.into_iter().filter_map(concluded).collect()
+    }
+}
+
+/// What the range's members shall hold, or why it can't be known.
+fn conclude(
+    ring: &Ring,
+    range: RangeIx,
+    view: &View,
+    answers: &BTreeMap<NodeIx, (Memory, RangeAnswer)>,
+) -> Result<RangeInstall, String> {
+    let said = answers
+        .iter()
+        .map(|(n, (memory, a))| {
+            (
+                *n,
+                Said {
+                    memory: *memory,
+                    installed: a.installed.as_ref(),
+                    asked: &a.asked,
+                },
+            )
+        })
+        .collect();
+    let (nodes, of) = match decide(ring, range, view, &said) {
+        Verdict::Empty => {
+            return Ok(RangeInstall {
+                range,
+                files: Vec::new(),
+                holders: Vec::new(),
+            });
+        }
+        Verdict::Unavailable { why } => return Err(why),
+        Verdict::Sources { nodes, of } => (nodes, of),
+    };
+    let copy = |n: &NodeIx| {
+        let (memory, answer) = &answers[n];
+        Copy {
+            whole: memory.is_whole(*n, &of) || Mutant::BelieveLosers.is_on(),
+            files: answer.files.iter().map(|(name, file)| (name, file)).collect(),
+        }
+    };
+    let copies: Vec<Copy<'_>> = nodes.iter().map(copy).collect();
+    let mut files = seal(&copies, SegmentId::of(&of));
+    if Mutant::UnionReturning.is_on() {
+        lengthen(&mut files, answers);
+    }
+    // Who else has some of it comes after those who have the newest.
+    let others = answers
+        .iter()
+        .filter(|(n, (_, a))| !a.files.is_empty() && !nodes.contains(n))
+        .map(|(n, _)| *n);
+    let holders = nodes.iter().copied().chain(others).collect();
+    Ok(RangeInstall {
+        range,
+        files,
+        holders,
+    })
+}
+
+impl Installing {
+    /// The members that miss nothing, once all have installed.
+    fn whole_members(&self, members: &[NodeIx]) -> Option<BTreeSet<NodeIx>> {
+        let all = members.iter().all(|n| self.installed.contains_key(n));
+        let whole = self
+            .installed
+            .iter()
+            .filter(|(_, whole)| **whole)
+            .map(|(n, _)| *n);
+        all.then(|| whole.collect())
+    }
+}
+
+impl ViewState {
+    /// Sends again what `node` (or everybody) has not answered.
+    pub fn ask_again(&mut self, now: Time, me: NodeIx, node: Option<NodeIx>, out: &mut Vec<Effect>) {
+        let to = |n: &NodeIx| *n != me && node.is_none_or(|only| only == *n);
+        let is_due = |sent: Time| node.is_some() || now.since(sent) >= RESEND;
+        if let Some(takeover) = self.takeover.as_mut().filter(|t| is_due(t.sent)) {
+            if node.is_none() {
+                takeover.sent = now;
+            }
+            let silent = |n: &NodeIx| to(n) && !takeover.answers.contains_key(n);
+            for to in self.view.alive().filter(silent) {
+                let message = Message::Ask {
+                    view: self.view.clone(),
+                    ranges: takeover.ranges.clone(),
+                };
+                out.push(Effect::Send { to, message });
+            }
+        }
+        let mut installs: BTreeMap<NodeIx, Vec<RangeInstall>> = BTreeMap::new();
+        for (range, lead) in &mut self.leads {
+            let Lead::Installing(installing) = lead else {
+                continue;
+            };
+            if !is_due(installing.sent) {
+                continue;
+            }
+            if node.is_none() {
+                installing.sent = now;
+            }
+            let set = self.sets.get(range).into_iter().flatten();
+            for n in set.filter(|n| to(n) && !installing.installed.contains_key(n)) {
+                installs.entry(*n).or_default().push(installing.content.clone());
+            }
+        }
+        self.send_installs(installs, out);
+    }
+
+    fn send_installs(&self, installs: BTreeMap<NodeIx, Vec<RangeInstall>>, out: &mut Vec<Effect>) {
+        for (to, ranges) in installs {
+            let view = self.view.clone();
+            let message = Message::Install { view, ranges };
+            out.push(Effect::Send { to, message });
+        }
+    }
+
+    /// Has `me`, the coordinator, its own copy of the range as decided?
+    pub fn has_installed(&self, me: NodeIx, range: RangeIx) -> bool {
+        match self.leads.get(&range) {
+            Some(Lead::Active(_)) => true,
+            Some(Lead::Installing(installing)) => installing.installed.contains_key(&me),
+            Some(Lead::Waiting { .. }) | None => false,
+        }
+    }
+
+    /// Tells these which ranges are active, and whether copies outside their sets are still needed.
+    pub fn announce_active(&self, to: BTreeSet<NodeIx>, out: &mut Vec<Effect>) {
+        let settled = |(range, active): (RangeIx, &Active)| (range, active.repairing().is_empty());
+        let ranges: Vec<(RangeIx, bool)> = self.active().map(settled).collect();
+        if ranges.is_empty() {
+            return;
+        }
+        for to in to {
+            let (view, ranges) = (self.id, ranges.clone());
+            let message = Message::Active { view, ranges };
+            out.push(Effect::Send { to, message });
+        }
+    }
+}
+
 impl<S: Store> Replica<S> {
     /// The view is new.
     pub(super) fn begin_takeover(&mut self, now: Time, out: &mut Vec<Effect>) -> Result<(), store::Error> {
-        let mine = |(range, set): (&RangeIx, &Vec<NodeIx>)| (set.first() == Some(&self.me)).then_some(*range);
-        let ranges: Vec<RangeIx> = self.sets.iter().filter_map(mine).collect();
+        let ranges = self.current.coordinated_by(self.me);
         if ranges.is_empty() {
             return Ok(());
         }
-        let majority = self.view.has_majority() || Mutant::NoMajority.is_on();
+        let majority = self.current.view.has_majority() || Mutant::NoMajority.is_on();
         let why = if majority {
             "its replicas are being found".to_owned()
         } else {
             format!(
                 "{} of {} storage nodes are there, no majority",
-                self.view.alive().count(),
-                self.view.nodes()
+                self.current.view.alive().count(),
+                self.current.view.nodes()
             )
         };
         for range in &ranges {
-            self.set_lead(*range, Lead::Waiting { why: why.clone() }, out);
+            let lead = Lead::Waiting { why: why.clone() };
+            self.current.set_lead(*range, lead, out);
         }
         if !majority {
             return Ok(());
         }
         let ask = Message::Ask {
-            view: self.view.clone(),
+            view: self.current.view.clone(),
             ranges: ranges.clone(),
         };
-        for to in self.view.alive().filter(|n| *n != self.me) {
+        for to in self.current.view.alive().filter(|n| *n != self.me) {
             out.push(Effect::Send {
                 to,
                 message: ask.clone(),
             });
         }
-        self.takeover = Some(TakeOver {
+        self.current.takeover = Some(TakeOver {
             ranges,
             answers: BTreeMap::new(),
             sent: now,
@@ -71,15 +233,10 @@ impl<S: Store> Replica<S> {
         self.own_part_again(now, out)
     }
 
-    pub(super) fn set_lead(&mut self, range: RangeIx, lead: Lead, out: &mut Vec<Effect>) {
-        self.leads.insert(range, lead);
-        let state = self.state_of(range);
-        out.extend(state.map(|state| Effect::RangeChanged { range, state }));
-    }
-
     /// This node's own answer and own installations, if they are still to be made (its disk was full, or it is the first time).
     pub(super) fn own_part_again(&mut self, now: Time, out: &mut Vec<Effect>) -> Result<(), store::Error> {
         let asking = self
+            .current
             .takeover
             .as_ref()
             .filter(|t| !t.answers.contains_key(&self.me));
@@ -96,63 +253,11 @@ impl<S: Store> Replica<S> {
             Lead::Installing(i) if !i.installed.contains_key(&self.me) => Some(*range),
             _ => None,
         };
-        let todo: Vec<RangeIx> = self.leads.iter().filter_map(mine).collect();
+        let todo: Vec<RangeIx> = self.current.leads.iter().filter_map(mine).collect();
         todo.into_iter()
             .try_for_each(|range| self.install_here(now, range, out))?;
-        let active = self
-            .leads
-            .iter()
-            .filter(|(_, lead)| matches!(lead, Lead::Active(_)));
-        let active: Vec<RangeIx> = active.map(|(range, _)| *range).collect();
+        let active: Vec<RangeIx> = self.current.active().map(|(range, _)| range).collect();
         self.remember_active(&active)
-    }
-
-    /// Sends again what `node` (or everybody) has not answered.
-    pub(super) fn ask_again(&mut self, now: Time, node: Option<NodeIx>, out: &mut Vec<Effect>) {
-        let to = |n: &NodeIx| *n != self.me && node.is_none_or(|only| only == *n);
-        if let Some(t) = &mut self.takeover
-            && (node.is_some() || now.since(t.sent) >= super::RESEND)
-        {
-            if node.is_none() {
-                t.sent = now;
-            }
-            for to in self.view.alive().filter(|n| to(n) && !t.answers.contains_key(n)) {
-                let message = Message::Ask {
-                    view: self.view.clone(),
-                    ranges: t.ranges.clone(),
-                };
-                out.push(Effect::Send { to, message });
-            }
-        }
-        let mut installs: BTreeMap<NodeIx, Vec<RangeInstall>> = BTreeMap::new();
-        for (range, lead) in &mut self.leads {
-            let Lead::Installing(i) = lead else { continue };
-            if node.is_none() && now.since(i.sent) < super::RESEND {
-                continue;
-            }
-            if node.is_none() {
-                i.sent = now;
-            }
-            for n in self.sets[range]
-                .iter()
-                .filter(|n| to(n) && !i.installed.contains_key(n))
-            {
-                installs.entry(*n).or_default().push(i.content.clone());
-            }
-        }
-        self.send_installs(installs, out);
-    }
-
-    fn send_installs(&self, installs: BTreeMap<NodeIx, Vec<RangeInstall>>, out: &mut Vec<Effect>) {
-        for (to, ranges) in installs {
-            out.push(Effect::Send {
-                to,
-                message: Message::Install {
-                    view: self.view.clone(),
-                    ranges,
-                },
-            });
-        }
     }
 
     /// What this node says when it is asked. It has learned the view, so it refuses older ones from now on; and it remembers having been asked.
@@ -161,14 +266,16 @@ impl<S: Store> Replica<S> {
         for range in ranges
             .iter()
             .copied()
-            .filter(|range| self.leader(*range) == Some(from))
+            .filter(|range| self.current.leader(*range) == Some(from))
         {
             let mut facts = self.store.range(range);
             // Asked again, it gives the same answer.
-            let before = facts.asked.iter().filter(|set| **set != self.view);
+            let before = facts.asked.iter().filter(|set| **set != self.current.view);
             let (installed, asked) = (facts.installed.clone(), before.cloned().collect());
-            if facts.installed.as_ref() != Some(&self.view) && !facts.asked.contains(&self.view) {
-                facts.asked.push(self.view.clone());
+            if facts.installed.as_ref() != Some(&self.current.view)
+                && !facts.asked.contains(&self.current.view)
+            {
+                facts.asked.push(self.current.view.clone());
                 remember.push((range, facts));
             }
             let files = installed
@@ -185,7 +292,7 @@ impl<S: Store> Replica<S> {
             self.store.set_ranges(remember)?;
         }
         Ok(Message::Answer {
-            view: self.view.clone(),
+            view: self.current.view.clone(),
             memory: self.memory(),
             ranges: said,
         })
@@ -196,12 +303,12 @@ impl<S: Store> Replica<S> {
     fn held(&self, range: RangeIx, set: &View) -> Vec<(FileName, File)> {
         let open = SegmentId::of(set);
         let files = self.store.files(range);
-        if self.led.get(&range) != Some(&open) || Mutant::SealAll.is_on() {
+        let known = self.floors.get(&range).filter(|known| known.knows_all_of(open));
+        let Some(known) = known.filter(|_| !Mutant::SealAll.is_on()) else {
             return files.map(|(name, file)| (name.clone(), file.head())).collect();
-        }
-        let known = self.floors.get(&range);
+        };
         let committed = |(name, file): (&FileName, &File)| {
-            let floor = known?.get(name).filter(|floor| floor.nonce == file.nonce)?;
+            let floor = known.get(name).filter(|floor| floor.nonce == file.nonce)?;
             Some((name.clone(), file.head_up_to(open, floor.open)))
         };
         files.filter_map(committed).collect()
@@ -209,10 +316,10 @@ impl<S: Store> Replica<S> {
 
     /// The connection to `node` is new: it may not have got the answer.
     pub(super) fn answer_again(&mut self, node: NodeIx, out: &mut Vec<Effect>) -> Result<(), store::Error> {
-        let Some(ranges) = self.answered_to.get(&node).cloned() else {
+        let Some(ranges) = self.current.answered_to.get(&node).cloned() else {
             return Ok(());
         };
-        let settled = |range: &RangeIx| self.store.range(*range).active.as_ref() == Some(&self.view);
+        let settled = |range: &RangeIx| self.store.range(*range).active.as_ref() == Some(&self.current.view);
         if !ranges.iter().all(settled) {
             let message = self.answer(node, &ranges)?;
             out.push(Effect::Send { to: node, message });
@@ -228,106 +335,37 @@ impl<S: Store> Replica<S> {
         ranges: Vec<RangeAnswer>,
         out: &mut Vec<Effect>,
     ) -> Result<(), store::Error> {
-        let Some(t) = &mut self.takeover else {
+        let Some(takeover) = &mut self.current.takeover else {
             return Ok(());
         };
-        // An answer to nothing: from a node that sees another coordinator, which can't be in the same view.
-        if ranges.len() != t.ranges.len() {
+        takeover.note(from, memory, ranges);
+        let answers = &takeover.answers;
+        if !self.current.view.alive().all(|n| answers.contains_key(&n)) {
             return Ok(());
         }
-        t.answers.entry(from).or_insert((memory, ranges));
-        if !self.view.alive().all(|n| t.answers.contains_key(&n)) {
-            return Ok(());
-        }
-        let Some(t) = self.takeover.take() else {
+        let Some(takeover) = self.current.takeover.take() else {
             return Ok(());
         };
-        let mut answers: BTreeMap<RangeIx, BTreeMap<NodeIx, (Memory, RangeAnswer)>> = BTreeMap::new();
-        for (node, (memory, ranges)) in t.answers {
-            for answer in ranges {
-                answers
-                    .entry(answer.range)
-                    .or_default()
-                    .insert(node, (memory, answer));
-            }
-        }
         let mut installs: BTreeMap<NodeIx, Vec<RangeInstall>> = BTreeMap::new();
-        for range in t.ranges {
-            let Some(answers) = answers.get(&range) else {
-                continue;
-            };
-            match self.conclude(range, answers) {
-                Err(why) => self.set_lead(range, Lead::Waiting { why }, out),
+        for (range, concluded) in takeover.conclude(&self.ring, &self.current.view) {
+            let lead = match concluded {
+                Err(why) => Lead::Waiting { why },
                 Ok(content) => {
-                    for n in self.sets[&range].iter().filter(|n| **n != self.me) {
+                    let members = self.current.members(range).iter();
+                    for n in members.filter(|n| **n != self.me) {
                         installs.entry(*n).or_default().push(content.clone());
                     }
-                    let installing = Installing {
+                    Lead::Installing(Installing {
                         content,
                         installed: BTreeMap::new(),
                         sent: now,
-                    };
-                    self.set_lead(range, Lead::Installing(installing), out);
+                    })
                 }
-            }
+            };
+            self.current.set_lead(range, lead, out);
         }
-        self.send_installs(installs, out);
+        self.current.send_installs(installs, out);
         self.own_part_again(now, out)
-    }
-
-    /// What the range's members shall hold, or why it can't be known.
-    fn conclude(
-        &self,
-        range: RangeIx,
-        answers: &BTreeMap<NodeIx, (Memory, RangeAnswer)>,
-    ) -> Result<RangeInstall, String> {
-        let said = answers
-            .iter()
-            .map(|(n, (memory, a))| {
-                (
-                    *n,
-                    Said {
-                        memory: *memory,
-                        installed: a.installed.as_ref(),
-                        asked: &a.asked,
-                    },
-                )
-            })
-            .collect();
-        let (nodes, of) = match decide(&self.ring, range, &self.view, &said) {
-            Verdict::Empty => {
-                return Ok(RangeInstall {
-                    range,
-                    files: Vec::new(),
-                    holders: Vec::new(),
-                });
-            }
-            Verdict::Unavailable { why } => return Err(why),
-            Verdict::Sources { nodes, of } => (nodes, of),
-        };
-        let copy = |n: &NodeIx| {
-            let (memory, answer) = &answers[n];
-            Copy {
-                whole: memory.is_whole(*n, &of) || Mutant::BelieveLosers.is_on(),
-                files: answer.files.iter().map(|(name, file)| (name, file)).collect(),
-            }
-        };
-        let copies: Vec<Copy<'_>> = nodes.iter().map(copy).collect();
-        let mut files = seal(&copies, SegmentId::of(&of));
-        if Mutant::UnionReturning.is_on() {
-            lengthen(&mut files, answers);
-        }
-        // Who else has some of it comes after those who have the newest.
-        let others = answers
-            .iter()
-            .filter(|(n, (_, a))| !a.files.is_empty() && !nodes.contains(n))
-            .map(|(n, _)| *n);
-        let holders = nodes.iter().copied().chain(others).collect();
-        Ok(RangeInstall {
-            range,
-            files,
-            holders,
-        })
     }
 
     /// A member is told what to hold.
@@ -341,21 +379,21 @@ impl<S: Store> Replica<S> {
         let mut done = Ok(());
         for install in ranges {
             let range = install.range;
-            if self.leader(range) != Some(from) || !self.sets[&range].contains(&self.me) {
+            if self.current.leader(range) != Some(from) || !self.current.members(range).contains(&self.me) {
                 continue;
             }
-            if !self.follows.contains_key(&range) {
+            if !self.current.follows.contains_key(&range) {
                 done = self.hold(&install, out);
                 if done.is_err() {
                     break;
                 }
-                self.follows.insert(range, Follow::new());
+                self.current.follows.insert(range, Follow::new());
             }
             installed.push((range, self.repairs.is_whole(range)));
         }
         if !installed.is_empty() {
             let message = Message::Installed {
-                view: self.view_id,
+                view: self.current.id,
                 ranges: installed,
             };
             out.push(Effect::Send { to: from, message });
@@ -366,7 +404,7 @@ impl<S: Store> Replica<S> {
     /// Writes a decision down.
     fn hold(&mut self, install: &RangeInstall, out: &mut Vec<Effect>) -> Result<(), store::Error> {
         let range = install.range;
-        let dropped = self.store.install(range, &self.view, &install.files)?;
+        let dropped = self.store.install(range, &self.current.view, &install.files)?;
         if dropped > 0 {
             out.push(Effect::Dropped {
                 range,
@@ -375,7 +413,7 @@ impl<S: Store> Replica<S> {
             });
         }
         let mut from = install.holders.clone();
-        from.extend(&self.sets[&range]);
+        from.extend(self.current.members(range));
         let mut seen = BTreeSet::from([self.me]);
         from.retain(|n| seen.insert(*n));
         self.repairs.want(&self.store, range, from);
@@ -383,21 +421,12 @@ impl<S: Store> Replica<S> {
     }
 
     fn install_here(&mut self, now: Time, range: RangeIx, out: &mut Vec<Effect>) -> Result<(), store::Error> {
-        let Some(Lead::Installing(i)) = self.leads.get(&range) else {
+        let Some(Lead::Installing(i)) = self.current.leads.get(&range) else {
             return Ok(());
         };
         let content = i.content.clone();
         self.hold(&content, out)?;
         self.installed(now, self.me, range, self.repairs.is_whole(range), out)
-    }
-
-    /// Has this node, the coordinator, its own copy of the range as decided?
-    pub(super) fn has_installed(&self, range: RangeIx) -> bool {
-        match self.leads.get(&range) {
-            Some(Lead::Active(_)) => true,
-            Some(Lead::Installing(i)) => i.installed.contains_key(&self.me),
-            Some(Lead::Waiting { .. }) | None => false,
-        }
     }
 
     /// A member of a range that this node coordinates has installed; or tells whether it misses something.
@@ -409,28 +438,17 @@ impl<S: Store> Replica<S> {
         whole: bool,
         out: &mut Vec<Effect>,
     ) -> Result<(), store::Error> {
-        let members = self.replicas_of(range).to_vec();
+        let members = self.current.members(range).to_vec();
         if !members.contains(&from) {
             return Ok(());
         }
-        match self.leads.get_mut(&range) {
-            Some(Lead::Installing(i)) => {
-                i.installed.insert(from, whole);
-                if !members.iter().all(|n| i.installed.contains_key(n)) {
-                    return Ok(());
+        match self.current.leads.get_mut(&range) {
+            Some(Lead::Installing(installing)) => {
+                installing.installed.insert(from, whole);
+                if let Some(whole) = installing.whole_members(&members) {
+                    let active = Active::new(self.me, &members, whole, now);
+                    return self.activate(range, active, out);
                 }
-                let whole = i
-                    .installed
-                    .iter()
-                    .filter(|(_, whole)| **whole)
-                    .map(|(n, _)| *n)
-                    .collect();
-                let active = Active::new(self.me, &members, whole, now);
-                self.set_lead(range, Lead::Active(Box::new(active)), out);
-                self.fill_floors(range);
-                self.led.insert(range, SegmentId::of(&self.view));
-                self.remember_active(&[range])?;
-                self.announce.extend(self.peers());
             }
             Some(Lead::Active(active)) => {
                 if active.set_whole(from, whole) {
@@ -438,7 +456,7 @@ impl<S: Store> Replica<S> {
                         repairing: active.repairing(),
                     };
                     out.push(Effect::RangeChanged { range, state });
-                    self.announce.extend(self.peers());
+                    self.flush.announce_to(self.peers());
                 }
             }
             Some(Lead::Waiting { .. }) | None => {}
@@ -446,12 +464,29 @@ impl<S: Store> Replica<S> {
         Ok(())
     }
 
+    /// All members have installed.
+    fn activate(
+        &mut self,
+        range: RangeIx,
+        active: Active,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), store::Error> {
+        self.current.set_lead(range, Lead::Active(Box::new(active)), out);
+        self.fill_floors(range);
+        let open = self.current.open_segment();
+        self.floors.entry(range).or_default().lead(open);
+        self.remember_active(&[range])?;
+        self.flush.announce_to(self.peers());
+        Ok(())
+    }
+
     /// The range has just become active, as far as this node, a member, knows: what is sealed may be read.
     pub(super) fn fill_floors(&mut self, range: RangeIx) {
+        let open = self.current.open_segment();
         self.floors
             .entry(range)
             .or_default()
-            .fill(&self.store, range, SegmentId::of(&self.view));
+            .fill(&self.store, range, open);
     }
 
     /// These ranges are active in this view: sets before it need not be remembered. That can wait for room on the disk.
@@ -459,9 +494,9 @@ impl<S: Store> Replica<S> {
         let mut remember = Vec::new();
         for range in ranges {
             let mut facts = self.store.range(*range);
-            if facts.active.as_ref() != Some(&self.view) {
-                facts.active = Some(self.view.clone());
-                facts.asked.retain(|set| set.size() >= self.view.size());
+            if facts.active.as_ref() != Some(&self.current.view) {
+                facts.active = Some(self.current.view.clone());
+                facts.asked.retain(|set| set.size() >= self.current.view.size());
                 remember.push((*range, facts));
             }
         }
@@ -474,27 +509,6 @@ impl<S: Store> Replica<S> {
         }
     }
 
-    /// Tells peers which ranges are active, and whether copies outside their sets are still needed.
-    pub(super) fn announce_active(&mut self, out: &mut Vec<Effect>) {
-        let ranges: Vec<(RangeIx, bool)> = self
-            .leads
-            .iter()
-            .filter_map(|(range, lead)| match lead {
-                Lead::Active(active) => Some((*range, active.repairing().is_empty())),
-                _ => None,
-            })
-            .collect();
-        for to in std::mem::take(&mut self.announce) {
-            if !ranges.is_empty() {
-                let message = Message::Active {
-                    view: self.view_id,
-                    ranges: ranges.clone(),
-                };
-                out.push(Effect::Send { to, message });
-            }
-        }
-    }
-
     pub(super) fn heard_active(
         &mut self,
         from: NodeIx,
@@ -503,17 +517,17 @@ impl<S: Store> Replica<S> {
     ) -> Result<(), store::Error> {
         let ranges = ranges
             .iter()
-            .filter(|(range, _)| self.leader(*range) == Some(from));
+            .filter(|(range, _)| self.current.leader(*range) == Some(from));
         let mut news = Vec::new();
         for (range, settled) in ranges.copied().collect::<Vec<_>>() {
-            if let Some(follow) = self.follows.get_mut(&range) {
+            if let Some(follow) = self.current.follows.get_mut(&range) {
                 follow.settled = settled;
                 news.push(range);
                 if !std::mem::replace(&mut follow.active, true) {
                     self.fill_floors(range);
-                    self.stirred.insert(range);
+                    self.flush.stir(range);
                 }
-            } else if !self.sets[&range].contains(&self.me) {
+            } else if !self.current.members(range).contains(&self.me) {
                 news.push(range);
                 // Files without an installed set are what an interrupted installation left.
                 let files = self.store.files(range).count();

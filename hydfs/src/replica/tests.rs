@@ -1,13 +1,18 @@
 //! A few nodes with perfect connections: what a request does, step by step.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
+use common::clock::Time;
 use common::ids::Epoch;
 
-use super::*;
-use crate::content::{ClientId, FileName};
+use super::{Answer, Effect, Input, RangeState, Refused, Replica, Request};
+use crate::content::{ClientId, FileName, SegmentId};
+use crate::ring::Ring;
 use crate::store::mem::MemStore;
+use crate::store::{self, Store};
+use crate::view::{Incarnation, NodeIx, View};
 
 const A: ClientId = ClientId(1);
 

@@ -71,7 +71,12 @@ impl AsyncRead for Regular {
         ready!(Pin::new(&mut this.file).poll_read(cx, into))?;
         let came = into.filled().len() - before;
         this.read += came as u64;
-        Poll::Ready(this.check(came == 0 && room > 0))
+        let checked = this.check(came == 0 && room > 0);
+        if checked.is_err() {
+            // A read that fails has read nothing.
+            into.set_filled(before);
+        }
+        Poll::Ready(checked)
     }
 }
 
