@@ -1,19 +1,14 @@
 //! One client's connection: a reader that decodes and hands over, a writer that gathers.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use bytes::Bytes;
 use common::net::frame::decode;
 use common::net::{self, Connection, Receiver, Sender};
 use common::spawn;
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::core::{Event, Events};
-use crate::wire::client::{Attach, Frame, Request, ToNode};
-
-/// Answers that a client has not taken: with more than this its requests wait.
-const UNTAKEN: usize = 16 * 1024 * 1024;
+use super::outbox::{Allowance, OutboxFrames, outbox, weight};
+use crate::wire::client::{Attach, Request, ToNode};
 
 /// A request with its bytes.
 #[derive(Debug)]
@@ -24,42 +19,19 @@ pub enum FromClient {
     Append(u32, u64, Bytes),
 }
 
-/// What is to be written to one client.
-#[derive(Clone)]
-pub struct Outbox {
-    frames: mpsc::UnboundedSender<Frame>,
-    untaken: Arc<AtomicUsize>,
-}
-
-impl Outbox {
-    pub fn send(&self, frame: Frame) {
-        self.untaken.fetch_add(frame.len(), Ordering::Relaxed);
-        // The writer is gone: the reader will say so.
-        let _ = self.frames.send(frame);
-    }
-}
-
 /// Serves until either side ends.
 pub async fn serve(number: u64, connection: Connection, events: Events) {
-    let (frames, queue) = mpsc::unbounded_channel();
-    let untaken = Arc::new(AtomicUsize::new(0));
-    let taken = Arc::new(Notify::new());
-    let out = Outbox {
-        frames,
-        untaken: untaken.clone(),
-    };
+    let (out, frames, allowance) = outbox();
     events.send(Event::ClientUp { conn: number, out });
-    let (count, told) = (untaken.clone(), taken.clone());
+    let core = events.clone();
     let _writer = spawn::guarded("hydfs-client-write", async move {
-        let end = write(connection.tx, queue, &count, &told).await;
-        // The reader must not wait for a writer that is gone.
-        count.store(0, Ordering::Relaxed);
-        told.notify_one();
-        end.or_else(unless_lost)
+        write(number, connection.tx, frames, &core)
+            .await
+            .or_else(unless_lost)
     });
     let closed = events.clone();
     tokio::select! {
-        end = read(number, connection.rx, &events, &untaken, &taken) => {
+        end = read(number, connection.rx, &events, &allowance) => {
             if let Err(error) = end.or_else(unless_lost) {
                 tracing::warn!(client = %connection.peer.who, from = %connection.addr, error = %error, "CLIENT_REFUSED");
             }
@@ -77,17 +49,9 @@ pub fn unless_lost(error: net::Error) -> Result<(), net::Error> {
     }
 }
 
-async fn read(
-    conn: u64,
-    mut rx: Receiver,
-    events: &Events,
-    untaken: &AtomicUsize,
-    taken: &Notify,
-) -> Result<(), net::Error> {
+async fn read(conn: u64, mut rx: Receiver, events: &Events, allowance: &Allowance) -> Result<(), net::Error> {
     loop {
-        while untaken.load(Ordering::Relaxed) > UNTAKEN {
-            taken.notified().await;
-        }
+        allowance.wait_taken().await;
         events.open_gate().await;
         let Some(frame) = rx.recv_frame().await? else {
             return Ok(());
@@ -100,6 +64,9 @@ async fn read(
                 FromClient::Append(session, offset, frame.slice_ref(bytes))
             }
         };
+        if let FromClient::Call(_, request) = &message {
+            allowance.begin(weight(request)).await;
+        }
         let permit: Option<OwnedSemaphorePermit> = events.admit(frame.len()).await;
         events.send(Event::Client {
             conn,
@@ -110,22 +77,22 @@ async fn read(
 }
 
 async fn write(
+    conn: u64,
     mut tx: Sender,
-    mut queue: mpsc::UnboundedReceiver<Frame>,
-    untaken: &AtomicUsize,
-    taken: &Notify,
+    mut frames: OutboxFrames,
+    events: &Events,
 ) -> Result<(), net::Error> {
-    while let Some(frame) = queue.recv().await {
+    while let Some(frame) = frames.next().await {
         let mut next = Some(frame);
         while let Some(frame) = next {
-            let len = frame.len();
             tx.feed_parts(&frame.head, std::slice::from_ref(&frame.payload))
                 .await?;
-            untaken.fetch_sub(len.min(untaken.load(Ordering::Relaxed)), Ordering::Relaxed);
-            next = queue.try_recv().ok();
+            if frames.taken(frame.len()) {
+                events.send(Event::ClientEased { conn });
+            }
+            next = frames.try_next();
         }
         tx.flush().await?;
-        taken.notify_one();
     }
     Ok(())
 }

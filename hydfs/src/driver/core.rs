@@ -12,7 +12,9 @@ use common::spawn;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::clients::{FromClient, Outbox};
+use super::client_conn::{ClientConn, Session};
+use super::clients::FromClient;
+use super::outbox::Outbox;
 use super::peers::Peer;
 use super::repair::{self, Repairs};
 use super::serve::{Later, Waiting};
@@ -23,7 +25,7 @@ use crate::replica::{Answer, Effect, Input, RangeState, Refused, Replica, Reques
 use crate::ring::RangeIx;
 use crate::store::Store;
 use crate::view::NodeIx;
-use crate::wire::client::{Attach, Frame, Refusal, Reply, ToClient};
+use crate::wire::client::{Frame, Refusal, Reply, ToClient};
 use crate::wire::fragment;
 use crate::wire::peer::{Message, Parts};
 
@@ -55,9 +57,14 @@ pub enum Event {
     ClientGone {
         conn: u64,
     },
+    /// It has taken what it was sent: reads that wait for that may go on.
+    ClientEased {
+        conn: u64,
+    },
     Peer {
         from: NodeIx,
         message: Message,
+        permit: Option<OwnedSemaphorePermit>,
     },
     PeerUp {
         node: NodeIx,
@@ -103,17 +110,6 @@ impl Events {
         let kib = (len / 1024 + 1).min(ADMITTED) as u32;
         self.admitted.clone().acquire_many_owned(kib).await.ok()
     }
-}
-
-pub(super) struct ClientConn {
-    pub out: Outbox,
-    pub sessions: HashMap<u32, Session>,
-}
-
-pub(super) struct Session {
-    file: FileName,
-    client: ClientId,
-    attach: Attach,
 }
 
 pub struct Core {
@@ -310,13 +306,7 @@ impl Core {
     fn event(&mut self, event: Event) {
         match event {
             Event::ClientUp { conn, out } => {
-                self.clients.insert(
-                    conn,
-                    ClientConn {
-                        out,
-                        sessions: HashMap::new(),
-                    },
-                );
+                self.clients.insert(conn, ClientConn::new(out));
             }
             Event::Client {
                 conn,
@@ -331,7 +321,18 @@ impl Core {
                 self.waiting.gone(conn);
                 self.input(Input::ClientGone { conn });
             }
-            Event::Peer { from, message } => self.input(Input::Peer { from, message }),
+            Event::ClientEased { conn } => {
+                let parked = self.clients.get_mut(&conn).map(ClientConn::unpark);
+                self.later.extend(parked.into_iter().flatten());
+            }
+            Event::Peer {
+                from,
+                message,
+                permit,
+            } => {
+                self.input(Input::Peer { from, message });
+                drop(permit);
+            }
             Event::PeerUp { node, tx } => {
                 self.peers.insert(node, tx);
                 self.input(Input::PeerUp { node });
@@ -352,7 +353,12 @@ impl Core {
 
     fn client_says(&mut self, conn: u64, message: FromClient) {
         match message {
-            FromClient::Call(id, request) if id & APPEND == 0 => self.call(conn, id, request),
+            FromClient::Call(id, request) if id & APPEND == 0 => {
+                if let Some(client) = self.clients.get_mut(&conn) {
+                    client.begin(id, &request);
+                }
+                self.call(conn, id, request);
+            }
             FromClient::Call(id, _) => self.refuse(
                 conn,
                 id,
@@ -365,10 +371,13 @@ impl Core {
                     return;
                 };
                 let client = ClientId::of(&attach.client);
-                if let Some(client_conn) = self.clients.get_mut(&conn) {
-                    client_conn
-                        .sessions
-                        .insert(session, Session { file, client, attach });
+                let opened = Session { file, client, attach };
+                let refused = self
+                    .clients
+                    .get_mut(&conn)
+                    .and_then(|c| c.attach(session, opened).err());
+                if let Some(refusal) = refused {
+                    self.frame(conn, Frame::to_client(&ToClient::Dropped(session, refusal)));
                 }
             }
             FromClient::Detach(session) => {
@@ -479,7 +488,7 @@ impl Core {
         }
     }
 
-    pub(super) fn frame(&self, conn: u64, frame: Result<Frame, common::net::Error>) {
+    fn frame(&self, conn: u64, frame: Result<Frame, common::net::Error>) {
         match (self.clients.get(&conn), frame) {
             (Some(client), Ok(frame)) => client.out.send(frame),
             (None, _) => {}
@@ -547,7 +556,15 @@ impl Core {
     }
 
     pub(super) fn reply(&mut self, conn: u64, id: u64, reply: Reply) {
-        self.frame(conn, Frame::to_client(&ToClient::Reply(id, reply)));
+        self.answer(conn, id, Frame::to_client(&ToClient::Reply(id, reply)));
+    }
+
+    /// The one answer to a call.
+    pub(super) fn answer(&mut self, conn: u64, call: u64, frame: Result<Frame, common::net::Error>) {
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.answered(call);
+        }
+        self.frame(conn, frame);
     }
 
     fn range_changed(&mut self, range: RangeIx, state: RangeState) {

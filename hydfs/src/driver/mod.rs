@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   accept.rs: hello, then by role            peers.rs: one connection to each peer, kept up
-//!      |  clients.rs: one reader and one writer per client       |
+//!      |  clients.rs: one reader and one writer per client;      |
+//!      |  outbox.rs:  how much is taken on for one              |
 //!      |  peers.rs:   one reader per peer that dialled us        |        membership.rs: memberd says failed
 //!      +------------------------ Event ----------------------------+-------------+
 //!                                  v
@@ -13,10 +14,12 @@
 //! One thread; the core alone owns the replica and its store.
 
 mod accept;
+mod client_conn;
 mod clients;
 mod core;
 mod inspect;
 mod membership;
+mod outbox;
 mod peers;
 mod repair;
 mod serve;

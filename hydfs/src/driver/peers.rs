@@ -11,7 +11,7 @@ use bytes::Bytes;
 use common::backoff::Backoff;
 use common::clock::{self, Time};
 use common::net::{self, Connection, Identity, Role};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::clients::unless_lost;
 use super::core::{Event, Events};
@@ -20,6 +20,9 @@ use crate::wire::fragment::Assembler;
 use crate::wire::peer::{Message, Parts};
 
 const DIAL: Duration = Duration::from_secs(1);
+/// Bytes of one peer's messages that are read and not yet handled, in KiB: more than a peer has under way, so that a busy node still
+/// answers signs of life. A longer message has it all.
+const INBOX: usize = 256 * 1024;
 /// A peer's machine that refuses connections for this long runs no storage daemon.
 const REFUSED: Duration = Duration::from_millis(200);
 
@@ -143,6 +146,7 @@ pub async fn serve(from: NodeIx, connection: Connection, events: Events) {
         mut tx, mut rx, addr, ..
     } = connection;
     let mut assembler = Assembler::default();
+    let room = Arc::new(Semaphore::new(INBOX));
     let read = async {
         while let Some(frame) = rx.recv_frame().await? {
             if frame.is_empty() {
@@ -150,13 +154,25 @@ pub async fn serve(from: NodeIx, connection: Connection, events: Events) {
                 tx.flush().await?;
                 continue;
             }
+            let mut len = 0;
             let message = match assembler.take(frame) {
-                Ok(Some(whole)) => Message::decode(&whole),
+                Ok(Some(whole)) => {
+                    len = whole.len();
+                    Message::decode(&whole)
+                }
                 Ok(None) => continue,
                 Err(error) => Err(error),
             };
             match message {
-                Ok(message) => events.send(Event::Peer { from, message }),
+                Ok(message) => {
+                    let kib = (len / 1024 + 1).min(INBOX) as u32;
+                    let permit = room.clone().acquire_many_owned(kib).await.ok();
+                    events.send(Event::Peer {
+                        from,
+                        message,
+                        permit,
+                    });
+                }
                 Err(error) => {
                     tracing::warn!(from = %addr, error = %error, "PEER_REFUSED");
                     break;

@@ -412,10 +412,10 @@ impl Core {
     }
 
     pub(super) fn serve_later(&mut self, later: Later) {
-        let Later { conn, call, what } = later;
-        if !self.clients.contains_key(&conn) {
+        let client = self.clients.get_mut(&later.conn);
+        let Some(Later { conn, call, what }) = client.and_then(|c| c.admit(later)) else {
             return;
-        }
+        };
         let served = match what {
             Bulk::Read {
                 file,
@@ -443,7 +443,7 @@ impl Core {
                 .map(|reply| Frame::to_client(&ToClient::Reply(call, reply))),
         };
         match served {
-            Ok(frame) => self.frame(conn, frame),
+            Ok(frame) => self.answer(conn, call, frame),
             Err(refusal) => self.refuse(conn, call, refusal),
         }
     }
@@ -600,8 +600,9 @@ impl Core {
         for (file, waiter) in self.waiting.take_if(|file, w| w.until <= now || is_over(file, w)) {
             match stands.get(&file) {
                 Some(Err(refusal)) => self.refuse(waiter.conn, waiter.call, refusal.clone()),
-                _ => self.frame(
+                _ => self.answer(
                     waiter.conn,
+                    waiter.call,
                     Frame::data(waiter.call, waiter.offset, waiter.offset, Bytes::new()),
                 ),
             }

@@ -198,7 +198,7 @@ async fn create_all(
 ) -> Result<(), Error> {
     let total = jobs.len() + left_out.len();
     let jobs: Arc<Mutex<VecDeque<Job>>> = Arc::new(Mutex::new(jobs.into()));
-    let (tell, mut done) = mpsc::unbounded_channel();
+    let (tell, mut done) = mpsc::channel(AT_ONCE);
     let mut tasks = Vec::new();
     for _ in 0..AT_ONCE.min(total) {
         let (client, jobs, tell, stop) = (client.clone(), jobs.clone(), tell.clone(), stop.clone());
@@ -207,7 +207,7 @@ async fn create_all(
                 let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some((path, name)) = job else { break };
                 let made = create_one(&client, &path, &name, &stop).await;
-                if tell.send((name, made)).is_err() {
+                if tell.send((name, made)).await.is_err() {
                     break;
                 }
             }
