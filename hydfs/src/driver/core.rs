@@ -1,6 +1,6 @@
 //! The loop that owns the replica.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use common::spawn;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::client_conn::{ClientConn, Session};
+use super::client_conn::{ClientConn, Clients, Session};
 use super::clients::FromClient;
 use super::outbox::Outbox;
 use super::peers::Peer;
+use super::pending_reads::PendingReads;
+use super::range_log::RangeLog;
 use super::repair::{self, Repairs};
-use super::serve::{Later, Waiting};
 use super::{Error, accept, membership};
 use crate::content::{ClientId, FileName};
 use crate::disk::DiskStore;
-use crate::replica::{Answer, Effect, Input, RangeState, Refused, Replica, Request};
-use crate::ring::RangeIx;
+use crate::replica::{Answer, Effect, Input, Refused, Replica, Request};
 use crate::store::Store;
 use crate::view::NodeIx;
 use crate::wire::client::{Frame, Refusal, Reply, ToClient};
@@ -38,8 +38,6 @@ const BURST: usize = 1024;
 /// Bulk reads served between two bursts.
 const READS: usize = 4;
 const TICK: Duration = Duration::from_millis(100);
-/// How long a range is unavailable before it is logged.
-const LASTING: Duration = Duration::from_secs(1);
 /// Ids of the replica's requests with this bit are appends; the rest is the session.
 const APPEND: u64 = 1 << 63;
 
@@ -122,20 +120,11 @@ pub struct Core {
     queue: mpsc::UnboundedReceiver<Event>,
     gate: watch::Sender<bool>,
     peers: BTreeMap<NodeIx, mpsc::UnboundedSender<Parts>>,
-    pub(super) clients: HashMap<u64, ClientConn>,
-    /// Acknowledgements of this burst, by connection and session.
-    acked: BTreeMap<(u64, u32), u64>,
-    /// Bulk reads that wait for their turn.
-    pub(super) later: VecDeque<Later>,
-    pub(super) waiting: Waiting,
+    pub(super) clients: Clients,
+    pub(super) reads: PendingReads,
     pub(super) repairs: Repairs,
     pub(super) verified: super::inspect::Marks,
-    /// Since when a range that this node coordinates is not active.
-    taking_over: BTreeMap<RangeIx, Time>,
-    active: BTreeSet<RangeIx>,
-    /// Ranges that this node coordinates and that are unavailable: since when, why, and whether that was logged.
-    unavailable: BTreeMap<RangeIx, (Time, String, bool)>,
-    full_logged: Option<Time>,
+    ranges: RangeLog,
     broken: Option<crate::store::Error>,
 }
 
@@ -149,6 +138,7 @@ impl Core {
             gate: open,
         };
         Self {
+            ranges: RangeLog::new(&cluster),
             repairs: Repairs::new(cluster.clone(), me.clone(), events.clone()),
             cluster,
             me,
@@ -159,15 +149,9 @@ impl Core {
             queue,
             gate,
             peers: BTreeMap::new(),
-            clients: HashMap::new(),
-            acked: BTreeMap::new(),
-            later: VecDeque::new(),
-            waiting: Waiting::default(),
+            clients: Clients::default(),
+            reads: PendingReads::default(),
             verified: Default::default(),
-            taking_over: BTreeMap::new(),
-            active: BTreeSet::new(),
-            unavailable: BTreeMap::new(),
-            full_logged: None,
             broken: None,
         }
     }
@@ -187,7 +171,7 @@ impl Core {
                 armed = due;
                 timer.as_mut().reset(clock::instant(due));
             }
-            let busy = !self.later.is_empty();
+            let busy = self.reads.are_due();
             tokio::select! {
                 biased;
                 () = &mut stop => break,
@@ -214,10 +198,8 @@ impl Core {
             }
             self.carry_out();
             for _ in 0..READS {
-                let Some(later) = self.later.pop_front() else {
-                    break;
-                };
-                self.serve_later(later);
+                let Some(read) = self.reads.next() else { break };
+                self.serve_read(read);
             }
             if let Some(error) = self.broken.take() {
                 tracing::error!(error = %error, "BROKEN");
@@ -277,26 +259,7 @@ impl Core {
     fn tick(&mut self) {
         self.input(Input::Tick);
         self.serve_overdue();
-        self.log_unavailable();
-    }
-
-    /// A take-over makes a range unavailable for some milliseconds, and nobody wants to read that; what lasts is another matter.
-    fn log_unavailable(&mut self) {
-        let now = clock::now();
-        for (range, (since, why, logged)) in &mut self.unavailable {
-            if !*logged
-                && now.since(*since) >= LASTING
-                && self.replica.coordinator_of(*range) == Some(self.at)
-            {
-                *logged = true;
-                let range = self
-                    .cluster
-                    .nodes
-                    .get(range.0 as usize)
-                    .map_or("?", |n| n.name.as_str());
-                tracing::warn!(range, why, "UNAVAILABLE");
-            }
-        }
+        self.ranges.log_lasting(clock::now());
     }
 
     pub(super) fn input(&mut self, input: Input) {
@@ -306,7 +269,7 @@ impl Core {
     fn event(&mut self, event: Event) {
         match event {
             Event::ClientUp { conn, out } => {
-                self.clients.insert(conn, ClientConn::new(out));
+                self.clients.add(conn, out);
             }
             Event::Client {
                 conn,
@@ -317,13 +280,13 @@ impl Core {
                 drop(permit);
             }
             Event::ClientGone { conn } => {
-                self.clients.remove(&conn);
-                self.waiting.gone(conn);
+                self.clients.remove(conn);
+                self.reads.gone(conn);
                 self.input(Input::ClientGone { conn });
             }
             Event::ClientEased { conn } => {
-                let parked = self.clients.get_mut(&conn).map(ClientConn::unpark);
-                self.later.extend(parked.into_iter().flatten());
+                let parked = self.clients.get_mut(conn).map(ClientConn::unpark);
+                self.reads.extend(parked.into_iter().flatten());
             }
             Event::Peer {
                 from,
@@ -354,7 +317,7 @@ impl Core {
     fn client_says(&mut self, conn: u64, message: FromClient) {
         match message {
             FromClient::Call(id, request) if id & APPEND == 0 => {
-                if let Some(client) = self.clients.get_mut(&conn) {
+                if let Some(client) = self.clients.get_mut(conn) {
                     client.begin(id, &request);
                 }
                 self.call(conn, id, request);
@@ -371,23 +334,13 @@ impl Core {
                     return;
                 };
                 let client = ClientId::of(&attach.client);
-                let opened = Session { file, client, attach };
-                let refused = self
-                    .clients
-                    .get_mut(&conn)
-                    .and_then(|c| c.attach(session, opened).err());
-                if let Some(refusal) = refused {
-                    self.frame(conn, Frame::to_client(&ToClient::Dropped(session, refusal)));
-                }
+                self.clients
+                    .attach(conn, session, Session { file, client, attach });
             }
-            FromClient::Detach(session) => {
-                if let Some(client_conn) = self.clients.get_mut(&conn) {
-                    client_conn.sessions.remove(&session);
-                }
-            }
+            FromClient::Detach(session) => self.clients.detach(conn, session),
             FromClient::Append(session, offset, payload) => {
                 // A session that was dropped, or never was, is heard no more.
-                let known = self.clients.get(&conn).and_then(|c| c.sessions.get(&session));
+                let known = self.clients.session(conn, session);
                 let Some(Session { file, client, attach }) = known else {
                     return;
                 };
@@ -418,7 +371,7 @@ impl Core {
             for effect in std::mem::take(&mut self.effects) {
                 self.effect(effect);
             }
-            self.send_acks();
+            self.clients.send_acks();
             if self.broken.is_some() {
                 break;
             }
@@ -448,18 +401,17 @@ impl Core {
                 });
             }
             Effect::ViewChanged => {
-                // What others coordinate now is no concern of this node's.
                 let (replica, me) = (&self.replica, Some(self.at));
-                self.taking_over
-                    .retain(|range, _| replica.coordinator_of(*range) == me);
-                self.unavailable
-                    .retain(|range, _| replica.coordinator_of(*range) == me);
-                self.active.retain(|range| replica.coordinator_of(*range) == me);
+                self.ranges.keep(|range| replica.coordinator_of(range) == me);
                 let view = self.replica.view();
                 let alive: Vec<&str> = view.alive().map(|n| self.name(n)).collect();
                 tracing::info!(alive = alive.join(","), size = %view.size(), "VIEW");
             }
-            Effect::RangeChanged { range, state } => self.range_changed(range, state),
+            Effect::RangeChanged { range, state } => {
+                let store = self.replica.store();
+                self.ranges
+                    .note(clock::now(), range, state, || store.files(range).count());
+            }
             Effect::Committed { file, length, .. } => self.committed(&file, length),
             Effect::Dropped {
                 range,
@@ -488,39 +440,14 @@ impl Core {
         }
     }
 
-    fn frame(&self, conn: u64, frame: Result<Frame, common::net::Error>) {
-        match (self.clients.get(&conn), frame) {
-            (Some(client), Ok(frame)) => client.out.send(frame),
-            (None, _) => {}
-            (_, Err(error)) => tracing::error!(error = %error, "ENCODE_FAILED"),
-        }
-    }
-
     fn append_reply(&mut self, conn: u64, session: u32, result: Result<Answer, Refused>) {
-        let Some(sessions) = self.clients.get_mut(&conn).map(|c| &mut c.sessions) else {
-            return;
-        };
         match result {
-            Ok(Answer::Appended { length }) if sessions.contains_key(&session) => {
-                let acked = self.acked.entry((conn, session)).or_default();
-                *acked = length.max(*acked);
-            }
+            Ok(Answer::Appended { length }) => self.clients.note_acked(conn, session, length),
             Ok(_) => {}
             Err(refused) => {
-                if sessions.remove(&session).is_some() {
-                    if let Some(length) = self.acked.remove(&(conn, session)) {
-                        self.frame(conn, Frame::to_client(&ToClient::Acked(session, length)));
-                    }
-                    let refusal = self.refusal(refused);
-                    self.frame(conn, Frame::to_client(&ToClient::Dropped(session, refusal)));
-                }
+                let refusal = self.refusal(refused);
+                self.clients.drop_session(conn, session, refusal);
             }
-        }
-    }
-
-    fn send_acks(&mut self) {
-        for ((conn, session), length) in std::mem::take(&mut self.acked) {
-            self.frame(conn, Frame::to_client(&ToClient::Acked(session, length)));
         }
     }
 
@@ -535,14 +462,7 @@ impl Core {
             Refused::FencedOff { epoch } => Refusal::Fenced { epoch },
             Refused::Gap { have } => Refusal::Gap { length: have },
             Refused::Full { node } => {
-                let now = clock::now();
-                if self
-                    .full_logged
-                    .is_none_or(|last| now.since(last) > Duration::from_secs(5))
-                {
-                    self.full_logged = Some(now);
-                    tracing::warn!(node = self.name(node), "FULL");
-                }
+                self.ranges.log_full(clock::now(), node);
                 Refusal::Full { node }
             }
             other @ (Refused::Conflict | Refused::TooLong { .. }) => Refusal::Invalid {
@@ -556,55 +476,7 @@ impl Core {
     }
 
     pub(super) fn reply(&mut self, conn: u64, id: u64, reply: Reply) {
-        self.answer(conn, id, Frame::to_client(&ToClient::Reply(id, reply)));
-    }
-
-    /// The one answer to a call.
-    pub(super) fn answer(&mut self, conn: u64, call: u64, frame: Result<Frame, common::net::Error>) {
-        if let Some(client) = self.clients.get_mut(&conn) {
-            client.answered(call);
-        }
-        self.frame(conn, frame);
-    }
-
-    fn range_changed(&mut self, range: RangeIx, state: RangeState) {
-        let name = self.name(NodeIx(range.0)).to_owned();
-        let now = clock::now();
-        match state {
-            RangeState::Unavailable { why } => {
-                self.active.remove(&range);
-                self.taking_over.entry(range).or_insert(now);
-                let (since, logged) = self
-                    .unavailable
-                    .remove(&range)
-                    .map_or((now, None), |(t, w, l)| (t, Some((w, l))));
-                let logged = logged.is_some_and(|(before, logged)| logged && before == why);
-                self.unavailable.insert(range, (since, why, logged));
-            }
-            RangeState::Installing => {
-                self.unavailable.remove(&range);
-                self.active.remove(&range);
-                self.taking_over.entry(range).or_insert(now);
-            }
-            RangeState::Active { repairing } => {
-                self.unavailable.remove(&range);
-                if self.active.insert(range) {
-                    let since = self.taking_over.remove(&range).unwrap_or(now);
-                    let files = self.replica.store().files(range).count();
-                    tracing::info!(
-                        range = name,
-                        ms = now.since(since).as_millis() as u64,
-                        files,
-                        "TAKEOVER"
-                    );
-                }
-                let repairing: Vec<&str> = repairing.iter().map(|n| self.name(*n)).collect();
-                if repairing.is_empty() {
-                    tracing::info!(range = name, "ACTIVE");
-                } else {
-                    tracing::info!(range = name, missing_on = repairing.join(","), "REPAIRING");
-                }
-            }
-        }
+        self.clients
+            .answer(conn, id, Frame::to_client(&ToClient::Reply(id, reply)));
     }
 }

@@ -21,6 +21,8 @@ mod inspect;
 mod membership;
 mod outbox;
 mod peers;
+mod pending_reads;
+mod range_log;
 mod repair;
 mod serve;
 #[cfg(test)]

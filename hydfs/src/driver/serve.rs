@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use common::clock::{self, Time};
+use common::clock;
 use common::ids::Creation;
 
 use super::core::Core;
+use super::pending_reads::{BulkRead, PendingRead, TailReader};
 use crate::content::{ClientId, EntryMeta, FileName, Segment, SegmentId};
 use crate::replica::{self, Answer, FileInfo, Input, RangeState, Refused};
 use crate::ring::RangeIx;
@@ -24,73 +25,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The most entries in one piece of a repair.
 const MAX_ENTRIES: usize = 4096;
 
-/// A bulk read, to be served in its turn.
-pub struct Later {
-    conn: u64,
-    call: u64,
-    what: Bulk,
-}
-
-enum Bulk {
-    Read {
-        file: FileName,
-        of: Option<Creation>,
-        offset: u64,
-        len: u64,
-    },
-    Fetch {
-        file: FileName,
-        nonce: u64,
-        segment: Segment,
-        at: u64,
-    },
-    Verify {
-        file: FileName,
-        nonce: u64,
-        segment: SegmentId,
-        at: u64,
-    },
-}
-
 /// What becomes of a request.
-enum Turn {
+enum CallTurn {
     /// The replica decides.
     Order(replica::Request),
     /// It moves many bytes: between other work.
-    Later(Bulk),
+    Later(BulkRead),
     Answer(Reply),
-}
-
-struct Waiter {
-    conn: u64,
-    call: u64,
-    of: Option<Creation>,
-    offset: u64,
-    max: u64,
-    until: Time,
-}
-
-/// Readers that wait for a file to grow.
-#[derive(Default)]
-pub struct Waiting(BTreeMap<FileName, Vec<Waiter>>);
-
-impl Waiting {
-    pub fn gone(&mut self, conn: u64) {
-        self.take_if(|_, w| w.conn == conn);
-    }
-
-    fn take_if(&mut self, which: impl Fn(&FileName, &Waiter) -> bool) -> Vec<(FileName, Waiter)> {
-        let mut taken = Vec::new();
-        self.0.retain(|file, waiters| {
-            taken.extend(
-                waiters
-                    .extract_if(.., |w| which(file, w))
-                    .map(|w| (file.clone(), w)),
-            );
-            !waiters.is_empty()
-        });
-        taken
-    }
 }
 
 impl Core {
@@ -104,17 +45,17 @@ impl Core {
         let name = |file: &str| FileName::new(file).map_err(|e| Refusal::InvalidName { why: e.to_string() });
         // Who is no coordinator any more, and does not know it yet, must not say that a file is gone.
         let make_sure = |file: FileName, of: Option<Creation>| {
-            Turn::Order(replica::Request::Stat {
+            CallTurn::Order(replica::Request::Stat {
                 file,
                 of: of.map(|c| c.0),
             })
         };
         let turn = match request {
-            Request::Create { file, nonce } => Turn::Order(replica::Request::Create {
+            Request::Create { file, nonce } => CallTurn::Order(replica::Request::Create {
                 file: name(&file)?,
                 nonce,
             }),
-            Request::Remove { file, nonce } => Turn::Order(replica::Request::Remove {
+            Request::Remove { file, nonce } => CallTurn::Order(replica::Request::Remove {
                 file: name(&file)?,
                 nonce,
             }),
@@ -125,7 +66,7 @@ impl Core {
                 client,
                 epoch,
                 nonce,
-            } => Turn::Order(replica::Request::Fence {
+            } => CallTurn::Order(replica::Request::Fence {
                 file: name(&file)?,
                 of: of.map(|c| c.0),
                 client: crate::content::ClientId::of(&client),
@@ -134,13 +75,13 @@ impl Core {
                 create: false,
             }),
             // One more than is told, to know whether there are more.
-            Request::Find { range, prefix, after } => Turn::Order(replica::Request::Find {
+            Request::Find { range, prefix, after } => CallTurn::Order(replica::Request::Find {
                 range,
                 prefix,
                 after,
                 limit: MAX_LIST + 1,
             }),
-            Request::Stat { file, any: true } => Turn::Answer(Reply::Stat(
+            Request::Stat { file, any: true } => CallTurn::Answer(Reply::Stat(
                 self.stat_here(&name(&file)?).ok_or(Refusal::NotHere)?,
             )),
             Request::Read {
@@ -152,7 +93,7 @@ impl Core {
             } => {
                 let (file, len) = (name(&file)?, len.into());
                 match any || self.coordinated(&file, of)?.is_some() {
-                    true => Turn::Later(Bulk::Read {
+                    true => CallTurn::Later(BulkRead::Read {
                         file,
                         of,
                         offset,
@@ -166,7 +107,7 @@ impl Core {
                 nonce,
                 segment,
                 at,
-            } => Turn::Later(Bulk::Fetch {
+            } => CallTurn::Later(BulkRead::Fetch {
                 file: name(&file)?,
                 nonce,
                 segment,
@@ -177,7 +118,7 @@ impl Core {
                 nonce,
                 segment,
                 at,
-            } => Turn::Later(Bulk::Verify {
+            } => CallTurn::Later(BulkRead::Verify {
                 file: name(&file)?,
                 nonce,
                 segment,
@@ -194,7 +135,7 @@ impl Core {
                 let wait = Duration::from_millis(wait_ms.into()).min(LONGEST_WAIT);
                 match self.coordinated(&file, of)? {
                     Some(length) if length <= offset && !wait.is_zero() => {
-                        let waiter = Waiter {
+                        let waiter = TailReader {
                             conn,
                             call,
                             of,
@@ -202,10 +143,10 @@ impl Core {
                             max,
                             until: clock::now() + wait,
                         };
-                        self.waiting.0.entry(file).or_default().push(waiter);
+                        self.reads.wait(file, waiter);
                         return Ok(());
                     }
-                    Some(_) => Turn::Later(Bulk::Read {
+                    Some(_) => CallTurn::Later(BulkRead::Read {
                         file,
                         of,
                         offset,
@@ -217,44 +158,44 @@ impl Core {
             Request::Index { file, of, from } => {
                 let file = name(&file)?;
                 match self.coordinated(&file, of)? {
-                    Some(length) => Turn::Answer(self.marks(&file, length, from)),
+                    Some(length) => CallTurn::Answer(self.marks(&file, length, from)),
                     None => make_sure(file, of),
                 }
             }
             Request::Streams { file, of, after } => {
                 let file = name(&file)?;
                 match self.coordinated(&file, of)? {
-                    Some(length) => Turn::Answer(self.streams(&file, length, after)),
+                    Some(length) => CallTurn::Answer(self.streams(&file, length, after)),
                     None => make_sure(file, of),
                 }
             }
-            Request::Locate { range } => Turn::Answer(Reply::Coordinator {
+            Request::Locate { range } => CallTurn::Answer(Reply::Coordinator {
                 node: self.replica.coordinator_of(range),
             }),
-            Request::Ring => Turn::Answer(Reply::Ring { nodes: self.ring() }),
-            Request::RangeState { range } => Turn::Answer(self.range_state(range)),
+            Request::Ring => CallTurn::Answer(Reply::Ring { nodes: self.ring() }),
+            Request::RangeState { range } => CallTurn::Answer(self.range_state(range)),
             Request::Copies {
                 range,
                 prefix,
                 after,
                 exact,
-            } => Turn::Answer(self.copies(range, &prefix, &after, exact)),
+            } => CallTurn::Answer(self.copies(range, &prefix, &after, exact)),
             Request::Prefix {
                 file,
                 nonce,
                 segment,
                 entries,
-            } => Turn::Answer(self.prefix(&name(&file)?, nonce, segment, entries)?),
-            Request::ListStore { after } => Turn::Answer(self.list_store(&after)),
+            } => CallTurn::Answer(self.prefix(&name(&file)?, nonce, segment, entries)?),
+            Request::ListStore { after } => CallTurn::Answer(self.list_store(&after)),
         };
         match turn {
-            Turn::Order(request) => self.input(Input::Client {
+            CallTurn::Order(request) => self.input(Input::Client {
                 conn,
                 id: call,
                 request,
             }),
-            Turn::Later(what) => self.later.push_back(Later { conn, call, what }),
-            Turn::Answer(reply) => self.reply(conn, call, reply),
+            CallTurn::Later(what) => self.reads.push(PendingRead { conn, call, what }),
+            CallTurn::Answer(reply) => self.reply(conn, call, reply),
         }
         Ok(())
     }
@@ -411,13 +352,13 @@ impl Core {
         Reply::Files { files, more }
     }
 
-    pub(super) fn serve_later(&mut self, later: Later) {
-        let client = self.clients.get_mut(&later.conn);
-        let Some(Later { conn, call, what }) = client.and_then(|c| c.admit(later)) else {
+    pub(super) fn serve_read(&mut self, read: PendingRead) {
+        let client = self.clients.get_mut(read.conn);
+        let Some(PendingRead { conn, call, what }) = client.and_then(|c| c.admit(read)) else {
             return;
         };
         let served = match what {
-            Bulk::Read {
+            BulkRead::Read {
                 file,
                 of,
                 offset,
@@ -425,7 +366,7 @@ impl Core {
             } => self
                 .read(&file, of, offset, len)
                 .map(|(end, bytes)| Frame::data(call, offset, end, bytes)),
-            Bulk::Fetch {
+            BulkRead::Fetch {
                 file,
                 nonce,
                 segment,
@@ -433,7 +374,7 @@ impl Core {
             } => self
                 .entries(&file, nonce, &segment, at)
                 .map(|(entries, bytes)| Frame::entries(call, entries, bytes)),
-            Bulk::Verify {
+            BulkRead::Verify {
                 file,
                 nonce,
                 segment,
@@ -443,7 +384,7 @@ impl Core {
                 .map(|reply| Frame::to_client(&ToClient::Reply(call, reply))),
         };
         match served {
-            Ok(frame) => self.answer(conn, call, frame),
+            Ok(frame) => self.clients.answer(conn, call, frame),
             Err(refusal) => self.refuse(conn, call, refusal),
         }
     }
@@ -553,35 +494,13 @@ impl Core {
 
     /// A file may be read up to `length`: whoever waited for that is served.
     pub(super) fn committed(&mut self, file: &FileName, length: u64) {
-        let Some(waiters) = self.waiting.0.get_mut(file) else {
-            return;
-        };
-        for Waiter {
-            conn,
-            call,
-            of,
-            offset,
-            max,
-            ..
-        } in waiters.extract_if(.., |w| w.offset < length)
-        {
-            let what = Bulk::Read {
-                file: file.clone(),
-                of,
-                offset,
-                len: max,
-            };
-            self.later.push_back(Later { conn, call, what });
-        }
+        self.reads.wake(file, length);
     }
 
     /// Waiters whose time is over get nothing; those that wait at the wrong node are sent on.
     pub(super) fn serve_overdue(&mut self) {
-        if self.waiting.0.is_empty() {
-            return;
-        }
         let now = clock::now();
-        let files: Vec<FileName> = self.waiting.0.keys().cloned().collect();
+        let files = self.reads.tailed_files();
         // `Ok`: the file that has the name here now. Who waits for another gets nothing, asks again, and is told for sure.
         let stands: BTreeMap<FileName, Result<Option<Creation>, Refusal>> = files
             .into_iter()
@@ -593,14 +512,14 @@ impl Core {
                 (file, now)
             })
             .collect();
-        let is_over = |file: &FileName, w: &Waiter| match stands.get(file) {
+        let is_over = |file: &FileName, w: &TailReader| match stands.get(file) {
             Some(Ok(Some(now))) => w.of.is_some_and(|of| of != *now),
             _ => true,
         };
-        for (file, waiter) in self.waiting.take_if(|file, w| w.until <= now || is_over(file, w)) {
+        for (file, waiter) in self.reads.take_if(|file, w| w.until <= now || is_over(file, w)) {
             match stands.get(&file) {
                 Some(Err(refusal)) => self.refuse(waiter.conn, waiter.call, refusal.clone()),
-                _ => self.answer(
+                _ => self.clients.answer(
                     waiter.conn,
                     waiter.call,
                     Frame::data(waiter.call, waiter.offset, waiter.offset, Bytes::new()),
