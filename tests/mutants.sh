@@ -52,10 +52,10 @@ for mutant in "$@"; do
     tests_of "$mutant"
     step "$mutant: building"
     # The same folder each time, so that only what asks for the mutant's name is compiled again.
-    RAINSTORM_MUTANT=$mutant RUSTFLAGS='--cfg mutants' CARGO_TARGET_DIR=$SCRATCH/target cargo build --release --workspace --quiet
+    RAINSTORM_MUTANT=$mutant RUSTFLAGS='--cfg mutants' CARGO_TARGET_DIR=$ROOT/target/mutants cargo build --release --quiet
     seen=''
     for test in $TESTS; do
-        if ! passes "$test" "$SCRATCH/target/release"; then
+        if ! passes "$test" "$ROOT/target/mutants/release"; then
             seen=$test
             break
         fi
