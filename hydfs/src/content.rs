@@ -265,7 +265,7 @@ pub struct File {
 
 /// What becomes of one local segment when a set is installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum SegmentFate {
     /// It stays as it is (sealed now, if it was not).
     Keep,
     /// Its bytes are cut to this many.
@@ -276,7 +276,7 @@ pub enum Fate {
 
 /// A run of bytes of one segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slice {
+pub struct SegmentSlice {
     pub segment: SegmentId,
     pub offset: u64,
     pub len: u64,
@@ -405,7 +405,7 @@ impl File {
 
     /// Makes this the file that a take-over decided on: `target`'s segments (all sealed) and streams. Says what becomes of the bytes of each
     /// segment that was here. What `target` calls missing is no matter: that was somebody else's.
-    pub fn install(&mut self, target: &File) -> Vec<(SegmentId, Fate)> {
+    pub fn install(&mut self, target: &File) -> Vec<(SegmentId, SegmentFate)> {
         let mut old = std::mem::take(&mut self.segments);
         let other_file = self.nonce != target.nonce;
         self.nonce = target.nonce;
@@ -417,17 +417,17 @@ impl File {
                 let (fate, kept) = if mine.missing {
                     return None;
                 } else if mine.same(want) {
-                    (Fate::Keep, mine)
+                    (SegmentFate::Keep, mine)
                 } else {
                     // Only an exact beginning of what this node has is what the others have.
                     let cut = mine.prefix(want.entries).filter(|cut| cut.same(want))?;
-                    (Fate::Cut { bytes: cut.bytes }, cut)
+                    (SegmentFate::Cut { bytes: cut.bytes }, cut)
                 };
                 Some((fate, Segment { sealed: true, ..kept }))
             });
             let (fate, segment) = kept.unwrap_or_else(|| {
                 (
-                    Fate::Drop,
+                    SegmentFate::Drop,
                     Segment {
                         sealed: true,
                         missing: true,
@@ -439,7 +439,7 @@ impl File {
             self.segments.push(segment);
         }
         // Those of another file under this name, and those that never counted.
-        fates.extend(old.iter().map(|s| (s.id, Fate::Drop)));
+        fates.extend(old.iter().map(|s| (s.id, SegmentFate::Drop)));
         fates
     }
 
@@ -449,7 +449,7 @@ impl File {
     }
 
     /// Where `len` bytes from `offset` lie, in order; less at the file's end.
-    pub fn slices(&self, offset: u64, len: u64) -> Vec<Slice> {
+    pub fn slices(&self, offset: u64, len: u64) -> Vec<SegmentSlice> {
         let (mut from, mut left) = (offset, len);
         let mut slices = Vec::new();
         for segment in &self.segments {
@@ -461,7 +461,7 @@ impl File {
             if take == 0 {
                 break;
             }
-            slices.push(Slice {
+            slices.push(SegmentSlice {
                 segment: segment.id,
                 offset: from,
                 len: take,
@@ -590,6 +590,6 @@ mod tests {
             ..mine.head()
         };
         let fates = mine.install(&target);
-        assert!(fates.contains(&(SegmentId(0), Fate::Drop)) && mine.misses() && mine.nonce == 2);
+        assert!(fates.contains(&(SegmentId(0), SegmentFate::Drop)) && mine.misses() && mine.nonce == 2);
     }
 }

@@ -1,5 +1,5 @@
 //! Carries out what the state machine wants: the UDP socket, timers, table exchanges, the log. One task owns the state
-//! machine; connections ask it through a `Handle`.
+//! machine; connections ask it through a `DriverHandle`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -49,7 +49,7 @@ pub enum Error {
     Lost(#[from] spawn::Lost),
 }
 
-pub(crate) enum Command {
+pub(crate) enum DriverCommand {
     List(oneshot::Sender<Vec<Member>>),
     Subscribe(oneshot::Sender<(Vec<Member>, broadcast::Receiver<Member>)>),
     /// A table that came over TCP. `answer`: where to send ours; `None` when it is itself an answer.
@@ -88,26 +88,29 @@ pub(crate) struct Traffic {
 
 /// How connections reach the task that owns the state.
 #[derive(Clone)]
-pub(crate) struct Handle(mpsc::Sender<Command>);
+pub(crate) struct DriverHandle(mpsc::Sender<DriverCommand>);
 
-impl Handle {
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, net::Error> {
+impl DriverHandle {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> DriverCommand,
+    ) -> Result<T, net::Error> {
         let (tx, rx) = oneshot::channel();
         self.0.send(command(tx)).await.map_err(|_| net::Error::Closed)?;
         rx.await.map_err(|_| net::Error::Closed)
     }
     pub(crate) async fn list(&self) -> Result<Vec<Member>, net::Error> {
-        self.ask(Command::List).await
+        self.ask(DriverCommand::List).await
     }
     pub(crate) async fn subscribe(&self) -> Result<(Vec<Member>, broadcast::Receiver<Member>), net::Error> {
-        self.ask(Command::Subscribe).await
+        self.ask(DriverCommand::Subscribe).await
     }
     pub(crate) async fn exchange(
         &self,
         from: NodeName,
         table: TableExchange,
     ) -> Result<TableExchange, net::Error> {
-        self.ask(|answer| Command::Table {
+        self.ask(|answer| DriverCommand::Table {
             from,
             table,
             answer: Some(answer),
@@ -115,19 +118,19 @@ impl Handle {
         .await
     }
     pub(crate) async fn leave(&self) -> Result<(), net::Error> {
-        self.ask(Command::Leave).await
+        self.ask(DriverCommand::Leave).await
     }
     pub(crate) async fn configuration(&self) -> Result<Configuration, net::Error> {
-        self.ask(Command::Configuration).await
+        self.ask(DriverCommand::Configuration).await
     }
     pub(crate) async fn change(
         &self,
         changes: Vec<(String, String)>,
     ) -> Result<Result<Configuration, settings::Error>, net::Error> {
-        self.ask(|answer| Command::Change(changes, answer)).await
+        self.ask(|answer| DriverCommand::Change(changes, answer)).await
     }
     pub(crate) async fn metrics(&self) -> Result<Metrics, net::Error> {
-        self.ask(Command::Metrics).await
+        self.ask(DriverCommand::Metrics).await
     }
 }
 
@@ -142,8 +145,8 @@ pub struct Driver {
     sealer: Sealer,
     boot: u64,
     opener: Opener,
-    commands: mpsc::Receiver<Command>,
-    handle: Handle,
+    commands: mpsc::Receiver<DriverCommand>,
+    handle: DriverHandle,
     changes: broadcast::Sender<Member>,
     exchanges: Vec<spawn::Guard>,
     refusals: Refusals,
@@ -194,7 +197,7 @@ impl Driver {
             boot: incarnation,
             opener: Opener::new(&secret),
             commands,
-            handle: Handle(tx),
+            handle: DriverHandle(tx),
             changes: broadcast::channel(CHANGES).0,
             exchanges: Vec::new(),
             refusals: Refusals::default(),
@@ -274,12 +277,12 @@ impl Driver {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: DriverCommand) {
         // An asker that has gone away is no concern of ours.
         match command {
-            Command::List(answer) => drop(answer.send(self.listed())),
-            Command::Subscribe(answer) => drop(answer.send((self.listed(), self.changes.subscribe()))),
-            Command::Table { from, table, answer } => {
+            DriverCommand::List(answer) => drop(answer.send(self.listed())),
+            DriverCommand::Subscribe(answer) => drop(answer.send((self.listed(), self.changes.subscribe()))),
+            DriverCommand::Table { from, table, answer } => {
                 let TableExchange { facts, configuration } = table;
                 self.handle_input(Input::Table {
                     from,
@@ -290,8 +293,8 @@ impl Driver {
                     drop(answer.send(self.table()));
                 }
             }
-            Command::Configuration(answer) => drop(answer.send(self.members.configuration().clone())),
-            Command::Change(changes, answer) => {
+            DriverCommand::Configuration(answer) => drop(answer.send(self.members.configuration().clone())),
+            DriverCommand::Change(changes, answer) => {
                 let changed = self.members.change(clock::now(), &changes);
                 let changed = changed.map(|effects| {
                     self.carry_out(effects);
@@ -299,7 +302,7 @@ impl Driver {
                 });
                 drop(answer.send(changed));
             }
-            Command::Metrics(answer) => {
+            DriverCommand::Metrics(answer) => {
                 let metrics = Metrics {
                     members: self.listed(),
                     counts: self.members.counts(),
@@ -308,7 +311,7 @@ impl Driver {
                 };
                 drop(answer.send(metrics));
             }
-            Command::Leave(answer) => {
+            DriverCommand::Leave(answer) => {
                 self.handle_input(Input::Leave);
                 let _ = answer.send(());
             }
@@ -400,7 +403,7 @@ impl Driver {
                 Ok(table) => {
                     let _ = handle
                         .0
-                        .send(Command::Table {
+                        .send(DriverCommand::Table {
                             from: with,
                             table,
                             answer: None,

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
-use crate::driver::{EXCHANGE_TIMEOUT, Handle};
+use crate::driver::{DriverHandle, EXCHANGE_TIMEOUT};
 use crate::wire::{Reply, Request, TableExchange, Update};
 
 /// A node has a handful of programs that follow the membership.
@@ -31,7 +31,7 @@ pub(crate) async fn accept(
     tcp: TcpListener,
     cluster: Arc<Cluster>,
     me: Identity,
-    handle: Handle,
+    handle: DriverHandle,
 ) -> std::io::Result<()> {
     let mut door = Door::new("introducer", tcp, LIMITS);
     let strangers = Arc::new(Strangers::default());
@@ -67,7 +67,7 @@ async fn serve(
     _place: Place,
     cluster: &Cluster,
     me: &Identity,
-    handle: &Handle,
+    handle: &DriverHandle,
 ) -> Result<(), net::Error> {
     let served = match connection.peer.role {
         Role::Join => join(connection, cluster, handle).await,
@@ -84,7 +84,11 @@ async fn serve(
     }
 }
 
-async fn join(mut connection: Connection, cluster: &Cluster, handle: &Handle) -> Result<(), net::Error> {
+async fn join(
+    mut connection: Connection,
+    cluster: &Cluster,
+    handle: &DriverHandle,
+) -> Result<(), net::Error> {
     let Some(from) = connection
         .peer
         .node
@@ -106,7 +110,7 @@ async fn join(mut connection: Connection, cluster: &Cluster, handle: &Handle) ->
         .map_err(|_| net::Error::Timeout)?
 }
 
-async fn answer(mut connection: Connection, me: &Identity, handle: &Handle) -> Result<(), net::Error> {
+async fn answer(mut connection: Connection, me: &Identity, handle: &DriverHandle) -> Result<(), net::Error> {
     loop {
         let request = timeout(IDLE, connection.rx.recv())
             .await
@@ -140,7 +144,7 @@ async fn answer(mut connection: Connection, me: &Identity, handle: &Handle) -> R
     }
 }
 
-async fn follow(mut connection: Connection, handle: &Handle) -> Result<(), net::Error> {
+async fn follow(mut connection: Connection, handle: &DriverHandle) -> Result<(), net::Error> {
     let (snapshot, mut changes) = handle.subscribe().await?;
     let mut update = Update::Snapshot(snapshot);
     loop {

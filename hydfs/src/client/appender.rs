@@ -10,7 +10,7 @@ use common::ids::Epoch;
 use common::spawn;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::conn::{Answer, Conn, Heard};
+use super::conn::{Answer, Conn, SessionNews};
 use super::error::Error;
 use super::nodes::{Nodes, Search};
 use super::session::Session;
@@ -22,7 +22,7 @@ const STALL: Duration = Duration::from_millis(700);
 
 /// Whose stream it is.
 #[derive(Debug, Clone)]
-pub(super) struct Stream {
+pub(super) struct StreamKey {
     pub file: String,
     pub client: String,
     pub epoch: Epoch,
@@ -62,7 +62,7 @@ pub struct Appender {
 }
 
 impl Appender {
-    pub(super) fn start(nodes: Arc<Nodes>, stream: Stream, length: u64, patience: Duration) -> Self {
+    pub(super) fn start(nodes: Arc<Nodes>, stream: StreamKey, length: u64, patience: Duration) -> Self {
         let session = Mutex::new(Session::new(length));
         let shared = Arc::new(Shared {
             session,
@@ -150,14 +150,14 @@ impl Appender {
 
 struct Driver {
     nodes: Arc<Nodes>,
-    stream: Stream,
+    stream: StreamKey,
     shared: Arc<Shared>,
     tell: watch::Sender<Progress>,
     patience: Duration,
 }
 
 /// Why a connection is not used any more.
-enum End {
+enum ConnEnd {
     Lost,
     Refused(Refusal),
     /// Another node says that it coordinates now.
@@ -196,7 +196,7 @@ impl Driver {
                     search.reset();
                 }
                 let searched = match end {
-                    End::Lost => {
+                    ConnEnd::Lost => {
                         let why = "the connection was lost".into();
                         search
                             .failed(Error::Net {
@@ -205,7 +205,7 @@ impl Driver {
                             })
                             .await
                     }
-                    End::Refused(refusal) => {
+                    ConnEnd::Refused(refusal) => {
                         // What it acknowledged lies below what it says that it has: go on from there.
                         let refusal = match refusal {
                             Refusal::Gap { length } if length >= self.shared.session().acked() => {
@@ -215,7 +215,7 @@ impl Driver {
                         };
                         search.refused(node, refusal).await
                     }
-                    End::Moved(other) => {
+                    ConnEnd::Moved(other) => {
                         self.nodes.set_hint(range, Some(other));
                         Ok(())
                     }
@@ -243,8 +243,8 @@ impl Driver {
     }
 
     /// Sends over one connection until it is of no more use.
-    async fn attached(&self, conn: &Arc<Conn>, node: NodeIx) -> End {
-        let Stream {
+    async fn attached(&self, conn: &Arc<Conn>, node: NodeIx) -> ConnEnd {
+        let StreamKey {
             file,
             client,
             epoch,
@@ -256,13 +256,13 @@ impl Driver {
             epoch,
             nonce,
         }) else {
-            return End::Lost;
+            return ConnEnd::Lost;
         };
         let _detach = Detach { conn, session };
         let mut progressed = clock::now();
         loop {
             if !self.send_ready(conn, session) {
-                return End::Lost;
+                return ConnEnd::Lost;
             }
             let (under_way, held) = {
                 let session = self.shared.session();
@@ -273,9 +273,9 @@ impl Driver {
                 news = heard.recv() => {
                     progressed = clock::now();
                     match news {
-                        Some(Heard::Acked(length)) => self.acknowledge(length, &mut heard),
-                        Some(Heard::Dropped(refusal)) => return End::Refused(refusal),
-                        None => return End::Lost,
+                        Some(SessionNews::Acked(length)) => self.acknowledge(length, &mut heard),
+                        Some(SessionNews::Dropped(refusal)) => return ConnEnd::Refused(refusal),
+                        None => return ConnEnd::Lost,
                     }
                 }
                 () = self.shared.queued.notified() => {
@@ -285,8 +285,8 @@ impl Driver {
                 }
                 () = clock::sleep_until(held.unwrap_or(Time::ZERO)), if held.is_some() => {}
                 moved = self.stalled(node, progressed), if under_way => match moved {
-                    Some(other) => return End::Moved(other),
-                    None if clock::now().since(progressed) >= self.patience => return End::Lost,
+                    Some(other) => return ConnEnd::Moved(other),
+                    None if clock::now().since(progressed) >= self.patience => return ConnEnd::Lost,
                     None => {}
                 },
             }
@@ -304,11 +304,11 @@ impl Driver {
         true
     }
 
-    fn acknowledge(&self, mut length: u64, heard: &mut mpsc::UnboundedReceiver<Heard>) {
+    fn acknowledge(&self, mut length: u64, heard: &mut mpsc::UnboundedReceiver<SessionNews>) {
         // Only the last of several acknowledgements counts; a refusal behind them is not lost, the session ends anyway.
         while !heard.is_empty() {
             match heard.try_recv() {
-                Ok(Heard::Acked(more)) => length = length.max(more),
+                Ok(SessionNews::Acked(more)) => length = length.max(more),
                 _ => break,
             }
         }

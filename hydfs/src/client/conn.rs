@@ -23,7 +23,7 @@ pub enum Answer {
 
 /// What an append session hears.
 #[derive(Debug)]
-pub enum Heard {
+pub enum SessionNews {
     Acked(u64),
     Dropped(Refusal),
 }
@@ -32,7 +32,7 @@ pub enum Heard {
 struct Shared {
     closed: AtomicBool,
     calls: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
-    sessions: Mutex<HashMap<u32, mpsc::UnboundedSender<Heard>>>,
+    sessions: Mutex<HashMap<u32, mpsc::UnboundedSender<SessionNews>>>,
 }
 
 /// No panic happens while these locks are held, so a poisoned one is as good as any.
@@ -105,7 +105,7 @@ impl Conn {
     }
 
     /// Begins a session. What it hears ends when the connection does.
-    pub fn attach(&self, attach: Attach) -> Option<(u32, mpsc::UnboundedReceiver<Heard>)> {
+    pub fn attach(&self, attach: Attach) -> Option<(u32, mpsc::UnboundedReceiver<SessionNews>)> {
         let (tell, heard) = mpsc::unbounded_channel();
         let session = self.next_session.fetch_add(1, Ordering::Relaxed);
         let frame = Frame::to_node(&ToNode::Attach(session, attach)).ok()?;
@@ -181,12 +181,12 @@ async fn read(mut rx: Receiver, shared: &Shared) -> Result<(), net::Error> {
             }
             ToClient::Acked(session, length) => {
                 if let Some(tell) = lock(&shared.sessions).get(&session) {
-                    let _ = tell.send(Heard::Acked(length));
+                    let _ = tell.send(SessionNews::Acked(length));
                 }
             }
             ToClient::Dropped(session, refusal) => {
                 if let Some(tell) = lock(&shared.sessions).remove(&session) {
-                    let _ = tell.send(Heard::Dropped(refusal));
+                    let _ = tell.send(SessionNews::Dropped(refusal));
                 }
             }
         }

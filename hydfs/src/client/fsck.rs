@@ -8,7 +8,7 @@ use common::clock;
 
 use super::Client;
 use super::error::Error;
-use super::inspect::{self, Job, RangeStand, Unread};
+use super::inspect::{self, InspectJob, RangeStand, Unread};
 use super::merge::describe;
 use crate::ring::RangeIx;
 use crate::view::NodeIx;
@@ -90,7 +90,7 @@ async fn check_range(
     report.files += all.len();
     report.copies += all.values().map(BTreeMap::len).sum::<usize>();
     let wanted = nodes.cluster().replication.min(nodes.cluster().nodes.len());
-    let mut jobs: Vec<Job> = Vec::new();
+    let mut jobs: Vec<InspectJob> = Vec::new();
     let mut suspect: BTreeSet<String> = BTreeSet::new();
     for (file, copies) in &all {
         if stand.members.len() < wanted {

@@ -279,7 +279,7 @@ pub async fn same_beginning(
 
 /// A segment of one node's copy, to be read back there.
 #[derive(Debug, Clone)]
-pub struct Job {
+pub struct InspectJob {
     pub node: NodeIx,
     pub file: String,
     pub nonce: u64,
@@ -301,11 +301,11 @@ pub enum Unread {
 }
 
 /// What of a copy is to be read back: all, or only what was not since the node started.
-pub fn jobs(node: NodeIx, copy: &CopyInfo, all: bool) -> impl Iterator<Item = Job> {
+pub fn jobs(node: NodeIx, copy: &CopyInfo, all: bool) -> impl Iterator<Item = InspectJob> {
     let todo = copy.segments.iter().filter(|s| !s.segment.missing);
     todo.filter_map(move |s| {
         let at = if all { 0 } else { s.verified };
-        (at < s.segment.entries).then(|| Job {
+        (at < s.segment.entries).then(|| InspectJob {
             node,
             file: copy.file.clone(),
             nonce: copy.nonce,
@@ -317,9 +317,9 @@ pub fn jobs(node: NodeIx, copy: &CopyInfo, all: bool) -> impl Iterator<Item = Jo
 }
 
 /// Has the nodes read the jobs' entries against their checksums, many at a time; tells `found` what did not end well.
-pub async fn read_back(nodes: &Nodes, jobs: Vec<Job>, mut found: impl FnMut(&Job, Unread)) {
-    let mut todo: VecDeque<Job> = jobs.into();
-    let mut under_way: VecDeque<(Job, oneshot::Receiver<Answer>)> = VecDeque::new();
+pub async fn read_back(nodes: &Nodes, jobs: Vec<InspectJob>, mut found: impl FnMut(&InspectJob, Unread)) {
+    let mut todo: VecDeque<InspectJob> = jobs.into();
+    let mut under_way: VecDeque<(InspectJob, oneshot::Receiver<Answer>)> = VecDeque::new();
     loop {
         while under_way.len() < WINDOW
             && let Some(job) = todo.pop_front()
@@ -340,7 +340,7 @@ pub async fn read_back(nodes: &Nodes, jobs: Vec<Job>, mut found: impl FnMut(&Job
         };
         match take(nodes, job.node, answer, STEP).await {
             Ok(Answer::Reply(Reply::Verified { next })) if next > job.at && next < job.entries => {
-                todo.push_front(Job { at: next, ..job });
+                todo.push_front(InspectJob { at: next, ..job });
             }
             Ok(Answer::Reply(Reply::Verified { .. })) => {}
             Ok(Answer::Reply(Reply::Refused(Refusal::Damaged { offset, why }))) => {

@@ -471,7 +471,7 @@ impl Client {
                 Err(other) => return Err(other),
             }
         };
-        let stream = appender::Stream {
+        let stream = appender::StreamKey {
             file: file.into(),
             client: client.into(),
             epoch,

@@ -28,7 +28,7 @@ pub const GRACE: Duration = Duration::from_secs(2);
 const SHUN: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
-struct Slot {
+struct NodeSlot {
     conn: Option<Arc<Conn>>,
     unreachable: Option<(Time, String)>,
     /// Hellos in a row that ended because the secrets differ, or seemed to: a daemon that is just being killed looks the same, once.
@@ -39,7 +39,7 @@ pub struct Nodes {
     cluster: Arc<Cluster>,
     me: Identity,
     ring: Ring,
-    slots: Vec<tokio::sync::Mutex<Slot>>,
+    slots: Vec<tokio::sync::Mutex<NodeSlot>>,
     /// Who coordinated a range when last heard.
     hints: Mutex<HashMap<RangeIx, NodeIx>>,
     local: Option<NodeIx>,
@@ -132,7 +132,7 @@ impl Nodes {
             return Ok(conn.clone());
         }
         slot.conn = None;
-        let refused = |slot: &Slot| {
+        let refused = |slot: &NodeSlot| {
             (slot.refused >= 2 && !self.known.load(Ordering::Relaxed)).then(|| Error::Secret {
                 node: self.name(node),
                 secret_file: self.cluster.secret_file.display().to_string(),
@@ -153,9 +153,9 @@ impl Nodes {
         let why = match tokio::time::timeout(DIAL, dial(addr, &self.me, Role::HydfsClient)).await {
             Ok(Ok(connection)) => {
                 let conn = Arc::new(Conn::start(connection));
-                *slot = Slot {
+                *slot = NodeSlot {
                     conn: Some(conn.clone()),
-                    ..Slot::default()
+                    ..NodeSlot::default()
                 };
                 self.known.store(true, Ordering::Relaxed);
                 return Ok(conn);

@@ -6,8 +6,8 @@ use std::io;
 use bytes::Bytes;
 
 use super::record::Meta;
-use super::{DiskStore, Held, Partial, failed};
-use crate::content::{EntryMeta, Fate, File, FileName, Segment, SegmentId};
+use super::{DiskStore, PartialSegment, StoredFile, failed};
+use crate::content::{EntryMeta, File, FileName, Segment, SegmentFate, SegmentId};
 use crate::ring::RangeIx;
 use crate::store::{Error, Put, RangeFacts, Store};
 use crate::view::View;
@@ -50,7 +50,7 @@ impl DiskStore {
             }
             let mut file = held.map_or_else(|| File::new(target.nonce), |held| held.file.clone());
             let fates = file.install(target);
-            let kept = fates.iter().filter(|(_, fate)| *fate != Fate::Drop);
+            let kept = fates.iter().filter(|(_, fate)| *fate != SegmentFate::Drop);
             let places = kept
                 .filter_map(|(id, _)| Some((*id, held?.places.get(id)?.number)))
                 .collect();
@@ -79,13 +79,13 @@ impl DiskStore {
             let mut old = old.map(|held| held.places).unwrap_or_default();
             let mut places = BTreeMap::new();
             for (id, fate) in fates {
-                if fate == Fate::Drop {
+                if fate == SegmentFate::Drop {
                     continue;
                 }
                 let Some(mut place) = old.remove(&id) else {
                     continue;
                 };
-                if let (Fate::Cut { .. }, Some(segment)) = (fate, file.segment(id)) {
+                if let (SegmentFate::Cut { .. }, Some(segment)) = (fate, file.segment(id)) {
                     let cut = place.cut(&*self.handle(place.number)?, &segment.index, segment.index.len());
                     cut.map_err(|e| failed("cut a segment file", e))?;
                 }
@@ -96,7 +96,7 @@ impl DiskStore {
             self.files
                 .entry(range)
                 .or_default()
-                .insert(name.clone(), Held { file, places });
+                .insert(name.clone(), StoredFile { file, places });
         }
         self.tidy();
         Ok(gone.len())
@@ -129,7 +129,7 @@ impl DiskStore {
         };
         let mut partial = match partial {
             Some(partial) => partial,
-            None if at == 0 => Partial {
+            None if at == 0 => PartialSegment {
                 have: Segment::open(segment),
                 place: self.begin(name, nonce, segment)?,
             },
@@ -179,7 +179,7 @@ impl DiskStore {
     /// False: these are not the entries that come next.
     fn put_entries(
         &self,
-        partial: &mut Partial,
+        partial: &mut PartialSegment,
         at: u64,
         entries: &[EntryMeta],
         payload: &Bytes,

@@ -38,7 +38,7 @@ use crate::view::View;
 use handles::Handles;
 use meta::MetaLog;
 use record::{Meta, Opened, SegmentHead};
-use segment::Place;
+use segment::SegmentPlace;
 
 /// Segment files open at a time.
 const HANDLES: usize = 512;
@@ -58,16 +58,16 @@ pub enum OpenError {
 
 /// A file and where its bytes are.
 #[derive(Debug, Clone)]
-struct Held {
+struct StoredFile {
     file: File,
     /// Of each segment that is not missing. One that is not in `file` was opened and got no entry yet.
-    places: BTreeMap<SegmentId, Place>,
+    places: BTreeMap<SegmentId, SegmentPlace>,
 }
 
 /// A missing segment on its way back.
-struct Partial {
+struct PartialSegment {
     have: Segment,
-    place: Place,
+    place: SegmentPlace,
 }
 
 pub struct DiskStore {
@@ -78,8 +78,8 @@ pub struct DiskStore {
     node: Option<NodeFacts>,
     lost_newest: bool,
     ranges: BTreeMap<RangeIx, RangeFacts>,
-    files: BTreeMap<RangeIx, BTreeMap<FileName, Held>>,
-    partial: BTreeMap<(RangeIx, FileName, SegmentId), Partial>,
+    files: BTreeMap<RangeIx, BTreeMap<FileName, StoredFile>>,
+    partial: BTreeMap<(RangeIx, FileName, SegmentId), PartialSegment>,
     next_number: u64,
     /// Segment files written since the last sync.
     unsynced: BTreeSet<u64>,
@@ -208,18 +208,18 @@ impl DiskStore {
         }
     }
 
-    fn held(&self, range: RangeIx, name: &FileName) -> Result<&Held, Error> {
+    fn held(&self, range: RangeIx, name: &FileName) -> Result<&StoredFile, Error> {
         let held = self.files.get(&range).and_then(|files| files.get(name));
         held.ok_or_else(|| Error::NoSuchFile { file: name.clone() })
     }
 
-    fn held_mut(&mut self, range: RangeIx, name: &FileName) -> Result<&mut Held, Error> {
+    fn held_mut(&mut self, range: RangeIx, name: &FileName) -> Result<&mut StoredFile, Error> {
         let held = self.files.get_mut(&range).and_then(|files| files.get_mut(name));
         held.ok_or_else(|| Error::NoSuchFile { file: name.clone() })
     }
 
     /// A new segment file with its head.
-    fn begin(&mut self, name: &FileName, nonce: u64, segment: SegmentId) -> Result<Place, Error> {
+    fn begin(&mut self, name: &FileName, nonce: u64, segment: SegmentId) -> Result<SegmentPlace, Error> {
         let number = self.next_number;
         self.next_number += 1;
         let head = SegmentHead {
@@ -230,7 +230,7 @@ impl DiskStore {
         let mut handles = self.handles();
         let begun = handles
             .create(number)
-            .and_then(|file| Place::begin(number, &file, &head));
+            .and_then(|file| SegmentPlace::begin(number, &file, &head));
         let begun = begun.map_err(|error| {
             handles.remove(number);
             failed("make a segment file", error)
@@ -245,7 +245,7 @@ impl DiskStore {
         begun
     }
 
-    fn unlink(&mut self, places: impl IntoIterator<Item = Place>) {
+    fn unlink(&mut self, places: impl IntoIterator<Item = SegmentPlace>) {
         for place in places {
             self.unsynced.remove(&place.number);
             self.handles().remove(place.number);
@@ -324,7 +324,7 @@ impl Store for DiskStore {
         self.forget(range, name);
         self.files.entry(range).or_default().insert(
             name.clone(),
-            Held {
+            StoredFile {
                 file,
                 places: BTreeMap::new(),
             },

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use bytes::{Bytes, BytesMut};
 
 use super::DiskStore;
-use super::segment::{Place, begin_of};
+use super::segment::{SegmentPlace, begin_of};
 use crate::content::{FileName, Segment, SegmentId};
 use crate::ring::RangeIx;
 use crate::store::Error;
@@ -63,7 +63,7 @@ impl DiskStore {
     fn read_entries(
         &self,
         meta: &Segment,
-        place: &Place,
+        place: &SegmentPlace,
         (from, to): (u64, u64),
     ) -> Result<Result<Bytes, u64>, io::Error> {
         let index = &meta.index;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::handles::Handles;
 use super::meta::{self, MetaLog};
 use super::record::{Meta, Opened};
-use super::segment::{Place, ScanEnd, Scanned};
-use super::{Held, OpenError};
+use super::segment::{ScanEnd, ScannedSegment, SegmentPlace};
+use super::{OpenError, StoredFile};
 use crate::content::{File, FileName, Segment, SegmentId};
 use crate::ring::RangeIx;
 use crate::store::{NodeFacts, RangeFacts};
@@ -20,7 +20,7 @@ pub struct Recovered {
     pub handles: Handles,
     pub node: Option<NodeFacts>,
     pub ranges: BTreeMap<RangeIx, RangeFacts>,
-    pub files: BTreeMap<RangeIx, BTreeMap<FileName, Held>>,
+    pub files: BTreeMap<RangeIx, BTreeMap<FileName, StoredFile>>,
     pub next_number: u64,
     /// See [`Meta::LostNewest`].
     pub lost_newest: bool,
@@ -28,7 +28,7 @@ pub struct Recovered {
 
 /// A file as the meta log says.
 #[derive(Default)]
-struct Said {
+struct LoggedFile {
     head: File,
     places: BTreeMap<SegmentId, u64>,
 }
@@ -37,13 +37,13 @@ struct Said {
 struct Log {
     node: Option<NodeFacts>,
     ranges: BTreeMap<RangeIx, RangeFacts>,
-    files: BTreeMap<RangeIx, BTreeMap<FileName, Said>>,
+    files: BTreeMap<RangeIx, BTreeMap<FileName, LoggedFile>>,
     opened: Option<Opened>,
     lost_newest: bool,
 }
 
 impl Log {
-    fn said(&mut self, range: RangeIx, file: &FileName) -> Option<&mut Said> {
+    fn said(&mut self, range: RangeIx, file: &FileName) -> Option<&mut LoggedFile> {
         self.files.get_mut(&range)?.get_mut(file)
     }
 
@@ -59,7 +59,7 @@ impl Log {
                 head,
                 places,
             } => {
-                let said = Said {
+                let said = LoggedFile {
                     head,
                     places: places.into_iter().collect(),
                 };
@@ -126,7 +126,7 @@ pub fn recover(folder: &Path, mut handles: Handles, now: &Opened) -> Result<Reco
     let rebooted = |before: &Opened| !before.fsync && before.boot != now.boot;
     let mut lost_newest = log.lost_newest || meta.torn || log.opened.as_ref().is_some_and(rebooted);
     let (mut lost, mut cuts) = (Vec::new(), Vec::new());
-    let mut files: BTreeMap<RangeIx, BTreeMap<FileName, Held>> = BTreeMap::new();
+    let mut files: BTreeMap<RangeIx, BTreeMap<FileName, StoredFile>> = BTreeMap::new();
     for (range, saids) in log.files {
         for (name, said) in saids {
             let mut losses = Vec::new();
@@ -156,7 +156,7 @@ pub fn recover(folder: &Path, mut handles: Handles, now: &Opened) -> Result<Reco
     // Known before the evidence is gone.
     let written = meta.write(&lost).and_then(|()| meta.sync());
     written.map_err(|source| OpenError::Io { path, source })?;
-    for Cut { file, size, .. } in cuts {
+    for SegmentCut { file, size, .. } in cuts {
         file.set_len(size).map_err(|source| OpenError::Io {
             path: folder.join("seg"),
             source,
@@ -184,7 +184,7 @@ pub fn recover(folder: &Path, mut handles: Handles, now: &Opened) -> Result<Reco
 }
 
 /// An open segment's file ends at `size`; what is behind goes.
-struct Cut {
+struct SegmentCut {
     file: Arc<OsFile>,
     size: u64,
     torn: bool,
@@ -192,12 +192,12 @@ struct Cut {
 
 /// Reads the segments of one file. Those whose bytes are not all there go to `losses`.
 fn read_file(
-    said: Said,
+    said: LoggedFile,
     handles: &mut Handles,
     losses: &mut Vec<SegmentId>,
-    cuts: &mut Vec<Cut>,
-) -> io::Result<Held> {
-    let Said {
+    cuts: &mut Vec<SegmentCut>,
+) -> io::Result<StoredFile> {
+    let LoggedFile {
         head,
         places: mut said_places,
     } = said;
@@ -258,7 +258,7 @@ fn read_file(
                 losses.push(id);
             }
             end @ (ScanEnd::Whole | ScanEnd::Torn) => {
-                cuts.push(Cut {
+                cuts.push(SegmentCut {
                     file: os,
                     size: scanned.place.size,
                     torn: end == ScanEnd::Torn,
@@ -276,14 +276,14 @@ fn read_file(
         before.iter_mut().for_each(|s| s.sealed = true);
         last.sealed = sealed.get(&last.id).copied().unwrap_or(false);
     }
-    Ok(Held { file, places })
+    Ok(StoredFile { file, places })
 }
 
 /// `None`: there is no such file.
-fn scan(number: u64, handles: &mut Handles) -> io::Result<Option<(Arc<OsFile>, Scanned)>> {
+fn scan(number: u64, handles: &mut Handles) -> io::Result<Option<(Arc<OsFile>, ScannedSegment)>> {
     match handles.get(number) {
         Ok(os) => {
-            let scanned = Place::scan(number, &os)?;
+            let scanned = SegmentPlace::scan(number, &os)?;
             Ok(Some((os, scanned)))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -296,9 +296,9 @@ fn keep(
     file: &mut File,
     said: &Segment,
     os: Arc<OsFile>,
-    scanned: Scanned,
-    cuts: &mut Vec<Cut>,
-) -> io::Result<Option<Place>> {
+    scanned: ScannedSegment,
+    cuts: &mut Vec<SegmentCut>,
+) -> io::Result<Option<SegmentPlace>> {
     let mut all = Segment::open(said.id);
     scanned.entries.iter().for_each(|entry| all.push(*entry));
     let Some(prefix) = all.prefix(said.entries).filter(|prefix| prefix.same(said)) else {
@@ -318,7 +318,7 @@ fn keep(
         file.segments.pop();
         return Ok(None);
     } else {
-        cuts.push(Cut {
+        cuts.push(SegmentCut {
             file: os,
             size: place.size,
             torn: scanned.end == ScanEnd::Torn,

@@ -12,7 +12,7 @@ use crate::content::EntryMeta;
 
 /// Where the bytes of one segment are.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct SegmentPlace {
     /// The segment file's number.
     pub number: u64,
     /// Where each entry's payload begins in the file.
@@ -22,8 +22,8 @@ pub struct Place {
 }
 
 /// What reading a segment file from front to back came to.
-pub struct Scanned {
-    pub place: Place,
+pub struct ScannedSegment {
+    pub place: SegmentPlace,
     pub entries: Vec<EntryMeta>,
     pub end: ScanEnd,
 }
@@ -36,7 +36,7 @@ pub enum ScanEnd {
     Damaged,
 }
 
-impl Place {
+impl SegmentPlace {
     /// Begins a segment file, just made and empty.
     pub fn begin(number: u64, file: &File, head: &SegmentHead) -> io::Result<Self> {
         let mut bytes = SEGMENT_MAGIC.to_vec();
@@ -102,7 +102,7 @@ impl Place {
     }
 
     /// Reads a segment file. Payloads are not verified, but the last.
-    pub fn scan(number: u64, file: &File) -> io::Result<Scanned> {
+    pub fn scan(number: u64, file: &File) -> io::Result<ScannedSegment> {
         let mut scan = Scan::new(file)?;
         let mut place = Self {
             number,
@@ -149,7 +149,7 @@ impl Place {
                 entries.push(entry);
             }
         };
-        Ok(Scanned { place, entries, end })
+        Ok(ScannedSegment { place, entries, end })
     }
 
     /// The payloads of entries `first..=last`, one behind the other. `None`: one of them is not what was written; from which byte of the segment on.

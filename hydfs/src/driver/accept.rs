@@ -9,7 +9,7 @@ use common::net::{Identity, Role};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use super::core::Events;
+use super::core::CoreEvents;
 use super::{clients, peers};
 use crate::view::NodeIx;
 
@@ -25,7 +25,7 @@ pub async fn accept(
     me: Identity,
     names: Vec<NodeName>,
     came: Vec<Arc<Notify>>,
-    events: Events,
+    events: CoreEvents,
 ) -> std::io::Result<()> {
     let nodes: Arc<[_]> = names.into_iter().zip(came).collect();
     door::greet("hydfs", listener, LIMITS, Arc::new(me), move |guest| {
@@ -37,7 +37,7 @@ pub async fn accept(
 async fn serve(
     guest: Guest,
     nodes: Arc<[(NodeName, Arc<Notify>)]>,
-    events: Events,
+    events: CoreEvents,
 ) -> Result<(), Infallible> {
     let peer = &guest.connection.peer;
     match peer.role {

@@ -6,7 +6,7 @@ use common::net::{self, Connection, Receiver, Sender};
 use common::spawn;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::core::{Event, Events};
+use super::core::{CoreEvent, CoreEvents};
 use super::outbox::{Allowance, OutboxFrames, outbox, weight};
 use crate::wire::client::{Attach, Request, ToNode};
 
@@ -20,9 +20,9 @@ pub enum FromClient {
 }
 
 /// Serves until either side ends.
-pub async fn serve(number: u64, connection: Connection, events: Events) {
+pub async fn serve(number: u64, connection: Connection, events: CoreEvents) {
     let (out, frames, allowance) = outbox();
-    events.send(Event::ClientUp { conn: number, out });
+    events.send(CoreEvent::ClientUp { conn: number, out });
     let core = events.clone();
     let _writer = spawn::guarded("hydfs-client-write", async move {
         write(number, connection.tx, frames, &core)
@@ -38,7 +38,7 @@ pub async fn serve(number: u64, connection: Connection, events: Events) {
         }
         () = closed.closed() => {}
     }
-    events.send(Event::ClientGone { conn: number });
+    events.send(CoreEvent::ClientGone { conn: number });
 }
 
 /// A lost connection is everyday.
@@ -49,7 +49,12 @@ pub fn unless_lost(error: net::Error) -> Result<(), net::Error> {
     }
 }
 
-async fn read(conn: u64, mut rx: Receiver, events: &Events, allowance: &Allowance) -> Result<(), net::Error> {
+async fn read(
+    conn: u64,
+    mut rx: Receiver,
+    events: &CoreEvents,
+    allowance: &Allowance,
+) -> Result<(), net::Error> {
     loop {
         allowance.wait_taken().await;
         events.open_gate().await;
@@ -68,7 +73,7 @@ async fn read(conn: u64, mut rx: Receiver, events: &Events, allowance: &Allowanc
             allowance.begin(weight(request)).await;
         }
         let permit: Option<OwnedSemaphorePermit> = events.admit(frame.len()).await;
-        events.send(Event::Client {
+        events.send(CoreEvent::Client {
             conn,
             message,
             permit,
@@ -80,7 +85,7 @@ async fn write(
     conn: u64,
     mut tx: Sender,
     mut frames: OutboxFrames,
-    events: &Events,
+    events: &CoreEvents,
 ) -> Result<(), net::Error> {
     while let Some(frame) = frames.next().await {
         let mut next = Some(frame);
@@ -88,7 +93,7 @@ async fn write(
             tx.feed_parts(&frame.head, std::slice::from_ref(&frame.payload))
                 .await?;
             if frames.taken(frame.len()) {
-                events.send(Event::ClientEased { conn });
+                events.send(CoreEvent::ClientEased { conn });
             }
             next = frames.try_next();
         }

@@ -42,7 +42,7 @@ const TICK: Duration = Duration::from_millis(100);
 const APPEND: u64 = 1 << 63;
 
 /// What the tasks around the core tell it.
-pub enum Event {
+pub enum CoreEvent {
     ClientUp {
         conn: u64,
         out: Outbox,
@@ -75,19 +75,19 @@ pub enum Event {
         node: NodeIx,
         why: String,
     },
-    Repair(repair::News),
+    Repair(repair::RepairNews),
 }
 
 /// The way to the core.
 #[derive(Clone)]
-pub struct Events {
-    tx: mpsc::UnboundedSender<Event>,
+pub struct CoreEvents {
+    tx: mpsc::UnboundedSender<CoreEvent>,
     admitted: Arc<Semaphore>,
     gate: watch::Receiver<bool>,
 }
 
-impl Events {
-    pub fn send(&self, event: Event) {
+impl CoreEvents {
+    pub fn send(&self, event: CoreEvent) {
         // The core is gone: `closed` says so.
         let _ = self.tx.send(event);
     }
@@ -116,8 +116,8 @@ pub struct Core {
     pub(super) at: NodeIx,
     pub(super) replica: Replica<DiskStore>,
     effects: Vec<Effect>,
-    events: Events,
-    queue: mpsc::UnboundedReceiver<Event>,
+    events: CoreEvents,
+    queue: mpsc::UnboundedReceiver<CoreEvent>,
     gate: watch::Sender<bool>,
     peers: BTreeMap<NodeIx, mpsc::UnboundedSender<Parts>>,
     pub(super) clients: Clients,
@@ -132,7 +132,7 @@ impl Core {
     pub fn new(cluster: Arc<Cluster>, me: Identity, at: NodeIx, replica: Replica<DiskStore>) -> Self {
         let (tx, queue) = mpsc::unbounded_channel();
         let (gate, open) = watch::channel(true);
-        let events = Events {
+        let events = CoreEvents {
             tx,
             admitted: Arc::new(Semaphore::new(ADMITTED)),
             gate: open,
@@ -266,12 +266,12 @@ impl Core {
         self.replica.handle(clock::now(), input, &mut self.effects);
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: CoreEvent) {
         match event {
-            Event::ClientUp { conn, out } => {
+            CoreEvent::ClientUp { conn, out } => {
                 self.clients.add(conn, out);
             }
-            Event::Client {
+            CoreEvent::Client {
                 conn,
                 message,
                 permit,
@@ -279,16 +279,16 @@ impl Core {
                 self.client_says(conn, message);
                 drop(permit);
             }
-            Event::ClientGone { conn } => {
+            CoreEvent::ClientGone { conn } => {
                 self.clients.remove(conn);
                 self.reads.gone(conn);
                 self.input(Input::ClientGone { conn });
             }
-            Event::ClientEased { conn } => {
+            CoreEvent::ClientEased { conn } => {
                 let parked = self.clients.get_mut(conn).map(ClientConn::unpark);
                 self.reads.extend(parked.into_iter().flatten());
             }
-            Event::Peer {
+            CoreEvent::Peer {
                 from,
                 message,
                 permit,
@@ -296,21 +296,21 @@ impl Core {
                 self.input(Input::Peer { from, message });
                 drop(permit);
             }
-            Event::PeerUp { node, tx } => {
+            CoreEvent::PeerUp { node, tx } => {
                 self.peers.insert(node, tx);
                 self.input(Input::PeerUp { node });
             }
-            Event::PeerDown { node } => {
+            CoreEvent::PeerDown { node } => {
                 self.peers.remove(&node);
                 self.input(Input::PeerDown { node });
             }
-            Event::Suspect { node, why } => {
+            CoreEvent::Suspect { node, why } => {
                 if self.replica.view().is_alive(node) {
                     tracing::warn!(node = %self.name(node), why, "SUSPECT");
                 }
                 self.input(Input::Suspect { node });
             }
-            Event::Repair(news) => self.repair_news(news),
+            CoreEvent::Repair(news) => self.repair_news(news),
         }
     }
 
@@ -392,7 +392,7 @@ impl Core {
                 segment,
                 from,
             } => {
-                self.repairs.start(repair::Job {
+                self.repairs.start(repair::RepairJob {
                     range,
                     file,
                     nonce,

@@ -10,7 +10,7 @@ use common::net::Identity;
 use memberd::client::Follower;
 use memberd::state::State;
 
-use super::core::{Event, Events};
+use super::core::{CoreEvent, CoreEvents};
 use crate::view::NodeIx;
 
 /// Follows this node's memberd; tells each time that a member has come to be called failed or has left.
@@ -18,7 +18,7 @@ pub async fn follow(
     cluster: Arc<Cluster>,
     me: Identity,
     node: NodeName,
-    events: Events,
+    events: CoreEvents,
 ) -> Result<(), Infallible> {
     let follower = Follower::start(cluster.clone(), me, node.clone());
     let mut watch = follower.watch();
@@ -31,7 +31,7 @@ pub async fn follow(
             let at = cluster.nodes.iter().position(|n| n.name == name);
             if let Some(at) = at.filter(|_| now && before == Some(false) && name != node) {
                 let why = format!("memberd: {:?}", member.state);
-                events.send(Event::Suspect {
+                events.send(CoreEvent::Suspect {
                     node: NodeIx(at as u16),
                     why,
                 });

@@ -2,14 +2,16 @@
 //!
 //! ```text
 //!   accept.rs: hello, then by role            peers.rs: one connection to each peer, kept up
-//!      |  clients.rs: one reader and one writer per client;      |
-//!      |  outbox.rs:  how much is taken on for one              |
+//!      |  clients.rs: one reader and one writer per client       |
+//!      |  outbox.rs:  how much is taken on for one of them       |
 //!      |  peers.rs:   one reader per peer that dialled us        |        membership.rs: memberd says failed
-//!      +------------------------ Event ----------------------------+-------------+
+//!      +---------------------- CoreEvent ------------------------+-------------+
 //!                                  v
 //!   core.rs: a burst of events -> replica.handle, once replica.flush -> effects -> writers; then a few reads
+//!      client_conn.rs: what clients are told   pending_reads.rs: reads that wait
 //!      serve.rs: reads, tails, listings        repair.rs: fetches missing segments, throttled
 //!      inspect.rs: what this node's copies are, for merge and fsck
+//!      range_log.rs: how ranges stand, for the log
 //! ```
 //! One thread; the core alone owns the replica and its store.
 

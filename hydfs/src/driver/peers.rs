@@ -14,7 +14,7 @@ use common::net::{self, Connection, Identity, Role};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::clients::unless_lost;
-use super::core::{Event, Events};
+use super::core::{CoreEvent, CoreEvents};
 use crate::view::NodeIx;
 use crate::wire::fragment::Assembler;
 use crate::wire::peer::{Message, Parts};
@@ -32,7 +32,7 @@ pub struct Peer {
     pub addr: SocketAddr,
     pub me: Identity,
     pub timeout: Duration,
-    pub events: Events,
+    pub events: CoreEvents,
     /// It has dialled us: it is there.
     pub came: Arc<Notify>,
 }
@@ -47,9 +47,9 @@ impl Peer {
                 Ok(connection) => {
                     backoff.reset();
                     let (tx, queue) = mpsc::unbounded_channel();
-                    self.events.send(Event::PeerUp { node: self.node, tx });
+                    self.events.send(CoreEvent::PeerUp { node: self.node, tx });
                     let end = self.talk(connection, queue, &mut heard).await;
-                    self.events.send(Event::PeerDown { node: self.node });
+                    self.events.send(CoreEvent::PeerDown { node: self.node });
                     end.or_else(unless_lost).err()
                 }
                 Err(error) => Some(error),
@@ -58,7 +58,7 @@ impl Peer {
             let refused = matches!(&why, Some(net::Error::Connect { source, .. }) if gone(source));
             if (refused && silent >= REFUSED) || silent >= self.timeout {
                 let why = why.map_or("silent".to_owned(), |e| e.to_string());
-                self.events.send(Event::Suspect { node: self.node, why });
+                self.events.send(CoreEvent::Suspect { node: self.node, why });
             }
             let came = self.came.notified();
             if tokio::time::timeout(backoff.delay(), came).await.is_ok() {
@@ -141,7 +141,7 @@ fn gone(error: &io::Error) -> bool {
 }
 
 /// Reads what a peer that dialled us sends.
-pub async fn serve(from: NodeIx, connection: Connection, events: Events) {
+pub async fn serve(from: NodeIx, connection: Connection, events: CoreEvents) {
     let Connection {
         mut tx, mut rx, addr, ..
     } = connection;
@@ -167,7 +167,7 @@ pub async fn serve(from: NodeIx, connection: Connection, events: Events) {
                 Ok(message) => {
                     let kib = (len / 1024 + 1).min(INBOX) as u32;
                     let permit = room.clone().acquire_many_owned(kib).await.ok();
-                    events.send(Event::Peer {
+                    events.send(CoreEvent::Peer {
                         from,
                         message,
                         permit,

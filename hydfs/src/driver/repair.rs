@@ -11,7 +11,7 @@ use common::net::Identity;
 use common::spawn;
 use tokio::sync::oneshot;
 
-use super::core::{Core, Event, Events};
+use super::core::{Core, CoreEvent, CoreEvents};
 use crate::client::{Answer, Nodes};
 use crate::content::{EntryMeta, FileName, Segment, SegmentId};
 use crate::replica::Input;
@@ -26,7 +26,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// A segment to be fetched.
 #[derive(Debug, Clone)]
-pub struct Job {
+pub struct RepairJob {
     pub range: RangeIx,
     pub file: FileName,
     pub nonce: u64,
@@ -37,17 +37,17 @@ pub struct Job {
 type Key = (RangeIx, FileName, SegmentId);
 
 /// What a running repair tells the core.
-pub enum News {
+pub enum RepairNews {
     /// A piece came; what becomes of it is told back. `None`: the node it came from need not be asked on.
     Piece {
-        job: Arc<Job>,
+        job: Arc<RepairJob>,
         at: u64,
         entries: Vec<EntryMeta>,
         payload: Bytes,
         put: oneshot::Sender<Option<Put>>,
     },
     Ended {
-        job: Arc<Job>,
+        job: Arc<RepairJob>,
         done: bool,
     },
 }
@@ -74,9 +74,9 @@ impl Pace {
 
 pub struct Repairs {
     nodes: Arc<Nodes>,
-    events: Events,
+    events: CoreEvents,
     pace: Arc<Pace>,
-    queue: VecDeque<Arc<Job>>,
+    queue: VecDeque<Arc<RepairJob>>,
     known: BTreeSet<Key>,
     running: usize,
     /// Since when, and what was done since, for the log.
@@ -87,7 +87,7 @@ pub struct Repairs {
 }
 
 impl Repairs {
-    pub fn new(cluster: Arc<Cluster>, me: Identity, events: Events) -> Self {
+    pub fn new(cluster: Arc<Cluster>, me: Identity, events: CoreEvents) -> Self {
         Self {
             pace: Arc::new(Pace {
                 rate: cluster.hydfs.repair_bytes_per_s,
@@ -105,7 +105,7 @@ impl Repairs {
         }
     }
 
-    pub fn start(&mut self, job: Job) {
+    pub fn start(&mut self, job: RepairJob) {
         let key = (job.range, job.file.clone(), job.segment.id);
         if !self.known.insert(key) {
             return;
@@ -128,7 +128,7 @@ impl Repairs {
                 let closed = events.clone();
                 tokio::select! {
                     done = fetch(&nodes, &events, &job, &pace) => {
-                        events.send(Event::Repair(News::Ended { job: job.clone(), done }));
+                        events.send(CoreEvent::Repair(RepairNews::Ended { job: job.clone(), done }));
                     }
                     () = closed.closed() => {}
                 }
@@ -137,7 +137,7 @@ impl Repairs {
         }
     }
 
-    fn ended(&mut self, job: &Job, done: bool) {
+    fn ended(&mut self, job: &RepairJob, done: bool) {
         self.running -= 1;
         self.known.remove(&(job.range, job.file.clone(), job.segment.id));
         if done {
@@ -163,7 +163,7 @@ impl Repairs {
 }
 
 /// True when the segment is here (or wanted no more).
-async fn fetch(nodes: &Nodes, events: &Events, job: &Arc<Job>, pace: &Pace) -> bool {
+async fn fetch(nodes: &Nodes, events: &CoreEvents, job: &Arc<RepairJob>, pace: &Pace) -> bool {
     for node in &job.from {
         if fetch_from(nodes, events, job, *node, pace).await {
             return true;
@@ -172,7 +172,13 @@ async fn fetch(nodes: &Nodes, events: &Events, job: &Arc<Job>, pace: &Pace) -> b
     false
 }
 
-async fn fetch_from(nodes: &Nodes, events: &Events, job: &Arc<Job>, node: NodeIx, pace: &Pace) -> bool {
+async fn fetch_from(
+    nodes: &Nodes,
+    events: &CoreEvents,
+    job: &Arc<RepairJob>,
+    node: NodeIx,
+    pace: &Pace,
+) -> bool {
     let mut at = 0;
     loop {
         let (file, segment) = (job.file.as_str().to_owned(), job.segment.head());
@@ -187,7 +193,7 @@ async fn fetch_from(nodes: &Nodes, events: &Events, job: &Arc<Job>, node: NodeIx
         };
         let (count, len) = (entries.len() as u64, payload.len() as u64);
         let (put, what) = oneshot::channel();
-        events.send(Event::Repair(News::Piece {
+        events.send(CoreEvent::Repair(RepairNews::Piece {
             job: job.clone(),
             at,
             entries,
@@ -204,9 +210,9 @@ async fn fetch_from(nodes: &Nodes, events: &Events, job: &Arc<Job>, node: NodeIx
 }
 
 impl Core {
-    pub(super) fn repair_news(&mut self, news: News) {
+    pub(super) fn repair_news(&mut self, news: RepairNews) {
         match news {
-            News::Piece {
+            RepairNews::Piece {
                 job,
                 at,
                 entries,
@@ -232,7 +238,7 @@ impl Core {
                 // The repair was given up.
                 let _ = put.send(stored);
             }
-            News::Ended { job, done } => {
+            RepairNews::Ended { job, done } => {
                 self.repairs.ended(&job, done);
                 let (range, file, segment) = (job.range, job.file.clone(), job.segment.clone());
                 self.input(if done {
@@ -244,7 +250,7 @@ impl Core {
         }
     }
 
-    fn wanted(&self, job: &Job) -> bool {
+    fn wanted(&self, job: &RepairJob) -> bool {
         let file = self
             .replica
             .store()

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use common::clock::Time;
 
-use super::known::{Change, Floors, Pending};
+use super::known::{CommitFloors, LengthChange, PendingCommits};
 use super::request::{Answer, Refused, Request};
 use super::{Effect, Mutant, RESEND};
 use crate::content::FileName;
 use crate::ring::RangeIx;
 use crate::view::{NodeIx, ViewId};
-use crate::wire::peer::{Message, Op, Standing};
+use crate::wire::peer::{Message, RangeOp, Standing};
 
 /// A message carries entries up to about this many bytes.
 const MESSAGE: usize = 1024 * 1024;
@@ -19,13 +19,13 @@ const MESSAGE: usize = 1024 * 1024;
 const TELL_WITHIN: Duration = Duration::from_millis(10);
 
 /// An active range.
-pub(super) struct Active {
+pub(super) struct ActiveRange {
     me: NodeIx,
-    others: BTreeMap<NodeIx, Member>,
+    others: BTreeMap<NodeIx, MemberProgress>,
     members: Vec<NodeIx>,
     whole: BTreeSet<NodeIx>,
     /// Entries that not all members have, the first of them with number `base + 1`.
-    ops: VecDeque<Op>,
+    ops: VecDeque<RangeOp>,
     base: u64,
     bytes: usize,
     /// Everything up to here is on all members.
@@ -35,13 +35,13 @@ pub(super) struct Active {
     /// Lookups wait until all members have seen a probe that was sent after they came: then none of them has learned a newer view before.
     probe: u64,
     probe_wanted: bool,
-    pending: Pending,
-    writes: VecDeque<Waiter>,
-    reads: Vec<Waiter>,
+    pending: PendingCommits,
+    writes: VecDeque<PendingReply>,
+    reads: Vec<PendingReply>,
 }
 
 /// Another member, as the coordinator sees it.
-struct Member {
+struct MemberProgress {
     acked: u64,
     sent: u64,
     probed: u64,
@@ -54,17 +54,17 @@ struct Member {
     heard: Time,
 }
 
-pub(super) struct Waiter {
+pub(super) struct PendingReply {
     pub conn: u64,
     pub id: u64,
     /// Answered when this is committed and that probe was seen by all.
     seq: u64,
     probe: u64,
-    pub reply: Due,
+    pub reply: ReplyContent,
 }
 
 /// What a waiter gets.
-pub(super) enum Due {
+pub(super) enum ReplyContent {
     Ready(Result<Answer, Refused>),
     Stat(FileName, Option<u64>),
     Find {
@@ -74,7 +74,7 @@ pub(super) enum Due {
     },
 }
 
-impl Due {
+impl ReplyContent {
     /// What a request waits for that only looks something up.
     pub fn of_lookup(request: &Request) -> Option<Self> {
         match request {
@@ -91,7 +91,7 @@ impl Due {
     }
 }
 
-impl Waiter {
+impl PendingReply {
     fn refuse(self, refused: Refused) -> Effect {
         Effect::Reply {
             conn: self.conn,
@@ -101,12 +101,12 @@ impl Waiter {
     }
 }
 
-impl Active {
+impl ActiveRange {
     pub fn new(me: NodeIx, members: &[NodeIx], whole: BTreeSet<NodeIx>, now: Time) -> Self {
         let member = |n: &NodeIx| {
             (
                 *n,
-                Member {
+                MemberProgress {
                     acked: 0,
                     sent: 0,
                     probed: 0,
@@ -129,7 +129,7 @@ impl Active {
             untold: None,
             probe: 0,
             probe_wanted: false,
-            pending: Pending::default(),
+            pending: PendingCommits::default(),
             writes: VecDeque::new(),
             reads: Vec::new(),
         }
@@ -167,7 +167,7 @@ impl Active {
         }
     }
 
-    pub fn take(&mut self, op: Op, change: Change) {
+    pub fn take(&mut self, op: RangeOp, change: LengthChange) {
         self.bytes += op.bytes();
         let file = op.file().clone();
         self.ops.push_back(op);
@@ -221,7 +221,7 @@ impl Active {
         let mut sent = false;
         while member.sent < last {
             let from = member.sent.saturating_sub(self.base) as usize;
-            let mut ops: Vec<Op> = Vec::new();
+            let mut ops: Vec<RangeOp> = Vec::new();
             let mut bytes = 0;
             for op in self.ops.range(from..) {
                 if !ops.is_empty() && (bytes + op.bytes() > MESSAGE || member.full) {
@@ -272,17 +272,17 @@ impl Active {
 }
 
 /// What a member says of itself.
-pub(super) struct Acked {
+pub(super) struct MemberAck {
     /// Everything up to here is stored.
     pub seq: u64,
     pub probe: u64,
     pub standing: Standing,
 }
 
-impl Active {
+impl ActiveRange {
     /// A member has got on, or says why it has not. False: that is no word of a member.
-    pub fn acked(&mut self, now: Time, from: NodeIx, ack: Acked, out: &mut Vec<Effect>) -> bool {
-        let Acked { seq, probe, standing } = ack;
+    pub fn acked(&mut self, now: Time, from: NodeIx, ack: MemberAck, out: &mut Vec<Effect>) -> bool {
+        let MemberAck { seq, probe, standing } = ack;
         let last = self.last();
         let Some(member) = self.others.get_mut(&from).filter(|_| seq <= last) else {
             return false;
@@ -326,12 +326,12 @@ impl Active {
     /// Whoever waits for the newest entry gets this answer when it is committed.
     pub fn wait_for_commit(&mut self, conn: u64, id: u64, answer: Answer) {
         let seq = self.last();
-        self.writes.push_back(Waiter {
+        self.writes.push_back(PendingReply {
             conn,
             id,
             seq,
             probe: 0,
-            reply: Due::Ready(Ok(answer)),
+            reply: ReplyContent::Ready(Ok(answer)),
         });
     }
 
@@ -378,9 +378,9 @@ impl Active {
     }
 
     /// The answer comes when all members have seen a probe that is sent from now on, and have everything up to `seq`.
-    pub fn wait_for_probe(&mut self, conn: u64, id: u64, seq: u64, reply: Due) {
+    pub fn wait_for_probe(&mut self, conn: u64, id: u64, seq: u64, reply: ReplyContent) {
         self.probe_wanted = true;
-        self.reads.push(Waiter {
+        self.reads.push(PendingReply {
             conn,
             id,
             seq,
@@ -397,9 +397,9 @@ impl Active {
     /// have grown.
     pub fn commit(
         &mut self,
-        floors: &mut Floors,
+        floors: &mut CommitFloors,
         out: &mut Vec<Effect>,
-    ) -> (Vec<Waiter>, BTreeMap<FileName, u64>) {
+    ) -> (Vec<PendingReply>, BTreeMap<FileName, u64>) {
         if std::mem::take(&mut self.probe_wanted) {
             self.probe += 1;
         }
@@ -411,12 +411,12 @@ impl Active {
             self.trim();
         }
         let done = self.writes.partition_point(|w| w.seq <= seq);
-        for Waiter { conn, id, reply, .. } in self.writes.drain(..done) {
-            if let Due::Ready(result) = reply {
+        for PendingReply { conn, id, reply, .. } in self.writes.drain(..done) {
+            if let ReplyContent::Ready(result) = reply {
                 out.push(Effect::Reply { conn, id, result });
             }
         }
-        let is_ready = |w: &mut Waiter| w.seq <= seq && w.probe <= probed;
+        let is_ready = |w: &mut PendingReply| w.seq <= seq && w.probe <= probed;
         (self.reads.extract_if(.., is_ready).collect(), grown)
     }
 
@@ -445,29 +445,32 @@ mod tests {
         NodeIx(n)
     }
 
-    fn active() -> Active {
+    fn active() -> ActiveRange {
         let members = [node(0), node(1), node(2)];
-        Active::new(node(0), &members, members.into(), NOW)
+        ActiveRange::new(node(0), &members, members.into(), NOW)
     }
 
     /// One more entry, for which connection `conn` waits.
-    fn write(active: &mut Active, conn: u64) {
+    fn write(active: &mut ActiveRange, conn: u64) {
         let file = FileName::new("f").unwrap();
-        active.take(Op::Create { file, nonce: conn }, Change::Created { nonce: conn });
+        active.take(
+            RangeOp::Create { file, nonce: conn },
+            LengthChange::Created { nonce: conn },
+        );
         active.wait_for_commit(conn, 0, Answer::Created);
     }
 
-    fn ack(active: &mut Active, from: u16, seq: u64, probe: u64, standing: Standing) -> Vec<Effect> {
+    fn ack(active: &mut ActiveRange, from: u16, seq: u64, probe: u64, standing: Standing) -> Vec<Effect> {
         let mut out = Vec::new();
-        let ack = Acked { seq, probe, standing };
+        let ack = MemberAck { seq, probe, standing };
         assert!(active.acked(NOW, node(from), ack, &mut out));
         out
     }
 
     /// The connections that are answered by what is committed now.
-    fn answered(active: &mut Active) -> Vec<u64> {
+    fn answered(active: &mut ActiveRange) -> Vec<u64> {
         let mut out = Vec::new();
-        let (ready, _) = active.commit(&mut Floors::default(), &mut out);
+        let (ready, _) = active.commit(&mut CommitFloors::default(), &mut out);
         let written = out.iter().filter_map(|e| match e {
             Effect::Reply { conn, .. } => Some(*conn),
             _ => None,
@@ -489,7 +492,7 @@ mod tests {
     #[test]
     fn a_lookup_is_answered_when_all_members_have_seen_a_later_probe() {
         let mut active = active();
-        active.wait_for_probe(7, 0, 0, Due::Ready(Err(Refused::NoSuchFile)));
+        active.wait_for_probe(7, 0, 0, ReplyContent::Ready(Err(Refused::NoSuchFile)));
         assert!(answered(&mut active).is_empty());
         ack(&mut active, 1, 0, 1, Standing::Well);
         assert!(answered(&mut active).is_empty());
@@ -516,7 +519,7 @@ mod tests {
         let mut active = active();
         write(&mut active, 7);
         write(&mut active, 8);
-        let sent = |active: &mut Active| {
+        let sent = |active: &mut ActiveRange| {
             let mut out = Vec::new();
             active.send(NOW, crate::view::View::new(3).id(), RangeIx(0), &mut out);
             let entries = out.iter().map(|e| match e {

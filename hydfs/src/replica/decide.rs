@@ -10,7 +10,7 @@ use crate::view::{NodeIx, View};
 
 /// What one node remembers about a range.
 #[derive(Debug, Clone)]
-pub(crate) struct Said<'a> {
+pub(crate) struct RangeMemory<'a> {
     pub memory: Memory,
     pub installed: Option<&'a View>,
     pub asked: &'a [View],
@@ -31,19 +31,25 @@ pub(crate) enum Verdict {
 }
 
 /// Who holds all that was ever acknowledged in `range`? `said`: the answers of all nodes alive in `view`, which are a majority.
-pub(crate) fn decide(ring: &Ring, range: RangeIx, view: &View, said: &BTreeMap<NodeIx, Said<'_>>) -> Verdict {
+pub(crate) fn decide(
+    ring: &Ring,
+    range: RangeIx,
+    view: &View,
+    said: &BTreeMap<NodeIx, RangeMemory<'_>>,
+) -> Verdict {
     let mut sets: Vec<&View> = said
         .values()
         .flat_map(|s| s.installed.into_iter().chain(s.asked))
         .collect();
     sets.sort_by_key(|set| std::cmp::Reverse(set.size()));
     sets.dedup();
-    let has = |s: &Said, set: &View| s.installed.is_some_and(|have| have.size() >= set.size());
+    let has = |s: &RangeMemory, set: &View| s.installed.is_some_and(|have| have.size() >= set.size());
     for set in sets {
         let members = ring.replicas(range, set);
         // Does this node's disk go back to when the set was made?
-        let remembers =
-            |n: &NodeIx, s: &Said| s.memory.born <= set.incarnation(*n) || Mutant::NewDisksCount.is_on();
+        let remembers = |n: &NodeIx, s: &RangeMemory| {
+            s.memory.born <= set.incarnation(*n) || Mutant::NewDisksCount.is_on()
+        };
         let never = |n: &NodeIx| said.get(n).is_some_and(|s| !has(s, set) && remembers(n, s));
         if members.iter().any(never) {
             continue;
@@ -74,8 +80,9 @@ pub(crate) fn decide(ring: &Ring, range: RangeIx, view: &View, said: &BTreeMap<N
                 ),
             };
         }
-        let source =
-            |s: &Said| s.installed == Some(newest) || (Mutant::ShareOfAll.is_on() && s.installed.is_some());
+        let source = |s: &RangeMemory| {
+            s.installed == Some(newest) || (Mutant::ShareOfAll.is_on() && s.installed.is_some())
+        };
         let nodes: Vec<NodeIx> = said.iter().filter(|(_, s)| source(s)).map(|(n, _)| *n).collect();
         // Where none is whole, a member that is away may hold more than all of them.
         let mut away = ring.replicas(range, newest);
@@ -100,13 +107,13 @@ pub(crate) fn decide(ring: &Ring, range: RangeIx, view: &View, said: &BTreeMap<N
 
 /// What one source holds.
 #[derive(Debug)]
-pub(crate) struct Copy<'a> {
+pub(crate) struct SourceCopy<'a> {
     /// Nothing that was written under the set is gone; otherwise what is there is good, and what is not there says nothing.
     pub whole: bool,
     pub files: BTreeMap<&'a FileName, &'a File>,
 }
 
-impl<'a> Copy<'a> {
+impl<'a> SourceCopy<'a> {
     fn file(&self, name: &FileName) -> Option<&'a File> {
         self.files.get(name).copied()
     }
@@ -115,7 +122,7 @@ impl<'a> Copy<'a> {
 /// The range's content, all sealed: what all whole `sources` (holders of the newest installed set) have, and so at least all that was acknowledged. If
 /// none is whole, the most that one of them has.
 /// `open` is the segment that was open under that set.
-pub(crate) fn seal(sources: &[Copy<'_>], open: SegmentId) -> Vec<(FileName, File)> {
+pub(crate) fn seal(sources: &[SourceCopy<'_>], open: SegmentId) -> Vec<(FileName, File)> {
     let whole = || sources.iter().filter(|copy| copy.whole);
     let names: BTreeSet<&FileName> = match whole().next() {
         Some(one) => one.files.keys().copied().collect(),

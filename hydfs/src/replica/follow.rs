@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::known::{Change, Floors, Pending};
+use super::known::{CommitFloors, LengthChange, PendingCommits};
 use super::{Effect, Replica};
 use crate::content::{FileName, SegmentId};
 use crate::ring::RangeIx;
 use crate::store::{self, Store};
 use crate::view::{NodeIx, ViewId};
-use crate::wire::peer::{Message, Op, Standing};
+use crate::wire::peer::{Message, RangeOp, Standing};
 
 /// A range that this node has installed in this view, coordinated by another.
-pub(super) struct Follow {
+pub(super) struct FollowState {
     /// Everything up to here is stored.
     seq: u64,
     probe: u64,
@@ -19,14 +19,14 @@ pub(super) struct Follow {
     /// An acknowledgement is due.
     due: bool,
     commit: u64,
-    pending: Pending,
+    pending: PendingCommits,
     /// The coordinator said that all members have installed.
     pub active: bool,
     /// The coordinator knows that nobody misses anything.
     pub settled: bool,
 }
 
-impl Follow {
+impl FollowState {
     pub fn new() -> Self {
         Self {
             seq: 0,
@@ -34,7 +34,7 @@ impl Follow {
             standing: Standing::Well,
             due: false,
             commit: 0,
-            pending: Pending::default(),
+            pending: PendingCommits::default(),
             active: false,
             settled: false,
         }
@@ -46,27 +46,27 @@ pub(super) fn carry_out<S: Store>(
     store: &mut S,
     range: RangeIx,
     segment: SegmentId,
-    op: &Op,
-) -> Result<Change, store::Error> {
+    op: &RangeOp,
+) -> Result<LengthChange, store::Error> {
     let name = op.file();
-    if let Op::Create { nonce, .. } = op {
+    if let RangeOp::Create { nonce, .. } = op {
         store.create(range, name, *nonce)?;
-        return Ok(Change::Created { nonce: *nonce });
+        return Ok(LengthChange::Created { nonce: *nonce });
     }
-    if let Op::Remove { nonce, .. } = op {
+    if let RangeOp::Remove { nonce, .. } = op {
         // Always so: the coordinator looked.
         if store.file(range, name).is_some_and(|file| file.nonce != *nonce) {
-            return Ok(Change::None);
+            return Ok(LengthChange::None);
         }
         store.remove(range, name)?;
-        return Ok(Change::Removed);
+        return Ok(LengthChange::Removed);
     }
     let file = store
         .file(range, name)
         .ok_or_else(|| store::Error::NoSuchFile { file: name.clone() })?;
     let none = bytes::Bytes::new();
     let (entry, payload) = match op {
-        Op::Append {
+        RangeOp::Append {
             client,
             epoch,
             offset,
@@ -77,34 +77,34 @@ pub(super) fn carry_out<S: Store>(
             file.next_append(segment, *client, *epoch, *offset, payload, *checksum),
             payload,
         ),
-        Op::Fence {
+        RangeOp::Fence {
             client, epoch, nonce, ..
         } => (file.next_fence(segment, *client, *epoch, *nonce), &none),
-        Op::Create { .. } | Op::Remove { .. } => return Ok(Change::None),
+        RangeOp::Create { .. } | RangeOp::Remove { .. } => return Ok(LengthChange::None),
     };
     let length = file.length() + u64::from(entry.len);
     store.append(range, name, segment, entry, payload)?;
-    Ok(Change::Grown { length })
+    Ok(LengthChange::Grown { length })
 }
 
 /// Entries in the coordinator's order, as it sent them.
-pub(super) struct Replicated {
+pub(super) struct ReplicatedEntries {
     /// The number of the first of `ops`.
     pub first: u64,
-    pub ops: Vec<Op>,
+    pub ops: Vec<RangeOp>,
     /// How far all members are.
     pub commit: u64,
     pub probe: u64,
 }
 
-impl Follow {
+impl FollowState {
     /// Stores what comes next of `news`. True if something was written.
     fn take<S: Store>(
         &mut self,
         store: &mut S,
         range: RangeIx,
         segment: SegmentId,
-        news: Replicated,
+        news: ReplicatedEntries,
     ) -> Result<bool, store::Error> {
         self.commit = self.commit.max(news.commit);
         self.due |= !news.ops.is_empty() || news.probe > self.probe;
@@ -154,7 +154,7 @@ impl Follow {
     }
 
     /// What is known to be committed may be read.
-    fn commit(&mut self, range: RangeIx, floors: &mut Floors, out: &mut Vec<Effect>) {
+    fn commit(&mut self, range: RangeIx, floors: &mut CommitFloors, out: &mut Vec<Effect>) {
         let mut grown: BTreeMap<FileName, u64> = BTreeMap::new();
         floors.commit(&mut self.pending, self.commit.min(self.seq), &mut grown);
         out.extend(
@@ -166,9 +166,9 @@ impl Follow {
 }
 
 /// Damaged on the way?
-fn is_damaged(op: &Op) -> bool {
+fn is_damaged(op: &RangeOp) -> bool {
     match op {
-        Op::Append {
+        RangeOp::Append {
             payload, checksum, ..
         } => xxhash_rust::xxh3::xxh3_64(payload) != *checksum,
         _ => false,
@@ -180,7 +180,7 @@ impl<S: Store> Replica<S> {
         &mut self,
         from: NodeIx,
         range: RangeIx,
-        news: Replicated,
+        news: ReplicatedEntries,
     ) -> Result<(), store::Error> {
         if self.current.leader(range) != Some(from) {
             return Ok(());
@@ -267,8 +267,8 @@ mod tests {
         FileName::new("f").unwrap()
     }
 
-    fn append(offset: u64, payload: &'static str) -> Op {
-        Op::Append {
+    fn append(offset: u64, payload: &'static str) -> RangeOp {
+        RangeOp::Append {
             file: name(),
             client: ClientId(1),
             epoch: Epoch(1),
@@ -278,9 +278,9 @@ mod tests {
         }
     }
 
-    fn news(first: u64, ops: Vec<Op>) -> Replicated {
+    fn news(first: u64, ops: Vec<RangeOp>) -> ReplicatedEntries {
         let (commit, probe) = (0, 0);
-        Replicated {
+        ReplicatedEntries {
             first,
             ops,
             commit,
@@ -289,7 +289,7 @@ mod tests {
     }
 
     /// How far it is, and its standing, as its acknowledgement says.
-    fn ack(follow: &mut Follow) -> (u64, Standing) {
+    fn ack(follow: &mut FollowState) -> (u64, Standing) {
         match follow.take_ack(crate::view::View::new(3).id(), RANGE) {
             Some(Message::Ack { seq, standing, .. }) => (seq, standing),
             other => panic!("{other:?}"),
@@ -298,8 +298,8 @@ mod tests {
 
     #[test]
     fn entries_are_stored_once_and_in_order() {
-        let (mut store, mut follow) = (MemStore::default(), Follow::new());
-        let create = Op::Create {
+        let (mut store, mut follow) = (MemStore::default(), FollowState::new());
+        let create = RangeOp::Create {
             file: name(),
             nonce: 1,
         };
@@ -317,12 +317,12 @@ mod tests {
 
     #[test]
     fn what_was_damaged_on_the_way_is_as_if_it_had_not_come() {
-        let (mut store, mut follow) = (MemStore::default(), Follow::new());
+        let (mut store, mut follow) = (MemStore::default(), FollowState::new());
         let mut damaged = append(0, "ab");
-        if let Op::Append { checksum, .. } = &mut damaged {
+        if let RangeOp::Append { checksum, .. } = &mut damaged {
             *checksum ^= 1;
         }
-        let create = Op::Create {
+        let create = RangeOp::Create {
             file: name(),
             nonce: 1,
         };
@@ -334,9 +334,9 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_and_the_rest_waits() {
-        let (mut store, mut follow) = (MemStore::default(), Follow::new());
+        let (mut store, mut follow) = (MemStore::default(), FollowState::new());
         store.full = true;
-        let create = Op::Create {
+        let create = RangeOp::Create {
             file: name(),
             nonce: 1,
         };

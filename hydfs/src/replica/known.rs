@@ -7,7 +7,7 @@ use crate::ring::RangeIx;
 use crate::store::Store;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Floor {
+pub(crate) struct CommitFloor {
     pub nonce: u64,
     pub length: u64,
     /// Entries of the open segment that are committed.
@@ -16,7 +16,7 @@ pub(crate) struct Floor {
 
 /// What an entry does to a file's length once all members have it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Change {
+pub(crate) enum LengthChange {
     Created { nonce: u64 },
     Removed,
     None,
@@ -25,14 +25,14 @@ pub(crate) enum Change {
 
 /// Changes in the range's order, waiting to be committed.
 #[derive(Debug, Default)]
-pub(crate) struct Pending(VecDeque<(u64, FileName, Change)>);
+pub(crate) struct PendingCommits(VecDeque<(u64, FileName, LengthChange)>);
 
-impl Pending {
-    pub fn push(&mut self, seq: u64, file: FileName, change: Change) {
+impl PendingCommits {
+    pub fn push(&mut self, seq: u64, file: FileName, change: LengthChange) {
         self.0.push_back((seq, file, change));
     }
 
-    fn take(&mut self, commit: u64) -> Option<(FileName, Change)> {
+    fn take(&mut self, commit: u64) -> Option<(FileName, LengthChange)> {
         let ready = self.0.front().is_some_and(|(seq, ..)| *seq <= commit);
         let (_, file, change) = if ready { self.0.pop_front() } else { None }?;
         Some((file, change))
@@ -41,18 +41,18 @@ impl Pending {
 
 /// One range's.
 #[derive(Debug, Default)]
-pub(crate) struct Floors {
-    files: BTreeMap<FileName, Floor>,
+pub(crate) struct CommitFloors {
+    files: BTreeMap<FileName, CommitFloor>,
     /// The segment that was open when this node last led the range to being active: as long as it lives it knows what of that is committed.
     led: Option<SegmentId>,
 }
 
-impl Floors {
-    pub fn get(&self, file: &FileName) -> Option<Floor> {
+impl CommitFloors {
+    pub fn get(&self, file: &FileName) -> Option<CommitFloor> {
         self.files.get(file).copied()
     }
 
-    pub fn files(&self) -> &BTreeMap<FileName, Floor> {
+    pub fn files(&self) -> &BTreeMap<FileName, CommitFloor> {
         &self.files
     }
 
@@ -80,7 +80,7 @@ impl Floors {
             .map(|(name, file)| {
                 (
                     name.clone(),
-                    Floor {
+                    CommitFloor {
                         nonce: file.nonce,
                         length: sealed(file),
                         open: 0,
@@ -104,25 +104,25 @@ impl Floors {
     }
 
     /// Everything up to `commit` is on all members. Adds the files whose length changed to `grown`.
-    pub fn commit(&mut self, pending: &mut Pending, commit: u64, grown: &mut BTreeMap<FileName, u64>) {
+    pub fn commit(&mut self, pending: &mut PendingCommits, commit: u64, grown: &mut BTreeMap<FileName, u64>) {
         while let Some((file, change)) = pending.take(commit) {
             match change {
-                Change::Created { nonce } => {
+                LengthChange::Created { nonce } => {
                     self.files.insert(
                         file,
-                        Floor {
+                        CommitFloor {
                             nonce,
                             length: 0,
                             open: 0,
                         },
                     );
                 }
-                Change::Removed => {
+                LengthChange::Removed => {
                     grown.remove(&file);
                     self.files.remove(&file);
                 }
-                Change::None => {}
-                Change::Grown { length } => {
+                LengthChange::None => {}
+                LengthChange::Grown { length } => {
                     if let Some(floor) = self.files.get_mut(&file) {
                         floor.length = length;
                         floor.open += 1;

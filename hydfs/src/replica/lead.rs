@@ -2,33 +2,33 @@
 
 use common::clock::Time;
 
-use super::active::{Acked, Active, Due, Waiter};
+use super::active::{ActiveRange, MemberAck, PendingReply, ReplyContent};
 use super::flush_plan::FlushPlan;
 use super::follow::carry_out;
 use super::plan::{Plan, plan};
 use super::request::{Answer, FileInfo, Refused, Request};
-use super::view_state::{Lead, ViewState};
+use super::view_state::{LeadState, ViewState};
 use super::{Effect, Replica};
 use crate::content::FileName;
 use crate::ring::RangeIx;
 use crate::store::{self, Store};
 use crate::view::NodeIx;
-use crate::wire::peer::Op;
+use crate::wire::peer::RangeOp;
 
 /// What clients are told while a view changes.
 const CHANGING: &str = "its set of replicas is changing";
 
 impl ViewState {
     /// The range, if this node leads it; otherwise what to tell whoever asks for it.
-    fn led(&mut self, me: NodeIx, range: RangeIx) -> Result<&mut Active, Refused> {
+    fn led(&mut self, me: NodeIx, range: RangeIx) -> Result<&mut ActiveRange, Refused> {
         let leader = self.leader(range);
         let changing = || Refused::Unavailable {
             why: CHANGING.to_owned(),
         };
         match self.leads.get_mut(&range) {
-            Some(Lead::Active(active)) => Ok(active),
-            Some(Lead::Waiting { why }) => Err(Refused::Unavailable { why: why.clone() }),
-            Some(Lead::Installing(_)) => Err(changing()),
+            Some(LeadState::Active(active)) => Ok(active),
+            Some(LeadState::Waiting { why }) => Err(Refused::Unavailable { why: why.clone() }),
+            Some(LeadState::Installing(_)) => Err(changing()),
             None if leader == Some(me) => Err(changing()),
             None => Err(Refused::NotCoordinator { coordinator: leader }),
         }
@@ -88,7 +88,7 @@ impl<S: Store> Replica<S> {
             }
         };
         self.flush.stir(range);
-        if let Some(reply) = Due::of_lookup(&request) {
+        if let Some(reply) = ReplyContent::of_lookup(&request) {
             active.wait_for_probe(conn, id, 0, reply);
             return Ok(());
         }
@@ -100,7 +100,7 @@ impl<S: Store> Replica<S> {
         let result = match plan(file, request) {
             Plan::Refuse(refused) => {
                 // Said of a state that is perhaps not committed, by a coordinator that is perhaps not one any more: both are made sure of.
-                active.wait_for_probe(conn, id, active.last(), Due::Ready(Err(refused)));
+                active.wait_for_probe(conn, id, active.last(), ReplyContent::Ready(Err(refused)));
                 return Ok(());
             }
             Plan::Done(answer) => answer,
@@ -108,7 +108,7 @@ impl<S: Store> Replica<S> {
                 for op in ops {
                     match carry_out(&mut self.store, range, segment, &op) {
                         Ok(change) => {
-                            self.repairs.look |= matches!(op, Op::Remove { .. });
+                            self.repairs.look |= matches!(op, RangeOp::Remove { .. });
                             active.take(op, change);
                             self.flush.note_written();
                         }
@@ -136,7 +136,7 @@ impl<S: Store> Replica<S> {
         now: Time,
         from: NodeIx,
         range: RangeIx,
-        ack: Acked,
+        ack: MemberAck,
         out: &mut Vec<Effect>,
     ) {
         if let Some(active) = self.current.active_mut(range)
@@ -153,7 +153,7 @@ impl<S: Store> Replica<S> {
         };
         let (ready, grown) = active.commit(self.floors.entry(range).or_default(), out);
         active.send(now, view, range, out);
-        for Waiter { conn, id, reply, .. } in ready {
+        for PendingReply { conn, id, reply, .. } in ready {
             let result = self.look_up(range, reply);
             out.push(Effect::Reply { conn, id, result });
         }
@@ -164,15 +164,17 @@ impl<S: Store> Replica<S> {
         );
     }
 
-    fn look_up(&self, range: RangeIx, reply: Due) -> Result<Answer, Refused> {
+    fn look_up(&self, range: RangeIx, reply: ReplyContent) -> Result<Answer, Refused> {
         match reply {
-            Due::Ready(result) => result,
-            Due::Stat(file, of) => match self.info(range, &file, true) {
+            ReplyContent::Ready(result) => result,
+            ReplyContent::Stat(file, of) => match self.info(range, &file, true) {
                 None => Err(Refused::NoSuchFile),
                 Some(info) if of.is_some_and(|of| of != info.nonce) => Err(Refused::Replaced),
                 Some(info) => Ok(Answer::Stat(info)),
             },
-            Due::Find { prefix, after, limit } => Ok(Answer::Found(self.find(range, &prefix, &after, limit))),
+            ReplyContent::Find { prefix, after, limit } => {
+                Ok(Answer::Found(self.find(range, &prefix, &after, limit)))
+            }
         }
     }
 

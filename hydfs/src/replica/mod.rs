@@ -37,10 +37,10 @@ use crate::store::{self, NodeFacts, Store};
 use crate::view::{Incarnation, NodeIx, View};
 use crate::wire::peer::Message;
 
-use active::Acked;
+use active::MemberAck;
 use flush_plan::FlushPlan;
-use follow::Replicated;
-use known::Floors;
+use follow::ReplicatedEntries;
+use known::CommitFloors;
 pub(crate) use mutant::Mutant;
 use repair::Repairs;
 use view_state::ViewState;
@@ -62,7 +62,7 @@ pub struct Replica<S> {
     current: ViewState,
     up: BTreeSet<NodeIx>,
     /// What is known to be committed, whatever the view.
-    floors: BTreeMap<RangeIx, Floors>,
+    floors: BTreeMap<RangeIx, CommitFloors>,
     repairs: Repairs,
     flush: FlushPlan,
     nudged: Time,
@@ -95,7 +95,7 @@ impl<S: Store> Replica<S> {
             incarnation: new,
             view: view.clone(),
         })?;
-        let floors = |range| (range, Floors::recover(&store, range));
+        let floors = |range| (range, CommitFloors::recover(&store, range));
         let mut replica = Self {
             me,
             heard: view.clone(),
@@ -251,7 +251,7 @@ impl<S: Store> Replica<S> {
                 commit,
                 probe,
             } => {
-                let news = Replicated {
+                let news = ReplicatedEntries {
                     first,
                     ops,
                     commit,
@@ -266,7 +266,7 @@ impl<S: Store> Replica<S> {
                 probe,
                 standing,
             } => {
-                let ack = Acked { seq, probe, standing };
+                let ack = MemberAck { seq, probe, standing };
                 self.acked(now, from, range, ack, out);
                 Ok(())
             }

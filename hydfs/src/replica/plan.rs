@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Mutant;
 use super::request::{Answer, Refused, Request};
 use crate::content::{ClientId, File, FileName, Kind, MAX_PAYLOAD};
-use crate::wire::peer::Op;
+use crate::wire::peer::RangeOp;
 
 /// How many entries back a repeated append is compared with what is there.
 const COMPARED: usize = 1024;
@@ -15,7 +15,7 @@ const COMPARED: usize = 1024;
 /// What becomes of a request that changes something.
 pub(super) enum Plan {
     /// These entries, then this answer.
-    Do(Vec<Op>, Answer),
+    Do(Vec<RangeOp>, Answer),
     /// It was done before: the answer, when everything up to now is committed.
     Done(Answer),
     Refuse(Refused),
@@ -25,12 +25,12 @@ pub(super) fn plan(file: Option<&File>, request: Request) -> Plan {
     let fenced = !Mutant::Fence.is_on();
     match (request, file) {
         (Request::Create { file, nonce }, None) => {
-            Plan::Do(vec![Op::Create { file, nonce }], Answer::Created)
+            Plan::Do(vec![RangeOp::Create { file, nonce }], Answer::Created)
         }
         (Request::Create { nonce, .. }, Some(file)) if file.nonce == nonce => Plan::Done(Answer::Created),
         (Request::Create { .. }, Some(_)) => Plan::Refuse(Refused::Exists),
         (Request::Remove { file: name, nonce }, Some(file)) if file.nonce == nonce => {
-            Plan::Do(vec![Op::Remove { file: name, nonce }], Answer::Removed)
+            Plan::Do(vec![RangeOp::Remove { file: name, nonce }], Answer::Removed)
         }
         // That one is gone; this one came after.
         (Request::Remove { .. }, Some(_)) => Plan::Refuse(Refused::NoSuchFile),
@@ -45,14 +45,14 @@ pub(super) fn plan(file: Option<&File>, request: Request) -> Plan {
             },
             None,
         ) => {
-            let create = Op::Create {
+            let create = RangeOp::Create {
                 file: file.clone(),
                 nonce,
             };
             Plan::Do(
                 vec![
                     create,
-                    Op::Fence {
+                    RangeOp::Fence {
                         file,
                         client,
                         epoch,
@@ -78,7 +78,7 @@ pub(super) fn plan(file: Option<&File>, request: Request) -> Plan {
         ) => {
             let Some(stream) = file.streams.get(&client) else {
                 return Plan::Do(
-                    vec![Op::Fence {
+                    vec![RangeOp::Fence {
                         file: name,
                         client,
                         epoch,
@@ -97,7 +97,7 @@ pub(super) fn plan(file: Option<&File>, request: Request) -> Plan {
                 return Plan::Refuse(Refused::FencedOff { epoch: stream.epoch });
             }
             Plan::Do(
-                vec![Op::Fence {
+                vec![RangeOp::Fence {
                     file: name,
                     client,
                     epoch,
@@ -155,7 +155,7 @@ fn append(file: &File, name: FileName, client: ClientId, epoch: Epoch, offset: u
     let payload = payload.slice(known..);
     let length = have + payload.len() as u64;
     let checksum = xxh3_64(&payload);
-    let op = Op::Append {
+    let op = RangeOp::Append {
         file: name,
         client,
         epoch,

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::clock::Time;
 
-use super::active::Active;
-use super::decide::{Copy, Said, Verdict, decide, seal};
-use super::follow::Follow;
-use super::view_state::{Lead, ViewState};
+use super::active::ActiveRange;
+use super::decide::{RangeMemory, SourceCopy, Verdict, decide, seal};
+use super::follow::FollowState;
+use super::view_state::{LeadState, ViewState};
 use super::{Effect, Mutant, RESEND, RangeState, Replica};
 use crate::content::{File, FileName, SegmentId};
 use crate::ring::{RangeIx, Ring};
@@ -65,7 +65,7 @@ fn conclude(
         .map(|(n, (memory, a))| {
             (
                 *n,
-                Said {
+                RangeMemory {
                     memory: *memory,
                     installed: a.installed.as_ref(),
                     asked: &a.asked,
@@ -86,12 +86,12 @@ fn conclude(
     };
     let copy = |n: &NodeIx| {
         let (memory, answer) = &answers[n];
-        Copy {
+        SourceCopy {
             whole: memory.is_whole(*n, &of) || Mutant::BelieveLosers.is_on(),
             files: answer.files.iter().map(|(name, file)| (name, file)).collect(),
         }
     };
-    let copies: Vec<Copy<'_>> = nodes.iter().map(copy).collect();
+    let copies: Vec<SourceCopy<'_>> = nodes.iter().map(copy).collect();
     let mut files = seal(&copies, SegmentId::of(&of));
     if Mutant::UnionReturning.is_on() {
         lengthen(&mut files, answers);
@@ -142,7 +142,7 @@ impl ViewState {
         }
         let mut installs: BTreeMap<NodeIx, Vec<RangeInstall>> = BTreeMap::new();
         for (range, lead) in &mut self.leads {
-            let Lead::Installing(installing) = lead else {
+            let LeadState::Installing(installing) = lead else {
                 continue;
             };
             if !is_due(installing.sent) {
@@ -170,15 +170,15 @@ impl ViewState {
     /// Has `me`, the coordinator, its own copy of the range as decided?
     pub fn has_installed(&self, me: NodeIx, range: RangeIx) -> bool {
         match self.leads.get(&range) {
-            Some(Lead::Active(_)) => true,
-            Some(Lead::Installing(installing)) => installing.installed.contains_key(&me),
-            Some(Lead::Waiting { .. }) | None => false,
+            Some(LeadState::Active(_)) => true,
+            Some(LeadState::Installing(installing)) => installing.installed.contains_key(&me),
+            Some(LeadState::Waiting { .. }) | None => false,
         }
     }
 
     /// Tells these which ranges are active, and whether copies outside their sets are still needed.
     pub fn announce_active(&self, to: BTreeSet<NodeIx>, out: &mut Vec<Effect>) {
-        let settled = |(range, active): (RangeIx, &Active)| (range, active.repairing().is_empty());
+        let settled = |(range, active): (RangeIx, &ActiveRange)| (range, active.repairing().is_empty());
         let ranges: Vec<(RangeIx, bool)> = self.active().map(settled).collect();
         if ranges.is_empty() {
             return;
@@ -209,7 +209,7 @@ impl<S: Store> Replica<S> {
             )
         };
         for range in &ranges {
-            let lead = Lead::Waiting { why: why.clone() };
+            let lead = LeadState::Waiting { why: why.clone() };
             self.current.set_lead(*range, lead, out);
         }
         if !majority {
@@ -249,8 +249,8 @@ impl<S: Store> Replica<S> {
         {
             self.answered(now, self.me, memory, ranges, out)?;
         }
-        let mine = |(range, lead): (&RangeIx, &Lead)| match lead {
-            Lead::Installing(i) if !i.installed.contains_key(&self.me) => Some(*range),
+        let mine = |(range, lead): (&RangeIx, &LeadState)| match lead {
+            LeadState::Installing(i) if !i.installed.contains_key(&self.me) => Some(*range),
             _ => None,
         };
         let todo: Vec<RangeIx> = self.current.leads.iter().filter_map(mine).collect();
@@ -349,13 +349,13 @@ impl<S: Store> Replica<S> {
         let mut installs: BTreeMap<NodeIx, Vec<RangeInstall>> = BTreeMap::new();
         for (range, concluded) in takeover.conclude(&self.ring, &self.current.view) {
             let lead = match concluded {
-                Err(why) => Lead::Waiting { why },
+                Err(why) => LeadState::Waiting { why },
                 Ok(content) => {
                     let members = self.current.members(range).iter();
                     for n in members.filter(|n| **n != self.me) {
                         installs.entry(*n).or_default().push(content.clone());
                     }
-                    Lead::Installing(Installing {
+                    LeadState::Installing(Installing {
                         content,
                         installed: BTreeMap::new(),
                         sent: now,
@@ -387,7 +387,7 @@ impl<S: Store> Replica<S> {
                 if done.is_err() {
                     break;
                 }
-                self.current.follows.insert(range, Follow::new());
+                self.current.follows.insert(range, FollowState::new());
             }
             installed.push((range, self.repairs.is_whole(range)));
         }
@@ -421,7 +421,7 @@ impl<S: Store> Replica<S> {
     }
 
     fn install_here(&mut self, now: Time, range: RangeIx, out: &mut Vec<Effect>) -> Result<(), store::Error> {
-        let Some(Lead::Installing(i)) = self.current.leads.get(&range) else {
+        let Some(LeadState::Installing(i)) = self.current.leads.get(&range) else {
             return Ok(());
         };
         let content = i.content.clone();
@@ -443,14 +443,14 @@ impl<S: Store> Replica<S> {
             return Ok(());
         }
         match self.current.leads.get_mut(&range) {
-            Some(Lead::Installing(installing)) => {
+            Some(LeadState::Installing(installing)) => {
                 installing.installed.insert(from, whole);
                 if let Some(whole) = installing.whole_members(&members) {
-                    let active = Active::new(self.me, &members, whole, now);
+                    let active = ActiveRange::new(self.me, &members, whole, now);
                     return self.activate(range, active, out);
                 }
             }
-            Some(Lead::Active(active)) => {
+            Some(LeadState::Active(active)) => {
                 if active.set_whole(from, whole) {
                     let state = RangeState::Active {
                         repairing: active.repairing(),
@@ -459,7 +459,7 @@ impl<S: Store> Replica<S> {
                     self.flush.announce_to(self.peers());
                 }
             }
-            Some(Lead::Waiting { .. }) | None => {}
+            Some(LeadState::Waiting { .. }) | None => {}
         }
         Ok(())
     }
@@ -468,10 +468,11 @@ impl<S: Store> Replica<S> {
     fn activate(
         &mut self,
         range: RangeIx,
-        active: Active,
+        active: ActiveRange,
         out: &mut Vec<Effect>,
     ) -> Result<(), store::Error> {
-        self.current.set_lead(range, Lead::Active(Box::new(active)), out);
+        self.current
+            .set_lead(range, LeadState::Active(Box::new(active)), out);
         self.fill_floors(range);
         let open = self.current.open_segment();
         self.floors.entry(range).or_default().lead(open);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use common::clock::Time;
 
-use super::active::Active;
-use super::follow::Follow;
+use super::active::ActiveRange;
+use super::follow::FollowState;
 use super::takeover::{Installing, TakeOver};
 use super::{Effect, RangeState};
 use crate::content::SegmentId;
@@ -13,13 +13,13 @@ use crate::ring::{RangeIx, Ring};
 use crate::view::{NodeIx, View, ViewId};
 
 /// What this node does as the coordinator of a range.
-pub(super) enum Lead {
+pub(super) enum LeadState {
     /// Asking, or nothing to be done before the view changes.
     Waiting {
         why: String,
     },
     Installing(Installing),
-    Active(Box<Active>),
+    Active(Box<ActiveRange>),
 }
 
 /// A view, and everything under way in it.
@@ -29,8 +29,8 @@ pub(super) struct ViewState {
     /// The replicas of each range, the coordinator first.
     pub sets: BTreeMap<RangeIx, Vec<NodeIx>>,
     pub takeover: Option<TakeOver>,
-    pub leads: BTreeMap<RangeIx, Lead>,
-    pub follows: BTreeMap<RangeIx, Follow>,
+    pub leads: BTreeMap<RangeIx, LeadState>,
+    pub follows: BTreeMap<RangeIx, FollowState>,
     /// Who was answered, and about what: an answer is lost with the connection it went over.
     pub answered_to: BTreeMap<NodeIx, Vec<RangeIx>>,
 }
@@ -68,28 +68,28 @@ impl ViewState {
         led.map(|(range, _)| *range).collect()
     }
 
-    pub fn active(&self) -> impl Iterator<Item = (RangeIx, &Active)> {
+    pub fn active(&self) -> impl Iterator<Item = (RangeIx, &ActiveRange)> {
         self.leads.iter().filter_map(|(range, lead)| match lead {
-            Lead::Active(active) => Some((*range, active.as_ref())),
-            Lead::Waiting { .. } | Lead::Installing(_) => None,
+            LeadState::Active(active) => Some((*range, active.as_ref())),
+            LeadState::Waiting { .. } | LeadState::Installing(_) => None,
         })
     }
 
-    pub fn all_active_mut(&mut self) -> impl Iterator<Item = (RangeIx, &mut Active)> {
+    pub fn all_active_mut(&mut self) -> impl Iterator<Item = (RangeIx, &mut ActiveRange)> {
         self.leads.iter_mut().filter_map(|(range, lead)| match lead {
-            Lead::Active(active) => Some((*range, active.as_mut())),
-            Lead::Waiting { .. } | Lead::Installing(_) => None,
+            LeadState::Active(active) => Some((*range, active.as_mut())),
+            LeadState::Waiting { .. } | LeadState::Installing(_) => None,
         })
     }
 
-    pub fn active_mut(&mut self, range: RangeIx) -> Option<&mut Active> {
+    pub fn active_mut(&mut self, range: RangeIx) -> Option<&mut ActiveRange> {
         match self.leads.get_mut(&range) {
-            Some(Lead::Active(active)) => Some(active),
+            Some(LeadState::Active(active)) => Some(active),
             _ => None,
         }
     }
 
-    pub fn set_lead(&mut self, range: RangeIx, lead: Lead, out: &mut Vec<Effect>) {
+    pub fn set_lead(&mut self, range: RangeIx, lead: LeadState, out: &mut Vec<Effect>) {
         self.leads.insert(range, lead);
         let state = self.state_of(range);
         out.extend(state.map(|state| Effect::RangeChanged { range, state }));
@@ -98,9 +98,9 @@ impl ViewState {
     /// How a range that this node coordinates stands; `None` when it does not.
     pub fn state_of(&self, range: RangeIx) -> Option<RangeState> {
         Some(match self.leads.get(&range)? {
-            Lead::Waiting { why } => RangeState::Unavailable { why: why.clone() },
-            Lead::Installing(_) => RangeState::Installing,
-            Lead::Active(active) => RangeState::Active {
+            LeadState::Waiting { why } => RangeState::Unavailable { why: why.clone() },
+            LeadState::Installing(_) => RangeState::Installing,
+            LeadState::Active(active) => RangeState::Active {
                 repairing: active.repairing(),
             },
         })
@@ -108,7 +108,7 @@ impl ViewState {
 
     /// Is the range active, as far as this node, its coordinator or a member, knows?
     pub fn is_active(&self, range: RangeIx) -> bool {
-        matches!(self.leads.get(&range), Some(Lead::Active(_)))
+        matches!(self.leads.get(&range), Some(LeadState::Active(_)))
             || self.follows.get(&range).is_some_and(|f| f.active)
     }
 
@@ -151,18 +151,18 @@ mod tests {
     fn a_range_is_active_for_its_coordinator_or_for_a_member_that_has_heard_so() {
         let (mut state, range, mut out) = (state(), RangeIx(0), Vec::new());
         assert!(!state.is_active(range) && state.state_of(range).is_none());
-        state.set_lead(range, Lead::Waiting { why: "x".into() }, &mut out);
+        state.set_lead(range, LeadState::Waiting { why: "x".into() }, &mut out);
         assert!(!state.is_active(range) && state.active_mut(range).is_none());
         let members = state.members(range).to_vec();
-        let active = Active::new(
+        let active = ActiveRange::new(
             members[0],
             &members,
             members.iter().copied().collect(),
             Time::ZERO,
         );
-        state.set_lead(range, Lead::Active(Box::new(active)), &mut out);
+        state.set_lead(range, LeadState::Active(Box::new(active)), &mut out);
         assert!(state.is_active(range) && state.active().count() == 1 && out.len() == 2);
-        state.follows.insert(RangeIx(1), Follow::new());
+        state.follows.insert(RangeIx(1), FollowState::new());
         assert!(!state.is_active(RangeIx(1)));
     }
 }

@@ -13,7 +13,7 @@ use super::world::{self, World, ms};
 use crate::content::{ClientId, FileName};
 use crate::replica::{Answer, Input, Refused, Request};
 
-pub enum Event {
+pub enum ClientEvent {
     /// A request arrives at a node.
     Ask {
         conn: u64,
@@ -101,7 +101,7 @@ impl Clients {
                 Some(Script { absent: true }),
             );
         }
-        w.after(100, 200, world::Event::Client(Event::NewFile));
+        w.after(100, 200, world::WorldEvent::Client(ClientEvent::NewFile));
     }
 
     fn add(w: &mut World, file: FileName, client: ClientId, epoch: u64, script: Option<Script>) {
@@ -130,7 +130,7 @@ impl Clients {
             under_way: Vec::new(),
             script,
         });
-        w.after(10, 500, world::Event::Client(Event::Wake { process }));
+        w.after(10, 500, world::WorldEvent::Client(ClientEvent::Wake { process }));
     }
 
     /// A client is restarted; its old process goes on as a zombie. Sometimes another one claims the very same epoch.
@@ -147,9 +147,9 @@ impl Clients {
         Self::add(w, file, client, epoch, None);
     }
 
-    pub fn happen(w: &mut World, event: Event) {
+    pub fn happen(w: &mut World, event: ClientEvent) {
         match event {
-            Event::Ask { conn, node, life } => {
+            ClientEvent::Ask { conn, node, life } => {
                 // A removal may come late, and must not hit what was made in the meantime.
                 let late = |s: &Sent| matches!(s.request, Request::Remove { .. });
                 let Some(sent) = w.clients.sent.get(&conn).filter(|s| !s.cancelled || late(s)) else {
@@ -167,9 +167,9 @@ impl Clients {
                     );
                 }
             }
-            Event::Reply { conn, result } => Self::reply(w, conn, result),
-            Event::Wake { process } => Self::wake(w, process),
-            Event::NewFile => {
+            ClientEvent::Reply { conn, result } => Self::reply(w, conn, result),
+            ClientEvent::Wake { process } => Self::wake(w, process),
+            ClientEvent::NewFile => {
                 // A lookup of something that is never removed.
                 let files = w.clients.files.len();
                 let file = w.clients.files[w.rng.random_range(0..files)].clone();
@@ -183,7 +183,7 @@ impl Clients {
                     at_least,
                     Time::ZERO,
                 );
-                w.after(30, 200, world::Event::Client(Event::NewFile));
+                w.after(30, 200, world::WorldEvent::Client(ClientEvent::NewFile));
             }
         }
     }
@@ -201,7 +201,10 @@ impl Clients {
         let at = (w.now + Duration::from_micros(w.rng.random_range(50..1500))).max(last);
         if !w.rng.random_bool(0.01) {
             let life = w.nodes[node].life;
-            w.at(at, world::Event::Client(Event::Ask { conn, node, life }));
+            w.at(
+                at,
+                world::WorldEvent::Client(ClientEvent::Ask { conn, node, life }),
+            );
         }
         w.clients.sent.insert(
             conn,
@@ -222,7 +225,7 @@ impl Clients {
         if w.clients.processes[process].state == State::Dead {
             return;
         }
-        w.after(2, 60, world::Event::Client(Event::Wake { process }));
+        w.after(2, 60, world::WorldEvent::Client(ClientEvent::Wake { process }));
         let now = w.now;
         let p = &mut w.clients.processes[process];
         if p.deadline.is_some_and(|d| d <= now) {
@@ -360,7 +363,11 @@ impl Clients {
             w.wrong(format!("node {node}: {wrong}"));
         }
         if !w.rng.random_bool(0.02) {
-            w.after(0, 2, world::Event::Client(Event::Reply { conn, result }));
+            w.after(
+                0,
+                2,
+                world::WorldEvent::Client(ClientEvent::Reply { conn, result }),
+            );
         }
     }
 

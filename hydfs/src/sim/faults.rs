@@ -3,7 +3,7 @@
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
-use super::world::{Event, World, ms};
+use super::world::{World, WorldEvent, ms};
 use crate::replica::Input;
 use crate::store::Store;
 use crate::store::mem::MemStore;
@@ -13,7 +13,7 @@ pub fn happen(w: &mut World) {
     if w.calm {
         return;
     }
-    w.after(20, 500, Event::Fault);
+    w.after(20, 500, WorldEvent::Fault);
     if w.now < w.pause_until {
         // Nothing but a loss ends a pause early.
         match w.rng.random_range(0..10) {
@@ -39,7 +39,7 @@ pub fn happen(w: &mut World) {
                 w.crash(a);
                 // Often it is back before anybody has said a word.
                 let back = if w.rng.random_bool(0.4) { 50 } else { 4000 };
-                w.after(1, back, Event::Start { node: a });
+                w.after(1, back, WorldEvent::Start { node: a });
             }
         }
         14..30 => {
@@ -86,7 +86,7 @@ pub fn happen(w: &mut World) {
             let writes = w.rng.random_range(0..12);
             if let Some(replica) = &mut w.nodes[a].replica {
                 replica.store_mut().break_after = Some(writes);
-                w.after(100, 3000, Event::Start { node: a });
+                w.after(100, 3000, WorldEvent::Start { node: a });
             }
         }
         80..84 => {
@@ -140,7 +140,7 @@ fn lose_disk(w: &mut World, node: usize) {
     w.lost += 1;
     w.pause_until = w.now;
     w.log(|| format!("node {node} loses its disk"));
-    w.after(1, 3000, Event::Start { node });
+    w.after(1, 3000, WorldEvent::Start { node });
 }
 
 /// The newest of what it wrote never got to its disk.
@@ -154,7 +154,7 @@ fn lose_power(w: &mut World, node: usize) {
     w.lost += 1;
     w.pause_until = w.now;
     w.log(|| format!("node {node} loses power"));
-    w.after(1, 3000, Event::Start { node });
+    w.after(1, 3000, WorldEvent::Start { node });
 }
 
 /// All members of a range but its coordinator are cut off, in the middle of appends; it goes on with others, and then it loses its disk, and the

@@ -7,7 +7,7 @@ use common::ids::Epoch;
 use rand::RngExt;
 
 use super::clients::State;
-use super::world::{Event, World};
+use super::world::{World, WorldEvent};
 use crate::content::{ClientId, FileName};
 use crate::replica::{Input, Replica};
 use crate::store::mem::MemStore;
@@ -180,7 +180,7 @@ fn content(replica: &Replica<MemStore>, name: &FileName, length: u64) -> Option<
 
 /// Somebody reads a file at some node: only what is committed, never less than before, never anything else than others see.
 pub fn read(w: &mut World) {
-    w.after(20, 120, Event::Read);
+    w.after(20, 120, WorldEvent::Read);
     let node = w.rng.random_range(0..w.n);
     let files = w.clients.files.len();
     let name = w.clients.files[w.rng.random_range(0..files)].clone();

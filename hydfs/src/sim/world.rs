@@ -28,7 +28,7 @@ pub struct Node {
     flush_due: bool,
 }
 
-pub enum Event {
+pub enum WorldEvent {
     Start {
         node: usize,
     },
@@ -69,7 +69,7 @@ pub enum Event {
     },
     Fault,
     Read,
-    Client(super::clients::Event),
+    Client(super::clients::ClientEvent),
 }
 
 #[derive(Clone, Copy, Default)]
@@ -82,7 +82,7 @@ struct Link {
 pub struct World {
     pub rng: SmallRng,
     pub now: Time,
-    queue: BTreeMap<(Time, u64), Event>,
+    queue: BTreeMap<(Time, u64), WorldEvent>,
     queued: u64,
     pub n: usize,
     pub ring: Ring,
@@ -152,24 +152,24 @@ impl World {
         };
         for node in 0..n {
             let late = if world.rng.random_bool(0.05) { 2000 } else { 100 };
-            world.after(1, late, Event::Start { node });
+            world.after(1, late, WorldEvent::Start { node });
             for b in node + 1..n {
-                world.after(1, 150, Event::Connect { a: node, b });
+                world.after(1, 150, WorldEvent::Connect { a: node, b });
             }
         }
-        world.after(800, 1500, Event::Fault);
-        world.after(50, 100, Event::Read);
+        world.after(800, 1500, WorldEvent::Fault);
+        world.after(50, 100, WorldEvent::Read);
         Clients::start(&mut world);
         world
     }
 
     /// Schedules something between `from` and `to` milliseconds from now.
-    pub fn after(&mut self, from: u64, to: u64, event: Event) {
+    pub fn after(&mut self, from: u64, to: u64, event: WorldEvent) {
         let delay = Duration::from_micros(self.rng.random_range(from * 1000..=to * 1000));
         self.at(self.now + delay, event);
     }
 
-    pub fn at(&mut self, time: Time, event: Event) {
+    pub fn at(&mut self, time: Time, event: WorldEvent) {
         self.queued += 1;
         self.queue.insert((time, self.queued), event);
     }
@@ -206,14 +206,14 @@ impl World {
         self.now = self.now.max(time);
     }
 
-    fn happen(&mut self, event: Event) {
+    fn happen(&mut self, event: WorldEvent) {
         match event {
-            Event::Start { node } => self.start(node),
-            Event::Tick { node, life } if self.nodes[node].life == life => {
+            WorldEvent::Start { node } => self.start(node),
+            WorldEvent::Tick { node, life } if self.nodes[node].life == life => {
                 self.input(node, Input::Tick);
-                self.after(95, 105, Event::Tick { node, life });
+                self.after(95, 105, WorldEvent::Tick { node, life });
             }
-            Event::Flush { node, life } if self.nodes[node].life == life => {
+            WorldEvent::Flush { node, life } if self.nodes[node].life == life => {
                 self.nodes[node].flush_due = false;
                 let mut out = Vec::new();
                 if let Some(replica) = &mut self.nodes[node].replica {
@@ -221,7 +221,7 @@ impl World {
                 }
                 self.carry_out(node, out);
             }
-            Event::Deliver {
+            WorldEvent::Deliver {
                 from,
                 to,
                 life,
@@ -242,8 +242,8 @@ impl World {
                     );
                 }
             }
-            Event::Connect { a, b } => self.connect(a, b),
-            Event::Silent { a, b, link } => {
+            WorldEvent::Connect { a, b } => self.connect(a, b),
+            WorldEvent::Silent { a, b, link } => {
                 let cut = self.cut.contains(&(a, b)) || self.cut.contains(&(b, a));
                 if cut
                     && self
@@ -254,7 +254,7 @@ impl World {
                     self.disconnect(a, b);
                 }
             }
-            Event::Copy {
+            WorldEvent::Copy {
                 node,
                 life,
                 range,
@@ -265,10 +265,10 @@ impl World {
             } if self.nodes[node].life == life => {
                 self.copy(node, range, file, nonce, segment, &from);
             }
-            Event::Tick { .. } | Event::Flush { .. } | Event::Copy { .. } => {}
-            Event::Fault => super::faults::happen(self),
-            Event::Read => super::oracle::read(self),
-            Event::Client(event) => Clients::happen(self, event),
+            WorldEvent::Tick { .. } | WorldEvent::Flush { .. } | WorldEvent::Copy { .. } => {}
+            WorldEvent::Fault => super::faults::happen(self),
+            WorldEvent::Read => super::oracle::read(self),
+            WorldEvent::Client(event) => Clients::happen(self, event),
         }
     }
 
@@ -292,7 +292,7 @@ impl World {
         let life = self.nodes[node].life;
         if !std::mem::replace(&mut self.nodes[node].flush_due, true) {
             let delay = Duration::from_micros(self.rng.random_range(0..400));
-            self.at(self.now + delay, Event::Flush { node, life });
+            self.at(self.now + delay, WorldEvent::Flush { node, life });
         }
         self.carry_out(node, out);
     }
@@ -316,7 +316,7 @@ impl World {
                     self.after(
                         1,
                         40,
-                        Event::Copy {
+                        WorldEvent::Copy {
                             node,
                             life,
                             range,
@@ -377,7 +377,7 @@ impl World {
             let life = self.nodes[to].life;
             self.at(
                 at,
-                Event::Deliver {
+                WorldEvent::Deliver {
                     from,
                     to,
                     life,
@@ -408,7 +408,7 @@ impl World {
         self.nodes[node].flush_due = false;
         let life = self.nodes[node].life;
         self.log(|| format!("node {node} starts"));
-        self.after(1, 100, Event::Tick { node, life });
+        self.after(1, 100, WorldEvent::Tick { node, life });
         self.input(node, Input::Tick);
     }
 
@@ -463,7 +463,7 @@ impl World {
                 );
             }
         }
-        self.after(20, 300, Event::Connect { a, b });
+        self.after(20, 300, WorldEvent::Connect { a, b });
     }
 
     pub fn disconnect(&mut self, a: usize, b: usize) {
@@ -482,14 +482,14 @@ impl World {
                 node: NodeIx(a as u16),
             },
         );
-        self.after(5, 200, Event::Connect { a, b });
+        self.after(5, 200, WorldEvent::Connect { a, b });
     }
 
     /// Somebody will notice cuts.
     pub fn notice_cuts(&mut self) {
         for (a, b) in self.cut.clone() {
             if let Some(link) = self.links.get(&pair(a, b)).filter(|l| l.up).map(|l| l.number) {
-                self.after(50, 600, Event::Silent { a, b, link });
+                self.after(50, 600, WorldEvent::Silent { a, b, link });
             }
         }
     }

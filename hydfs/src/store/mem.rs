@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::{Error, NodeFacts, Put, RangeFacts, Store};
-use crate::content::{ClientId, EntryMeta, Fate, File, FileName, Segment, SegmentId, Stream};
+use crate::content::{ClientId, EntryMeta, File, FileName, Segment, SegmentFate, SegmentId, Stream};
 use crate::ring::RangeIx;
 use crate::view::View;
 
 #[derive(Debug, Clone, Default)]
-struct Held {
+struct StoredFile {
     file: File,
     bytes: BTreeMap<SegmentId, Vec<u8>>,
     /// The streams that a take-over wrote down, which is durable.
@@ -22,10 +22,10 @@ struct Held {
 pub struct MemStore {
     node: Option<NodeFacts>,
     ranges: BTreeMap<RangeIx, RangeFacts>,
-    files: BTreeMap<RangeIx, BTreeMap<FileName, Held>>,
+    files: BTreeMap<RangeIx, BTreeMap<FileName, StoredFile>>,
     putting: BTreeMap<(RangeIx, FileName, SegmentId), (Segment, Vec<u8>)>,
     /// Removed since this range was last installed: a power failure may bring them back.
-    removed: Vec<(RangeIx, FileName, Held)>,
+    removed: Vec<(RangeIx, FileName, StoredFile)>,
     lost_newest: bool,
     /// Refuses everything that needs room.
     pub full: bool,
@@ -52,7 +52,7 @@ impl MemStore {
         if self.full { Err(Error::Full) } else { self.write() }
     }
 
-    fn held(&mut self, range: RangeIx, name: &FileName) -> Result<&mut Held, Error> {
+    fn held(&mut self, range: RangeIx, name: &FileName) -> Result<&mut StoredFile, Error> {
         let held = self.files.get_mut(&range).and_then(|files| files.get_mut(name));
         held.ok_or_else(|| Error::NoSuchFile { file: name.clone() })
     }
@@ -109,7 +109,7 @@ impl Store for MemStore {
 
     fn create(&mut self, range: RangeIx, name: &FileName, nonce: u64) -> Result<(), Error> {
         self.room()?;
-        let held = Held {
+        let held = StoredFile {
             file: File::new(nonce),
             bytes: BTreeMap::new(),
             durable: None,
@@ -171,7 +171,7 @@ impl Store for MemStore {
                 .entry(range)
                 .or_default()
                 .entry(name.clone())
-                .or_insert_with(|| Held {
+                .or_insert_with(|| StoredFile {
                     file: File::new(target.nonce),
                     bytes: BTreeMap::new(),
                     durable: None,
@@ -179,11 +179,11 @@ impl Store for MemStore {
             held.durable = Some(target.streams.clone());
             for (segment, fate) in held.file.install(target) {
                 match fate {
-                    Fate::Keep => {}
-                    Fate::Cut { bytes } => {
+                    SegmentFate::Keep => {}
+                    SegmentFate::Cut { bytes } => {
                         held.bytes.entry(segment).or_default().truncate(bytes as usize);
                     }
-                    Fate::Drop => {
+                    SegmentFate::Drop => {
                         held.bytes.remove(&segment);
                     }
                 }
@@ -337,7 +337,7 @@ impl MemStore {
 }
 
 #[cfg(test)]
-impl Held {
+impl StoredFile {
     /// False: the whole file is gone.
     fn lose_newest(&mut self, lose: &mut impl FnMut(usize) -> usize) -> bool {
         let open = self.file.segments.pop_if(|s| !s.sealed && !s.missing);

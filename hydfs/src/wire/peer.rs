@@ -13,7 +13,7 @@ use crate::view::{View, ViewId};
 
 /// One step of a range's order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Op {
+pub enum RangeOp {
     Create {
         file: FileName,
         nonce: u64,
@@ -40,20 +40,20 @@ pub enum Op {
     },
 }
 
-impl Op {
+impl RangeOp {
     pub fn file(&self) -> &FileName {
         match self {
-            Op::Create { file, .. }
-            | Op::Remove { file, .. }
-            | Op::Fence { file, .. }
-            | Op::Append { file, .. } => file,
+            RangeOp::Create { file, .. }
+            | RangeOp::Remove { file, .. }
+            | RangeOp::Fence { file, .. }
+            | RangeOp::Append { file, .. } => file,
         }
     }
 
     /// Bytes that it keeps in memory while it is not acknowledged.
     pub fn bytes(&self) -> usize {
         128 + match self {
-            Op::Append { payload, .. } => payload.len(),
+            RangeOp::Append { payload, .. } => payload.len(),
             _ => 0,
         }
     }
@@ -116,7 +116,7 @@ pub enum Message {
         view: ViewId,
         range: RangeIx,
         first: u64,
-        ops: Vec<Op>,
+        ops: Vec<RangeOp>,
         commit: u64,
         probe: u64,
     },
@@ -161,7 +161,7 @@ impl Parts {
 impl Message {
     /// As one frame, in parts: payloads stay where they are.
     pub fn encode(&self) -> Result<Parts, Error> {
-        let ops: &[Op] = if let Message::Replicate { ops, .. } = self {
+        let ops: &[RangeOp] = if let Message::Replicate { ops, .. } = self {
             ops
         } else {
             &[]
@@ -188,14 +188,14 @@ impl Message {
             .get(4..start)
             .ok_or(Error::Malformed("its header is longer than itself"))?;
         let (mut message, lens): (Message, Vec<u32>) = rmp_serde::from_slice(header)?;
-        let ops: &mut [Op] = if let Message::Replicate { ops, .. } = &mut message {
+        let ops: &mut [RangeOp] = if let Message::Replicate { ops, .. } = &mut message {
             ops
         } else {
             &mut []
         };
         let (mut at, mut lens) = (start, lens.into_iter());
         for op in ops {
-            if let Op::Append { payload, .. } = op {
+            if let RangeOp::Append { payload, .. } = op {
                 let len = lens.next().ok_or(Error::Malformed("a payload has no length"))? as usize;
                 if frame.len() - at < len {
                     return Err(Error::Malformed("a payload is cut off"));
@@ -211,8 +211,8 @@ impl Message {
     }
 }
 
-fn payload(op: &Op) -> Option<&Bytes> {
-    if let Op::Append { payload, .. } = op {
+fn payload(op: &RangeOp) -> Option<&Bytes> {
+    if let RangeOp::Append { payload, .. } = op {
         Some(payload)
     } else {
         None
@@ -227,9 +227,9 @@ mod tests {
     fn replicate(payloads: Vec<Vec<u8>>) -> Message {
         let file = FileName::new("jobs/f").unwrap();
         let client = ClientId(9);
-        let mut ops: Vec<Op> = payloads
+        let mut ops: Vec<RangeOp> = payloads
             .into_iter()
-            .map(|p| Op::Append {
+            .map(|p| RangeOp::Append {
                 file: file.clone(),
                 client,
                 epoch: Epoch(1),
@@ -240,7 +240,7 @@ mod tests {
             .collect();
         ops.insert(
             ops.len() / 2,
-            Op::Fence {
+            RangeOp::Fence {
                 file,
                 client,
                 epoch: Epoch(3),

@@ -24,7 +24,7 @@ use common::secret::Secret;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::driver::Handle;
+use crate::driver::DriverHandle;
 use crate::state::{self, settings};
 use crate::wire::Member;
 
@@ -51,7 +51,7 @@ pub(crate) struct Admin {
 struct Shared(Arc<Inner>);
 
 struct Inner {
-    handle: Handle,
+    handle: DriverHandle,
     addr: SocketAddr,
     me: NodeName,
     token: String,
@@ -94,7 +94,7 @@ impl Admin {
         })
     }
 
-    pub(crate) async fn serve(self, handle: Handle) -> std::io::Result<()> {
+    pub(crate) async fn serve(self, handle: DriverHandle) -> std::io::Result<()> {
         tracing::info!(node = %self.me, addr = %self.addr, "HTTP");
         let shared = Shared(Arc::new(Inner {
             handle,

@@ -28,7 +28,7 @@ pub struct Network {
     pub delay_ms: Range<u64>,
 }
 
-enum Event {
+enum WorldEvent {
     Timer {
         process: u64,
     },
@@ -94,7 +94,7 @@ pub struct World {
     /// Whether each datagram is encoded to count its bytes.
     pub weigh: bool,
     pub settings: Settings,
-    events: BTreeMap<(Time, u64), (usize, Event)>,
+    events: BTreeMap<(Time, u64), (usize, WorldEvent)>,
     sequence: u64,
     /// The highest incarnation that each owner has had: nobody may believe in a higher one.
     owned: Vec<u64>,
@@ -302,7 +302,7 @@ impl World {
         }
         match event {
             // One that was overtaken by an earlier one is over.
-            Event::Timer { process } if process == node.process && at == node.timer => {
+            WorldEvent::Timer { process } if process == node.process && at == node.timer => {
                 node.timer = Time(u64::MAX);
                 if node.members.next_deadline() <= at {
                     self.handle(i, Input::Tick);
@@ -310,8 +310,8 @@ impl World {
                     self.schedule(i);
                 }
             }
-            Event::Timer { .. } => {}
-            Event::Datagram { from, boot, message } => {
+            WorldEvent::Timer { .. } => {}
+            WorldEvent::Datagram { from, boot, message } => {
                 let newest = node.boots.entry(from).or_insert(boot);
                 if boot >= *newest {
                     *newest = boot;
@@ -324,7 +324,7 @@ impl World {
                     );
                 }
             }
-            Event::Table {
+            WorldEvent::Table {
                 from,
                 facts,
                 configuration,
@@ -345,7 +345,7 @@ impl World {
                     self.push(
                         at,
                         from,
-                        Event::Table {
+                        WorldEvent::Table {
                             from: i,
                             facts,
                             configuration,
@@ -359,11 +359,11 @@ impl World {
 
     /// A process that stands still finds its timer over when it wakes up, before anything else, and of what was sent to
     /// it what its socket's buffer could hold.
-    fn put_off(&mut self, i: usize, event: Event) {
+    fn put_off(&mut self, i: usize, event: WorldEvent) {
         let Some(node) = &mut self.nodes[i] else { return };
         let later = node.frozen_until;
         match event {
-            Event::Timer { process } => {
+            WorldEvent::Timer { process } => {
                 if process == node.process {
                     node.timer = later;
                 }
@@ -398,7 +398,7 @@ impl World {
                         self.push(
                             at,
                             j,
-                            Event::Table {
+                            WorldEvent::Table {
                                 from: i,
                                 facts,
                                 configuration,
@@ -441,11 +441,11 @@ impl World {
         if at < node.timer {
             node.timer = at;
             let process = node.process;
-            self.push(at, i, Event::Timer { process });
+            self.push(at, i, WorldEvent::Timer { process });
         }
     }
 
-    fn push(&mut self, at: Time, i: usize, event: Event) {
+    fn push(&mut self, at: Time, i: usize, event: WorldEvent) {
         self.sequence += 1;
         self.events.insert((at, self.sequence), (i, event));
     }
@@ -487,7 +487,7 @@ impl World {
                 self.push(
                     at,
                     j,
-                    Event::Datagram {
+                    WorldEvent::Datagram {
                         from: i,
                         boot,
                         message: message.clone(),

@@ -13,7 +13,7 @@ use hydfs::store::{Memory, NodeFacts, RangeFacts, Store};
 use hydfs::view::{Incarnation, NodeIx, View};
 use hydfs::wire::client::{Attach, Frame, Refusal, Reply, Request, ToClient, ToNode};
 use hydfs::wire::fragment::Assembler;
-use hydfs::wire::peer::{Message, Op, Parts, RangeAnswer, RangeInstall, Standing};
+use hydfs::wire::peer::{Message, Parts, RangeAnswer, RangeInstall, RangeOp, Standing};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub fn client(data: &[u8]) {
@@ -164,7 +164,7 @@ fn file() -> (FileName, File) {
 pub fn peer_seeds() -> Vec<Vec<u8>> {
     let (range, view, (name, file)) = (RangeIx(2), view(), file());
     let id = view.id();
-    let append = Op::Append {
+    let append = RangeOp::Append {
         file: name.clone(),
         client: ClientId(9),
         epoch: Epoch(1),
@@ -172,7 +172,7 @@ pub fn peer_seeds() -> Vec<Vec<u8>> {
         checksum: 6,
         payload: Bytes::from_static(b"some bytes"),
     };
-    let fence = Op::Fence {
+    let fence = RangeOp::Fence {
         file: name.clone(),
         client: ClientId(9),
         epoch: Epoch(3),

@@ -22,10 +22,10 @@ const AT_ONCE: usize = 32;
 const TOLD: usize = 5;
 
 /// A local file and the name that it gets.
-type Job = (PathBuf, String);
+type CreateJob = (PathBuf, String);
 
 /// The names that `multicreate` gives.
-fn named(n: usize, files: &[PathBuf], prefix: &str, system: bool) -> Result<Vec<Job>, Error> {
+fn named(n: usize, files: &[PathBuf], prefix: &str, system: bool) -> Result<Vec<CreateJob>, Error> {
     if n < files.len() {
         return Err(Error::Usage(format!(
             "multicreate: {} local files are more than the {n} files to be made; the number comes first, such as: hydfs multicreate {} {}",
@@ -129,7 +129,7 @@ pub async fn create_tree(
 /// What is in a folder.
 #[derive(Debug, Default)]
 struct Tree {
-    jobs: Vec<Job>,
+    jobs: Vec<CreateJob>,
     left_out: Vec<String>,
 }
 
@@ -191,13 +191,13 @@ impl Tree {
 /// more, and removes those that are not whole.
 async fn create_all(
     client: &Client,
-    jobs: Vec<Job>,
+    jobs: Vec<CreateJob>,
     left_out: &[String],
     stop: &Stop,
     out: &mut Out<'_>,
 ) -> Result<(), Error> {
     let total = jobs.len() + left_out.len();
-    let jobs: Arc<Mutex<VecDeque<Job>>> = Arc::new(Mutex::new(jobs.into()));
+    let jobs: Arc<Mutex<VecDeque<CreateJob>>> = Arc::new(Mutex::new(jobs.into()));
     let (tell, mut done) = mpsc::channel(AT_ONCE);
     let mut tasks = Vec::new();
     for _ in 0..AT_ONCE.min(total) {

@@ -50,7 +50,7 @@ fn verdict(n: usize, view: &View, words: Words<'_>) -> Verdict {
     let said = words.into_iter().map(|(place, born, installed, asked)| {
         (
             places[place],
-            Said {
+            RangeMemory {
                 memory: Memory {
                     born: Incarnation(born),
                     whole: Incarnation(born),
@@ -208,7 +208,7 @@ fn where_all_may_have_lost_the_newest_the_one_that_is_away_is_waited_for() {
         for place in lost.iter().chain(new) {
             now.join(places[*place], Incarnation(2));
         }
-        let said = |place: usize| Said {
+        let said = |place: usize| RangeMemory {
             memory: Memory {
                 born: Incarnation(if new.contains(&place) { 2 } else { 1 }),
                 whole: Incarnation(if lost.contains(&place) || new.contains(&place) {
@@ -284,9 +284,9 @@ fn sealed_of(whole: &[&[(&str, &File)]], others: &[&[(&str, &File)]]) -> BTreeMa
     let named: Vec<BTreeMap<FileName, &File>> = copies
         .map(|files| files.iter().map(|(n, f)| (name(n), *f)).collect())
         .collect();
-    let mut copies: Vec<Copy<'_>> = Vec::new();
+    let mut copies: Vec<SourceCopy<'_>> = Vec::new();
     for files in &named {
-        copies.push(Copy {
+        copies.push(SourceCopy {
             whole: copies.len() < whole.len(),
             files: files.iter().map(|(n, f)| (n, *f)).collect(),
         });

@@ -63,14 +63,14 @@ pub struct Group {
     /// The sender of this input's datagram, and its facts: no need to tell it the same.
     heard: Option<(NodeName, Vec<Fact>)>,
     /// What each other one said last of itself and of us, in its datagrams.
-    said: BTreeMap<NodeName, Said>,
+    said: BTreeMap<NodeName, LastWords>,
     damping: Damping,
     pub(super) health: Health,
     pub(super) counts: Counts,
 }
 
 #[derive(Debug, Default)]
-struct Said {
+struct LastWords {
     of_itself: Option<Fact>,
     of_us: Option<Fact>,
 }

@@ -27,12 +27,12 @@ use crate::wire::{BEATS_BUDGET, Body, beat_len};
 pub(in crate::state) struct Gossip {
     next_period: Time,
     own: u64,
-    heard: BTreeMap<NodeName, Heard>,
+    heard: BTreeMap<NodeName, HeardBeat>,
     /// How many datagrams a whole list would fill, at least 1.
     datagrams: f64,
 }
 
-struct Heard {
+struct HeardBeat {
     beat: u64,
     /// When it last grew.
     at: Time,
@@ -96,7 +96,7 @@ impl Gossip {
             if !group.config.others.contains(&name) {
                 continue;
             }
-            let heard = self.heard.entry(name.clone()).or_insert(Heard {
+            let heard = self.heard.entry(name.clone()).or_insert(HeardBeat {
                 beat: 0,
                 at: now,
                 passed_on: 0,
@@ -129,7 +129,7 @@ impl Gossip {
             .map(|f| (f.name.clone(), f.incarnation))
             .collect();
         for (name, incarnation) in alive {
-            let heard = self.heard.entry(name.clone()).or_insert(Heard {
+            let heard = self.heard.entry(name.clone()).or_insert(HeardBeat {
                 beat: 0,
                 at: now,
                 passed_on: 0,
