@@ -90,7 +90,7 @@ pub enum Error {
 
 /// One line of the log, for those who show it elsewhere too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Noted {
+pub struct LogEvent {
     /// As [`timestamp`] writes it.
     pub at: String,
     pub level: &'static str,
@@ -100,7 +100,7 @@ pub struct Noted {
 }
 
 /// Is given every line at INFO and above. Called where the event happens: it must not wait.
-pub type Tap = Arc<dyn Fn(Noted) + Send + Sync>;
+pub type Tap = Arc<dyn Fn(LogEvent) + Send + Sync>;
 
 /// Logs at INFO (or `$RAINSTORM_LOG`) to `<dir>/<file>`, appending, and at WARN to `console` (standard error for most).
 pub fn init<W>(file: Option<(&Path, &str)>, console: W) -> Result<Guard, Error>
@@ -243,7 +243,7 @@ struct TapLayer(Tap);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TapLayer {
     fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
-        let mut noted = Noted {
+        let mut noted = LogEvent {
             at: timestamp(),
             level: level_name(event),
             word: String::new(),
@@ -254,7 +254,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TapLayer {
     }
 }
 
-impl Noted {
+impl LogEvent {
     fn put(&mut self, field: &Field, text: String) {
         match field.name() {
             "message" => self.word = text,
@@ -263,7 +263,7 @@ impl Noted {
     }
 }
 
-impl Visit for Noted {
+impl Visit for LogEvent {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.put(field, value.to_owned());
     }
@@ -379,7 +379,7 @@ mod tests {
         let (written, told) = (Written::default(), Arc::new(Mutex::new(vec![])));
         let tap: Tap = {
             let told = told.clone();
-            Arc::new(move |noted: Noted| told.lock().unwrap().push(noted.pairs))
+            Arc::new(move |noted: LogEvent| told.lock().unwrap().push(noted.pairs))
         };
         let lines = {
             let written = written.clone();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::cluster::Cluster;
-use common::net::door::{Arrival, Door, Limits, Place, Strangers};
+use common::net::door::{Arrival, ConnectionPermit, Door, Limits, Strangers};
 use common::net::{self, Connection, Identity, Role};
 use common::spawn;
 use tokio::net::TcpListener;
@@ -64,7 +64,7 @@ pub(crate) async fn accept(
 
 async fn serve(
     connection: Connection,
-    _place: Place,
+    _place: ConnectionPermit,
     cluster: &Cluster,
     me: &Identity,
     handle: &DriverHandle,

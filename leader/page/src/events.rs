@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use common::telemetry::{Noted, Tap};
+use common::telemetry::{LogEvent, Tap};
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
@@ -51,7 +51,7 @@ impl Events {
     /// For the log: what it says is kept here too, but for what the page shows better.
     pub fn tap(&self) -> Tap {
         let this = self.clone();
-        Arc::new(move |noted: Noted| {
+        Arc::new(move |noted: LogEvent| {
             if noted.word != "RATE" {
                 this.note(noted);
             }
@@ -63,7 +63,7 @@ impl Events {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, noted: Noted) {
+    fn note(&self, noted: LogEvent) {
         let id = {
             let mut kept = self.lock();
             kept.last += 1;
@@ -100,8 +100,8 @@ impl Events {
 mod tests {
     use super::*;
 
-    fn noted(word: &str) -> Noted {
-        Noted {
+    fn noted(word: &str) -> LogEvent {
+        LogEvent {
             at: "2026-11-21T12:00:00.000000Z".into(),
             level: "INFO",
             word: word.into(),

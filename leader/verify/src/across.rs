@@ -3,7 +3,7 @@
 use common::ids::{Epoch, TaskId};
 use hydfs::client::Streams;
 use protocol::control::TaskPlan;
-use protocol::task_log::Place;
+use protocol::task_log::LinePosition;
 
 use super::log::TaskLog;
 use super::shape::Shape;
@@ -165,7 +165,7 @@ impl Judge {
 
     /// Where one slice's lines end the next slice's begin, whoever reads them: each line is read once.
     fn slices(&mut self) {
-        let place = |p: Place| (p.at, p.line);
+        let place = |p: LinePosition| (p.at, p.line);
         let mut all = vec![];
         for plan in self.plans() {
             let Some(log) = self.log(plan.task) else { continue };

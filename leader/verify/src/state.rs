@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::ids::{Creation, TaskId};
 use protocol::control::{Slice, TaskPlan};
 use protocol::groups::Owners;
-use protocol::task_log::{Cut, Order, Owned, Place, SourcePos, SourceRun};
+use protocol::task_log::{Cut, LinePosition, Order, Owned, SourcePos, SourceRun};
 
 use super::shape::is_peer;
 
@@ -14,9 +14,9 @@ use super::shape::is_peer;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
     /// Where its first line starts.
-    pub first: Place,
+    pub first: LinePosition,
     /// What comes next.
-    pub next: Place,
+    pub next: LinePosition,
     pub done: bool,
 }
 
@@ -198,7 +198,7 @@ impl State {
         let (next, begin) = match self.slices.get(&run.slice) {
             Some(reading) => (reading.next, None),
             None => {
-                let here = Place {
+                let here = LinePosition {
                     at: run.from,
                     line: run.first_line,
                 };
@@ -241,7 +241,7 @@ impl State {
                 ));
             }
         }
-        let after = Place {
+        let after = LinePosition {
             at: run.to,
             line: run.first_line.saturating_add(run.lines),
         };
@@ -341,7 +341,7 @@ impl State {
         for slice in slices {
             let (says, is) = (says.growing.get(&slice), is.growing.get(&slice));
             if says != is {
-                let at = |p: Option<&Place>| {
+                let at = |p: Option<&LinePosition>| {
                     p.map_or("nowhere".into(), |p| format!("byte {}, line {}", p.at, p.line))
                 };
                 wrong.push(format!(
@@ -389,7 +389,7 @@ impl State {
             reading.next = next;
         }
         if let Some(at) = cut.source.at {
-            let next = Place {
+            let next = LinePosition {
                 at,
                 line: cut.source.line,
             };
@@ -405,7 +405,7 @@ impl State {
 
 /// A slice's first line is the first that starts in it: right at its start when a newline stands before that, or behind
 /// the end of the line that reaches in.
-fn begins_wrong(slice: &Slice, first: Place) -> Option<String> {
+fn begins_wrong(slice: &Slice, first: LinePosition) -> Option<String> {
     let line = slice.newlines_before + 1 + u64::from(first.at > slice.start);
     let right = match slice.start {
         0 => first.at == 0 && first.line == slice.newlines_before + 1,

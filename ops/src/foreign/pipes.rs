@@ -49,7 +49,7 @@ pub struct Pipes {
     buffer: Vec<u8>,
 }
 
-enum Event {
+enum PipeEvent {
     Wrote(io::Result<usize>),
     Read(io::Result<usize>),
     Ended(io::Result<ExitStatus>),
@@ -144,16 +144,16 @@ impl Pipes {
             // Reading comes first: it makes room for the program to go on.
             let event = tokio::select! {
                 biased;
-                read = stdout.read_buf(buffer), if !gathering => Event::Read(read),
-                wrote = write(stdin, unwritten), if stdin.is_some() && !written => Event::Wrote(wrote),
-                end = group.wait(), if !ended => Event::Ended(end),
-                () = &mut gather, if gathering => Event::Gathered,
-                () = &mut timer => Event::Timer,
+                read = stdout.read_buf(buffer), if !gathering => PipeEvent::Read(read),
+                wrote = write(stdin, unwritten), if stdin.is_some() && !written => PipeEvent::Wrote(wrote),
+                end = group.wait(), if !ended => PipeEvent::Ended(end),
+                () = &mut gather, if gathering => PipeEvent::Gathered,
+                () = &mut timer => PipeEvent::Timer,
             };
             match event {
-                Event::Read(Ok(0)) => return Err(self.how_it_ended("closed its standard output").await),
-                Event::Read(Err(e)) => return Err(format!("the operator cannot be read from: {e}")),
-                Event::Read(Ok(_)) => {
+                PipeEvent::Read(Ok(0)) => return Err(self.how_it_ended("closed its standard output").await),
+                PipeEvent::Read(Err(e)) => return Err(format!("the operator cannot be read from: {e}")),
+                PipeEvent::Read(Ok(_)) => {
                     let now = clock::now();
                     let taken = dialogue.read(now, buffer, out)?;
                     buffer.drain(..taken);
@@ -165,26 +165,26 @@ impl Pipes {
                         gather.set(clock::sleep_until(now + GATHER));
                     }
                 }
-                Event::Gathered => gathering = false,
-                Event::Wrote(Ok(n)) => dialogue.wrote(n),
-                Event::Wrote(Err(_)) => {
+                PipeEvent::Gathered => gathering = false,
+                PipeEvent::Wrote(Ok(n)) => dialogue.wrote(n),
+                PipeEvent::Wrote(Err(_)) => {
                     // It ends, or has closed its input. What it has answered before counts: read on for a moment.
                     *stdin = None;
                     deadline = clock::now() + op_timeout.min(LAST_WORDS);
                     timer.set(clock::sleep_until(deadline));
                 }
-                Event::Ended(end) => {
+                PipeEvent::Ended(end) => {
                     ended = true;
                     *status = end.ok();
                     *stdin = None;
                     deadline = clock::now() + LAST_WORDS;
                     timer.set(clock::sleep_until(deadline));
                 }
-                Event::Timer if clock::now() < deadline => timer.set(clock::sleep_until(deadline)),
-                Event::Timer if ended || stdin.is_none() => {
+                PipeEvent::Timer if clock::now() < deadline => timer.set(clock::sleep_until(deadline)),
+                PipeEvent::Timer if ended || stdin.is_none() => {
                     return Err(self.how_it_ended("closed its standard input").await);
                 }
-                Event::Timer => {
+                PipeEvent::Timer => {
                     return Err(format!(
                         "the operator has answered nothing for {} s{}",
                         op_timeout.as_secs_f32(),

@@ -17,7 +17,7 @@ pub const CUT_VERSION: u8 = 1;
 
 /// A place in one file: the next line's first byte, and its number, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Place {
+pub struct LinePosition {
     pub at: u64,
     pub line: u64,
 }
@@ -33,7 +33,7 @@ pub struct SourcePos {
     pub line: u64,
     /// Where the task stands in the slices whose files may still grow, by slice.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub growing: BTreeMap<u32, Place>,
+    pub growing: BTreeMap<u32, LinePosition>,
 }
 
 /// Lines that the source took in one go.
@@ -175,7 +175,7 @@ impl Cut {
                 self.tuples_in += run.lines;
                 let source = &mut self.source;
                 if run.growing {
-                    let place = Place {
+                    let place = LinePosition {
                         at: run.to,
                         line: run.first_line + run.lines,
                     };
@@ -433,7 +433,7 @@ mod tests {
                         slice,
                         at,
                         line,
-                        growing: BTreeMap::from([(7, Place { at: pos, line: 1 })]),
+                        growing: BTreeMap::from([(7, LinePosition { at: pos, line: 1 })]),
                     },
                     done,
                     snapshot,

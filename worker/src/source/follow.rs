@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use hydfs::client::{Client, Error as HydfsError};
 use memchr::{memchr, memrchr};
 use protocol::control::Slice;
-use protocol::task_log::{Place, SourcePos, SourceRun};
+use protocol::task_log::{LinePosition, SourcePos, SourceRun};
 
 use super::{Block, Error, MAX_LINE, count_lines, file, prefix_of_lines};
 
@@ -81,7 +81,7 @@ impl Follower {
             Some(place) => Some(*place),
             None => self.first_line(index, &slice).await?,
         };
-        let Some(Place { at, line }) = at else {
+        let Some(LinePosition { at, line }) = at else {
             return Ok(None);
         };
         if at >= slice.end {
@@ -164,9 +164,9 @@ impl Follower {
     }
 
     /// Where the slice's first line starts; `None`: it is not there yet.
-    async fn first_line(&mut self, index: usize, slice: &Slice) -> Result<Option<Place>, Error> {
+    async fn first_line(&mut self, index: usize, slice: &Slice) -> Result<Option<LinePosition>, Error> {
         if slice.start == 0 {
-            return Ok(Some(Place { at: 0, line: 1 }));
+            return Ok(Some(LinePosition { at: 0, line: 1 }));
         }
         // A newline right before the slice: its line starts with it. Else a line of the slice before reaches in.
         let mut at = slice.start - 1;
@@ -177,7 +177,7 @@ impl Follower {
             if let Some(n) = memchr(b'\n', &piece) {
                 let first = at + n as u64 + 1;
                 let line = slice.newlines_before + 1 + u64::from(first > slice.start);
-                return Ok(Some(Place { at: first, line }));
+                return Ok(Some(LinePosition { at: first, line }));
             }
             if piece.is_empty() {
                 if self.drain {

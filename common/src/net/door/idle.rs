@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
 
-use super::{Door, Limits, Place};
+use super::{ConnectionPermit, Door, Limits};
 
 /// A door for `axum::serve`.
 pub struct IdleDoor {
@@ -65,11 +65,11 @@ pub struct IdleStream {
     stream: TcpStream,
     idle: Duration,
     over: Pin<Box<Sleep>>,
-    _places: [Place; 2],
+    _places: [ConnectionPermit; 2],
 }
 
 impl IdleStream {
-    fn new(stream: TcpStream, idle: Duration, places: [Place; 2]) -> Self {
+    fn new(stream: TcpStream, idle: Duration, places: [ConnectionPermit; 2]) -> Self {
         Self {
             stream,
             idle,

@@ -40,7 +40,7 @@ pub struct Limits {
 
 /// Counts one connection, until it is dropped.
 #[derive(Debug)]
-pub struct Place(#[allow(dead_code)] OwnedSemaphorePermit);
+pub struct ConnectionPermit(#[allow(dead_code)] OwnedSemaphorePermit);
 
 /// Who has come.
 #[derive(Debug)]
@@ -48,9 +48,9 @@ pub struct Arrival {
     pub stream: TcpStream,
     pub addr: SocketAddr,
     /// To be dropped when it is known who it is.
-    pub stranger: Place,
+    pub stranger: ConnectionPermit,
     /// To be dropped with the connection.
-    pub place: Place,
+    pub place: ConnectionPermit,
 }
 
 /// What yields connections.
@@ -115,7 +115,7 @@ impl<L: Accepts> Door<L> {
                 stream,
                 addr,
                 stranger,
-                place: Place(place),
+                place: ConnectionPermit(place),
             });
         }
     }
@@ -137,10 +137,10 @@ impl<L: Accepts> Door<L> {
     }
 }
 
-async fn place(of: &Arc<Semaphore>) -> io::Result<Place> {
+async fn place(of: &Arc<Semaphore>) -> io::Result<ConnectionPermit> {
     // Nobody closes it.
     let place = of.clone().acquire_owned().await;
-    place.map(Place).map_err(io::Error::other)
+    place.map(ConnectionPermit).map_err(io::Error::other)
 }
 
 /// The listener itself is of no use any more. All else passes: connections that were given up, descriptors or memory that

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::ids::{Creation, Epoch, NodeName, TaskId};
 use hydfs::client::{Span, StreamInfo};
 use protocol::control::{OpCode, OpKind, OpSpec, Protocol, Slice};
-use protocol::task_log::{CUT_VERSION, Cut, Order, Place, Record, SourcePos, SourceRun};
+use protocol::task_log::{CUT_VERSION, Cut, LinePosition, Order, Record, SourcePos, SourceRun};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -381,7 +381,7 @@ impl Maker {
                 }
                 let next = run.first_line + run.lines;
                 if run.growing {
-                    let place = Place {
+                    let place = LinePosition {
                         at: run.to,
                         line: next,
                     };
