@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What rebuilding lost copies costs the appends that go on meanwhile: appends in 6 s before, while a node of five rebuilds its empty disk, and after.
-# usage: bench/repair.sh [MB [FILES]]     (cargo build --release -p memberd -p hydfs --bins --example pause)
+# usage: bench/repair.sh [MB [FILES]]     (cargo build --release -p memberd -p hydfsd --bins --example pause)
 # Environment: as for demo/cluster.sh; PAUSE: the measuring program (default target/release/examples/pause).
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # How long appends stand still when a storage daemon is killed, and when it is started again, with 0, 1,000 and 10,000 files stored.
-# usage: bench/takeover.sh [FILES...]     (cargo build --release -p memberd -p hydfs --bins --example pause)
+# usage: bench/takeover.sh [FILES...]     (cargo build --release -p memberd -p hydfsd --bins --example pause)
 # Environment: as for demo/cluster.sh; PAUSE: the measuring program (default target/release/examples/pause).
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

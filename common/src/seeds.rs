@@ -1,7 +1,7 @@
 //! Which seeds a simulation runs: as many as it says itself, or what the environment asks for.
 //!
 //! ```text
-//! RAINSTORM_SEED=7                    that one alone, with what happens in it (the tasks' simulation tells nothing)
+//! RAINSTORM_SEED=7                    that one alone; the job's and the members' simulation tell what happens in it
 //! RAINSTORM_SEEDS=100000              so many, from 0 on
 //! RAINSTORM_SEED=7 RAINSTORM_SEEDS=9  so many, from that one on
 //! ```

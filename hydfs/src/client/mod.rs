@@ -45,12 +45,12 @@ pub use crate::wire::client::{NodeInfo, NodeState, StreamInfo};
 pub use appender::Appender;
 pub use cache::Cache;
 pub use cached::CachedStream;
-pub(crate) use conn::Answer;
+pub use conn::Answer;
 pub use error::{Error, MAX_NAME, check_name};
 pub use file_ref::FileRef;
 pub use fsck::{Finding, Kind, Report};
 pub use merge::Merged;
-pub(crate) use nodes::Nodes;
+pub use nodes::Nodes;
 pub use put::Gather;
 pub use stream::ReadStream;
 

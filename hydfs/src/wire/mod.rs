@@ -1,5 +1,3 @@
-//! What goes over HyDFS's connections.
+//! What clients and storage nodes say to each other.
 
 pub mod client;
-pub mod fragment;
-pub mod peer;

@@ -33,7 +33,8 @@ Arguments, in this order (options come before them):
   autoscale_enabled  true or false; with true INPUT_RATE, LW and HW must follow
   INPUT_RATE         lines per second over all sources; 0 or absent: as fast as it goes
   LW HW              tuples per second and task: a stage whose tasks get less than LW each has one task fewer, one
-                     whose tasks get more than HW each, or that cannot follow, one more; aggregates stay as they are
+                     whose tasks get more than HW each, or that cannot follow, one more; aggregates only with
+                     --scale-stateful
 
 Example: lines with `static` in them, `static` written large, three tasks per stage:
   leader 2 3 grep 'static' replace 'static STATIC' src/code out.tsv true false

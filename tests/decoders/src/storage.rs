@@ -7,13 +7,13 @@ use common::cluster::Durability;
 use common::ids::Epoch;
 use common::net::frame;
 use hydfs::content::{ClientId, EntryMeta, File, FileName, Kind, Segment, SegmentId};
-use hydfs::disk::DiskStore;
 use hydfs::ring::RangeIx;
-use hydfs::store::{Memory, NodeFacts, RangeFacts, Store};
 use hydfs::view::{Incarnation, NodeIx, View};
 use hydfs::wire::client::{Attach, Frame, Refusal, Reply, Request, ToClient, ToNode};
-use hydfs::wire::fragment::Assembler;
-use hydfs::wire::peer::{Message, Parts, RangeAnswer, RangeInstall, RangeOp, Standing};
+use hydfsd::disk::DiskStore;
+use hydfsd::store::{Memory, NodeFacts, RangeFacts, Store};
+use hydfsd::wire::fragment::Assembler;
+use hydfsd::wire::peer::{Message, Parts, RangeAnswer, RangeInstall, RangeOp, Standing};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub fn client(data: &[u8]) {
@@ -332,7 +332,7 @@ pub fn disk_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-fn fill(store: &mut DiskStore, range: RangeIx, name: &FileName) -> Result<(), hydfs::store::Error> {
+fn fill(store: &mut DiskStore, range: RangeIx, name: &FileName) -> Result<(), hydfsd::store::Error> {
     let facts = NodeFacts {
         born: Incarnation(1),
         whole: Incarnation(1),

@@ -202,6 +202,7 @@ async fn converse(
         }
     };
     backoff.reset();
+    // Holds no more than the output does, which shares the frames: `Outputs::are_full` bounds both.
     let (frame_tx, mut frames) = mpsc::unbounded_channel::<Bytes>();
     if events
         .send(EngineEvent::ReceiverConnected {

@@ -43,7 +43,7 @@ pub enum Input {
         output: usize,
         upto: u64,
     },
-    /// A receiver does not take this process for the newest of its task.
+    /// A receiver does not hear this process: it knows a newer one of its task, or needs what nobody has any more.
     ReceiverRefused {
         to: TaskId,
         why: String,

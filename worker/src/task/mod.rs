@@ -168,7 +168,6 @@ impl Task {
             Input::ReceiverAcknowledged { output, upto } | Input::OutputStored { output, upto } => {
                 self.outputs.acknowledge(output, upto, effects);
             }
-            // Only a receiver that knows a newer process of this task refuses it, or one that can never be served.
             Input::ReceiverRefused { to, why } => effects.push(Effect::Fenced {
                 why: format!("{to} refused this process: {why}"),
             }),
@@ -273,8 +272,8 @@ impl Task {
             && self.checkpoints.durable().pos >= self.now.pos
     }
 
-    /// The newest version of the next stage's routing that no restart falls behind: who is taken out by then is needed by this
-    /// task no more.
+    /// The newest version of the next stage's routing that no restart falls behind: this task no longer needs receivers that were
+    /// taken out by then.
     pub fn routed(&self) -> u32 {
         let durable = self.checkpoints.durable();
         let owed = self.outputs.owed(&durable.acked).next().is_some();

@@ -1,7 +1,7 @@
 //! Steps of a job's protocol that the simulation must miss.
 
 common::mutants! {
-    /// `sim::mutants_are_caught` says at which seed each is.
+    /// `sim::runs::mutants_are_caught` says at which seed each is.
     pub(crate) enum Mutant {
         /// A task's next process has the epoch of the one before.
         KeepEpoch,

@@ -1,0 +1,135 @@
+//! How far each file may be read here: what is known to be on all members. It only grows, whatever the view.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::store::Store;
+use hydfs::content::{FileName, SegmentId};
+use hydfs::ring::RangeIx;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CommitFloor {
+    pub nonce: u64,
+    pub length: u64,
+    /// Entries of the open segment that are committed.
+    pub open: u64,
+}
+
+/// What an entry does to a file's length once all members have it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LengthChange {
+    Created { nonce: u64 },
+    Removed,
+    None,
+    Grown { length: u64 },
+}
+
+/// Changes in the range's order, waiting to be committed.
+#[derive(Debug, Default)]
+pub(crate) struct PendingCommits(VecDeque<(u64, FileName, LengthChange)>);
+
+impl PendingCommits {
+    pub fn push(&mut self, seq: u64, file: FileName, change: LengthChange) {
+        self.0.push_back((seq, file, change));
+    }
+
+    fn take(&mut self, commit: u64) -> Option<(FileName, LengthChange)> {
+        let ready = self.0.front().is_some_and(|(seq, ..)| *seq <= commit);
+        let (_, file, change) = if ready { self.0.pop_front() } else { None }?;
+        Some((file, change))
+    }
+}
+
+/// One range's.
+#[derive(Debug, Default)]
+pub(crate) struct CommitFloors {
+    files: BTreeMap<FileName, CommitFloor>,
+    /// The segment that was open when this node last led the range to being active: as long as it lives it knows what of that is committed.
+    led: Option<SegmentId>,
+}
+
+impl CommitFloors {
+    pub fn get(&self, file: &FileName) -> Option<CommitFloor> {
+        self.files.get(file).copied()
+    }
+
+    pub fn files(&self) -> &BTreeMap<FileName, CommitFloor> {
+        &self.files
+    }
+
+    /// This node led the range to being active, with segment `open`.
+    pub fn lead(&mut self, open: SegmentId) {
+        self.led = Some(open);
+    }
+
+    /// Does this node know all that was ever committed in this segment?
+    pub fn knows_all_of(&self, open: SegmentId) -> bool {
+        self.led == Some(open)
+    }
+
+    /// The range is active with segment `open`: everything sealed before is committed.
+    pub fn fill(&mut self, store: &impl Store, range: RangeIx, open: SegmentId) {
+        let sealed = |file: &hydfs::content::File| {
+            file.segments
+                .iter()
+                .filter(|s| s.id != open)
+                .map(|s| s.bytes)
+                .sum::<u64>()
+        };
+        self.files = store
+            .files(range)
+            .map(|(name, file)| {
+                (
+                    name.clone(),
+                    CommitFloor {
+                        nonce: file.nonce,
+                        length: sealed(file),
+                        open: 0,
+                    },
+                )
+            })
+            .collect();
+    }
+
+    /// What a restarted node still knows: what was sealed before the set that it knows to have been active.
+    pub fn recover(store: &impl Store, range: RangeIx) -> Self {
+        let mut floors = Self::default();
+        let facts = store.range(range);
+        if let Some(active) = facts
+            .active
+            .filter(|active| facts.installed.as_ref() == Some(active))
+        {
+            floors.fill(store, range, SegmentId::of(&active));
+        }
+        floors
+    }
+
+    /// Everything up to `commit` is on all members. Adds the files whose length changed to `grown`.
+    pub fn commit(&mut self, pending: &mut PendingCommits, commit: u64, grown: &mut BTreeMap<FileName, u64>) {
+        while let Some((file, change)) = pending.take(commit) {
+            match change {
+                LengthChange::Created { nonce } => {
+                    self.files.insert(
+                        file,
+                        CommitFloor {
+                            nonce,
+                            length: 0,
+                            open: 0,
+                        },
+                    );
+                }
+                LengthChange::Removed => {
+                    grown.remove(&file);
+                    self.files.remove(&file);
+                }
+                LengthChange::None => {}
+                LengthChange::Grown { length } => {
+                    if let Some(floor) = self.files.get_mut(&file) {
+                        floor.length = length;
+                        floor.open += 1;
+                    }
+                    grown.insert(file, length);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! What must hold, found out from bytes: every appended record says what it is.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes};
+use common::ids::Epoch;
+use rand::RngExt;
+
+use super::clients::State;
+use super::world::{World, WorldEvent};
+use crate::replica::{Input, Replica};
+use crate::store::mem::MemStore;
+use crate::store::{Error, Store};
+use hydfs::content::{ClientId, FileName};
+
+const HEAD: usize = 1 + 8 + 8 + 8 + 2;
+
+/// A record, to be appended at `offset` of the client's stream.
+pub fn record(client: ClientId, epoch: Epoch, offset: u64, filler: usize) -> Bytes {
+    let mut bytes = Vec::with_capacity(HEAD + filler);
+    bytes.put_u8(0xA5);
+    bytes.put_u64(client.0);
+    bytes.put_u64(epoch.0);
+    bytes.put_u64(offset);
+    bytes.put_u16((HEAD + filler) as u16);
+    bytes.extend((0..filler).map(|i| {
+        if i % 7 == 6 {
+            b'\n'
+        } else {
+            (offset as usize + i * 31) as u8
+        }
+    }));
+    bytes.into()
+}
+
+/// Client, epoch, offset, all its bytes.
+type Record<'a> = (ClientId, Epoch, u64, &'a [u8]);
+
+/// The records that make up these bytes; an error where bytes are none.
+fn records(mut bytes: &[u8]) -> Result<Vec<Record<'_>>, String> {
+    let mut records = Vec::new();
+    let u64_at = |b: &[u8], i: usize| u64::from_be_bytes(b[i..i + 8].try_into().expect("8 bytes"));
+    while !bytes.is_empty() {
+        let len = bytes
+            .get(25..27)
+            .map_or(0, |l| u16::from_be_bytes([l[0], l[1]]) as usize);
+        if bytes[0] != 0xA5 || len < HEAD || bytes.len() < len {
+            return Err(format!("no record after {} others", records.len()));
+        }
+        let (this, rest) = bytes.split_at(len);
+        records.push((
+            ClientId(u64_at(this, 1)),
+            Epoch(u64_at(this, 9)),
+            u64_at(this, 17),
+            this,
+        ));
+        bytes = rest;
+    }
+    Ok(records)
+}
+
+/// Acknowledged records of one client in one file, by offset; of the newest life of the file.
+type Acked = BTreeMap<u64, (Epoch, Bytes)>;
+
+#[derive(Default)]
+pub struct Oracle {
+    acked: BTreeMap<(FileName, ClientId), Acked>,
+    /// By epoch: the nonce, and the length that was answered first.
+    fences: BTreeMap<(FileName, ClientId), BTreeMap<Epoch, (u64, u64)>>,
+    /// The longest committed content ever seen of a file.
+    seen: BTreeMap<(FileName, u64), Vec<u8>>,
+    /// By node.
+    known: BTreeMap<(usize, FileName, u64), u64>,
+    pub acks: u64,
+    pub reads: u64,
+}
+
+impl Oracle {
+    pub fn acked_bytes(&self, file: &FileName) -> u64 {
+        let acked = self.acked.iter().filter(|((f, _), _)| f == file);
+        acked
+            .flat_map(|(_, a)| a.values())
+            .map(|(_, bytes)| bytes.len() as u64)
+            .sum()
+    }
+
+    pub fn forget_node(&mut self, node: usize) {
+        self.known.retain(|(n, ..), _| *n != node);
+    }
+
+    pub fn removed(&mut self, file: &FileName) {
+        self.acked.retain(|(f, _), _| f != file);
+    }
+
+    pub fn appended(
+        &mut self,
+        file: &FileName,
+        client: ClientId,
+        offset: u64,
+        payload: &[u8],
+        length: u64,
+    ) -> Option<String> {
+        let key = (file.clone(), client);
+        if length < offset + payload.len() as u64 {
+            return Some(format!(
+                "{file}: acknowledged {length}, appended at {offset} {}",
+                payload.len()
+            ));
+        }
+        for (_, epoch, offset, bytes) in records(payload).expect("clients append records") {
+            self.acks += 1;
+            let acked = self.acked.entry(key.clone()).or_default();
+            let (_, first) = acked
+                .entry(offset)
+                .or_insert((epoch, Bytes::copy_from_slice(bytes)));
+            if first != bytes {
+                return Some(format!("{file}: two histories of {client:?} at {offset}"));
+            }
+            let end = offset + bytes.len() as u64;
+            let fences = self
+                .fences
+                .get(&key)
+                .into_iter()
+                .flat_map(|f| f.range(Epoch(epoch.0 + 1)..));
+            for (newer, (_, fence)) in fences {
+                if end > *fence {
+                    return Some(format!(
+                        "{file}: {client:?} epoch {epoch} is acknowledged up to {end}, epoch {newer} fenced at {fence}"
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    pub fn fenced(
+        &mut self,
+        file: &FileName,
+        client: ClientId,
+        epoch: Epoch,
+        nonce: u64,
+        length: u64,
+    ) -> Option<String> {
+        let key = (file.clone(), client);
+        let fences = self.fences.entry(key.clone()).or_default();
+        if let Some((other, _)) = fences.get(&epoch) {
+            let wrong =
+                (*other != nonce).then(|| format!("{file}: two processes have epoch {epoch} of {client:?}"));
+            return wrong;
+        }
+        fences.insert(epoch, (nonce, length));
+        let older = self.acked.get(&key)?.iter().filter(|(_, (e, _))| *e < epoch);
+        let end = older
+            .map(|(offset, (_, bytes))| offset + bytes.len() as u64)
+            .max()
+            .unwrap_or(0);
+        (end > length)
+            .then(|| format!("{file}: epoch {epoch} of {client:?} is told {length}, {end} was acknowledged"))
+    }
+}
+
+/// The file's bytes up to `length` as a node has them; `None` when it misses some.
+fn content(replica: &Replica<MemStore>, name: &FileName, length: u64) -> Option<Result<Vec<u8>, Error>> {
+    let range = replica.range_of(name);
+    let mut bytes = Vec::new();
+    for slice in replica.store().file(range, name)?.slices(0, length) {
+        if slice.missing {
+            return None;
+        }
+        match replica
+            .store()
+            .read(range, name, slice.segment, slice.offset, slice.len)
+        {
+            Ok(piece) => bytes.extend_from_slice(&piece),
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    Some(Ok(bytes))
+}
+
+/// Somebody reads a file at some node: only what is committed, never less than before, never anything else than others see.
+pub fn read(w: &mut World) {
+    w.after(20, 120, WorldEvent::Read);
+    let node = w.rng.random_range(0..w.n);
+    let files = w.clients.files.len();
+    let name = w.clients.files[w.rng.random_range(0..files)].clone();
+    read_at(w, node, &name);
+}
+
+fn read_at(w: &mut World, node: usize, name: &FileName) {
+    let Some(replica) = &w.nodes[node].replica else {
+        return;
+    };
+    let Some(known) = replica.committed(name) else {
+        return;
+    };
+    let range = replica.range_of(name);
+    let last = w
+        .oracle
+        .known
+        .entry((node, name.clone(), known.nonce))
+        .or_default();
+    if known.length < *last {
+        let what = format!("node {node}: {name} shrinks from {last} to {}", known.length);
+        return w.wrong(what);
+    }
+    *last = known.length;
+    let bytes = match content(replica, name, known.length) {
+        None => return,
+        Some(Ok(bytes)) => bytes,
+        Some(Err(Error::Damaged { segment, .. })) => {
+            return w.input(
+                node,
+                Input::Damaged {
+                    range,
+                    file: name.clone(),
+                    segment,
+                },
+            );
+        }
+        Some(Err(error)) => return w.wrong(format!("node {node}: reading {name}: {error}")),
+    };
+    w.oracle.reads += 1;
+    if bytes.len() as u64 != known.length {
+        let what = format!(
+            "node {node}: {name} has {} bytes, committed {}",
+            bytes.len(),
+            known.length
+        );
+        return w.wrong(what);
+    }
+    let seen = w.oracle.seen.entry((name.clone(), known.nonce)).or_default();
+    let common = seen.len().min(bytes.len());
+    if seen[..common] != bytes[..common] {
+        return w.wrong(format!("node {node}: {name} was read with other bytes before"));
+    }
+    if bytes.len() > seen.len() {
+        *seen = bytes;
+    }
+}
+
+/// All is healed: is everything there?
+pub fn check_all(w: &mut World) {
+    let names: Vec<FileName> = w.clients.processes.iter().map(|p| p.file.clone()).collect();
+    for name in &names {
+        if let Some(wrong) = check_file(w, name) {
+            return w.wrong(wrong);
+        }
+    }
+    if let Some(wrong) = check_scripts(w) {
+        w.wrong(wrong);
+    }
+}
+
+/// Files that are created and removed are there, or not, as the one who does it was told last.
+fn check_scripts(w: &World) -> Option<String> {
+    let (_, first) = w.up().next()?;
+    for process in &w.clients.processes {
+        let Some(script) = &process.script else { continue };
+        let range = first.range_of(&process.file);
+        let set = first.replicas_of(range);
+        for (node, replica) in w.up().filter(|(n, _)| set.iter().any(|s| s.0 as usize == *n)) {
+            let nonce = replica.store().file(range, &process.file).map(|f| f.nonce);
+            let wrong = match process.state {
+                State::Append | State::Fence => nonce != Some(process.nonce),
+                _ => script.absent && nonce.is_some_and(|n| n != process.nonce),
+            };
+            if wrong {
+                return Some(format!(
+                    "node {node}: {} ({:?}) has nonce {nonce:?}",
+                    process.file, process.state
+                ));
+            }
+        }
+    }
+    None
+}
+
+/// Reads everything everywhere; flipped bits are reported to the nodes. How many there were.
+pub fn scrub(w: &mut World) -> usize {
+    let mut found = 0;
+    for node in 0..w.n {
+        for range in w.ring.ranges().collect::<Vec<_>>() {
+            let Some(replica) = &w.nodes[node].replica else {
+                continue;
+            };
+            let mut damaged = Vec::new();
+            for (name, file) in replica.store().files(range) {
+                for segment in file.segments.iter().filter(|s| !s.missing) {
+                    if replica
+                        .store()
+                        .read(range, name, segment.id, 0, segment.bytes)
+                        .is_err()
+                    {
+                        damaged.push((name.clone(), segment.id));
+                    }
+                }
+            }
+            found += damaged.len();
+            for (file, segment) in damaged {
+                w.input(node, Input::Damaged { range, file, segment });
+            }
+        }
+    }
+    found
+}
+
+fn check_file(w: &World, name: &FileName) -> Option<String> {
+    let (_, first) = w.up().next()?;
+    let range = first.range_of(name);
+    let set = super::naive::members(w, range, first.view());
+    let mut copies = Vec::new();
+    for n in &set {
+        let replica = w.nodes[*n].replica.as_ref()?;
+        let Some(file) = replica.store().file(range, name) else {
+            continue;
+        };
+        let bytes = match content(replica, name, file.length()) {
+            Some(Ok(bytes)) => bytes,
+            other => return Some(format!("node {n}: {name} can't be read: {other:?}")),
+        };
+        let newlines = bytes.iter().filter(|b| **b == b'\n').count() as u64;
+        if newlines != file.segments.iter().map(|s| s.newlines).sum::<u64>() {
+            return Some(format!("node {n}: {name} does not count {newlines} newlines"));
+        }
+        copies.push((bytes, file.head().streams, file.nonce));
+    }
+    let acked: Vec<_> = w.oracle.acked.iter().filter(|((f, _), _)| f == name).collect();
+    if copies.is_empty() {
+        return (!acked.is_empty()).then(|| format!("{name} is gone"));
+    }
+    if copies.len() != w.n.min(3) || copies.iter().any(|c| *c != copies[0]) {
+        let lens: Vec<_> = copies.iter().map(|(b, ..)| b.len()).collect();
+        return Some(format!("{name}: replicas differ: {lens:?} bytes on {set:?}"));
+    }
+    let found = match records(&copies[0].0) {
+        Ok(found) => found,
+        Err(wrong) => return Some(format!("{name}: {wrong}")),
+    };
+    let mut streams: BTreeMap<ClientId, u64> = BTreeMap::new();
+    let mut there: BTreeMap<(ClientId, u64), &[u8]> = BTreeMap::new();
+    for (client, epoch, offset, bytes) in found {
+        let end = streams.entry(client).or_default();
+        if offset != *end {
+            return Some(format!(
+                "{name}: {client:?} epoch {epoch} has a record for {offset} at {end}"
+            ));
+        }
+        *end += bytes.len() as u64;
+        there.insert((client, offset), bytes);
+    }
+    for ((_, client), acked) in acked {
+        for (offset, (epoch, bytes)) in acked {
+            if there.get(&(*client, *offset)) != Some(&&bytes[..]) {
+                return Some(format!(
+                    "{name}: {client:?} epoch {epoch}: the acknowledged record at {offset} is lost"
+                ));
+            }
+        }
+    }
+    None
+}
