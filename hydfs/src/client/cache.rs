@@ -42,6 +42,7 @@ impl Key {
     }
 }
 
+/// Blocks of files on the local disk, for readers of this node.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,

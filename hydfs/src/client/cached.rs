@@ -50,6 +50,7 @@ impl CachedStream {
         self.stat.len
     }
 
+    /// The file held nothing when this was opened.
     pub fn is_empty(&self) -> bool {
         self.stat.len == 0
     }

@@ -9,6 +9,7 @@ use crate::content::FileName;
 
 /// Why a call failed. Each says whose fault it is; what a retry could cure has been retried already.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
 pub enum Error {
     #[error("HyDFS has no file `{file}`")]
     NoSuchFile { file: String },

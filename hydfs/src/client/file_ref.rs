@@ -17,7 +17,9 @@ use common::ids::Creation;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileRef<'a> {
+    /// Its name.
     pub name: &'a str,
+    /// Which file of that name; `None`: the one that has it now.
     pub of: Option<Creation>,
 }
 

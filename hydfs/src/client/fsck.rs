@@ -19,6 +19,7 @@ const RANGE_WITHIN: Duration = Duration::from_secs(3);
 /// What looks wrong while files change is looked at again after this long.
 const AGAIN: Duration = Duration::from_millis(300);
 
+/// How a file or range is not well, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Its range cannot be written, and maybe not read, now.
@@ -42,19 +43,26 @@ impl fmt::Display for Kind {
 /// Something that is not well.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
+    /// How bad it is.
     pub kind: Kind,
     /// A file; `None`: a whole range.
     pub file: Option<String>,
+    /// What is wrong, and where.
     pub what: String,
 }
 
+/// What a check came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
+    /// Files that were checked.
     pub files: usize,
+    /// Copies of them that were looked at.
     pub copies: usize,
     /// Bytes on disks that were read back.
     pub bytes: u64,
+    /// What is not well; empty if all is.
     pub findings: Vec<Finding>,
+    /// How long it took.
     pub elapsed: Duration,
 }
 

@@ -20,6 +20,7 @@ use crate::wire::client::CopyInfo;
 /// What a merge came to: all replicas hold the same bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Merged {
+    /// The file's name.
     pub file: String,
     /// Bytes that were committed when it began.
     pub len: u64,
@@ -29,6 +30,7 @@ pub struct Merged {
     pub repaired: usize,
     /// Entries that were read back from disks, on all replicas together.
     pub read_back: u64,
+    /// How long it took.
     pub elapsed: Duration,
 }
 

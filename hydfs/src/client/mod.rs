@@ -8,11 +8,44 @@
 //!          +-- merge.rs, fsck.rs compare what inspect.rs gets to know of the replicas' copies
 //! ```
 //! Everything retries by itself through restarts, take-overs and lost connections, for [`Client::with_patience`] long.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use std::sync::Arc;
+//!
+//! use common::cluster::Cluster;
+//! use common::ids::Epoch;
+//! use common::net::Identity;
+//! use hydfs::client::Client;
+//!
+//! let cluster = Cluster::find(None)?;
+//! let me = Identity {
+//!     who: "an example".into(),
+//!     node: None,
+//!     secret: cluster.secret()?,
+//!     security: cluster.security,
+//! };
+//! let client = Client::new(Arc::new(cluster), me);
+//! // A stream of this client in the file; whoever opens it under a later epoch fences this one out.
+//! let mut appender = client.open_append("logs/a", "example", Epoch(1), true).await?;
+//! appender.append("a line\n");
+//! appender.wait_acked(appender.queued()).await?;
+//! let mut pieces = client.stream("logs/a", 0..u64::MAX);
+//! while let Some(piece) = pieces.next().await {
+//!     print!("{}", String::from_utf8_lossy(&piece?));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+#![deny(missing_docs)]
 
 mod appender;
 mod cache;
 mod cached;
+#[allow(missing_docs)] // each command says in its --help what it does
 pub mod cli;
+#[allow(missing_docs)] // for the storage node, not for callers
 mod conn;
 mod error;
 mod file_ref;
@@ -20,6 +53,7 @@ mod fsck;
 mod inspect;
 mod merge;
 pub mod names;
+#[allow(missing_docs)] // for the storage node, not for callers
 mod nodes;
 mod put;
 mod replica;
@@ -62,6 +96,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// What is known of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stat {
+    /// Its name.
     pub file: String,
     /// Which file of that name it is.
     pub creation: Creation,
@@ -80,15 +115,20 @@ pub struct Stat {
 /// One line of [`Client::find`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
+    /// Its name.
     pub file: String,
+    /// Committed bytes.
     pub len: u64,
+    /// Which file of that name it is.
     pub creation: Creation,
 }
 
 /// A place where an append began: `newlines_before` newlines lie in the file before byte `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineMark {
+    /// The append's first byte in the file.
     pub offset: u64,
+    /// Newlines before it.
     pub newlines_before: u64,
 }
 
@@ -104,6 +144,7 @@ pub struct Streams {
 }
 
 impl Streams {
+    /// The stream of one client, if it has appended.
     pub fn of(&self, client: &str) -> Option<&StreamInfo> {
         self.clients.get(&ClientId::of(client))
     }
@@ -149,6 +190,7 @@ impl Client {
         }
     }
 
+    /// The cluster that it speaks to.
     pub fn cluster(&self) -> &Arc<Cluster> {
         self.nodes.cluster()
     }
@@ -171,6 +213,7 @@ impl Client {
         self.ask(file, request).await.map(drop)
     }
 
+    /// What is known of a file. [`Error::NoSuchFile`] is certain: a majority has said so.
     pub async fn stat(&self, file: &str) -> Result<Stat, Error> {
         check_name(file)?;
         match self
@@ -202,6 +245,7 @@ impl Client {
         }
     }
 
+    /// Whether there is a file of that name, as certain as [`Client::stat`].
     pub async fn exists(&self, file: &str) -> Result<bool, Error> {
         match self.stat(file).await {
             Ok(_) => Ok(true),
@@ -384,6 +428,7 @@ impl Client {
         self.nodes.tail(file, offset, max, wait, self.patience).await
     }
 
+    /// Removes the file that has the name now. One that is made in its place meanwhile stays.
     pub async fn remove(&self, file: &str) -> Result<(), Error> {
         // Which one: a retry must not remove one that was made in its place.
         let which = Request::Stat {

@@ -7,6 +7,7 @@ use super::error::Error;
 pub enum Deed {
     /// To make it, or to append to it.
     Write,
+    /// To remove it.
     Remove,
     /// To have a job read it. Looking at a file (`cat`, `get`) is always allowed.
     Feed,
