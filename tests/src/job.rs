@@ -95,7 +95,8 @@ impl Job<'_> {
     pub fn set_rate(&self, rate: u64) -> Result<()> {
         let rate = rate.to_string();
         let mut ctl = self.cluster.command("rainstormctl");
-        succeed(ctl.args(["set_rate", &self.name, &rate])).map(drop)
+        let asked = succeed(ctl.args(["set_rate", &self.name, &rate])).map(drop);
+        asked.with_context(|| format!("the job says: {}", self.said()))
     }
 
     /// Lines printed so far.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::cluster::{Cluster, Node};
-use common::net::{Error, Identity, Role, dial};
+use common::net::{Connection, Error, Identity, Role, dial};
 use common::spawn;
 use tokio::sync::mpsc;
 
@@ -13,6 +13,8 @@ use crate::wire::{Reply, Request};
 /// A leader takes the first free of so many ports.
 pub const PORTS: u16 = 10;
 const WITHIN: Duration = Duration::from_millis(1500);
+/// A leader answers to some requests when they are stored in HyDFS, which may have to change its view first.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// No leader answers for it.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,11 @@ pub enum Missing {
     NoJob(String),
     #[error("no job `{job}` is running; there {have}")]
     NoSuchJob { job: String, have: String },
+    #[error(
+        "job `{job}` runs, but its leader did not answer: {why}; what was asked for may still happen (see `rainstormctl list_tasks \
+         {job}` and `rainstormctl rates {job}`)"
+    )]
+    NoAnswer { job: String, why: String },
 }
 
 /// What came of asking every control port of every node.
@@ -81,7 +88,7 @@ pub async fn ask_leader(
         .map(|addr| {
             let (me, tell, job) = (me.clone(), tell.clone(), job.to_owned());
             spawn::guarded("ask-leader", async move {
-                let answer = tokio::time::timeout(3 * WITHIN, ask_if(addr, &me, &job, request)).await;
+                let answer = tokio::time::timeout(3 * WITHIN, connect_if(addr, &me, &job)).await;
                 let _ = tell.send(answer.unwrap_or(Err(Error::Timeout))).await;
                 Ok::<(), Error>(())
             })
@@ -89,14 +96,26 @@ pub async fn ask_leader(
         .collect();
     drop(tell);
     let mut others: Vec<String> = vec![];
-    while let Some(answer) = heard.recv().await {
-        match answer {
-            Ok(Ok(reply)) => return Ok(reply),
+    let mut leader = None;
+    while leader.is_none()
+        && let Some(found) = heard.recv().await
+    {
+        match found {
+            Ok(Ok(connection)) => leader = Some(connection),
             Ok(Err(other)) => others.push(other),
             Err(_) => {}
         }
     }
     drop(guards);
+    if let Some(connection) = leader {
+        let answer = tokio::time::timeout(ANSWER_WITHIN, ask_on(connection, request)).await;
+        return answer
+            .unwrap_or(Err(Error::Timeout))
+            .map_err(|e| Missing::NoAnswer {
+                job: job.into(),
+                why: e.to_string(),
+            });
+    }
     others.sort();
     Err(match others.is_empty() {
         true => Missing::NoJob(String::new()),
@@ -107,26 +126,22 @@ pub async fn ask_leader(
     })
 }
 
-/// The reply of that job's leader, or whose leader answers there.
-async fn ask_if(
-    addr: SocketAddr,
-    me: &Identity,
-    job: &str,
-    request: Request,
-) -> Result<Result<Reply, String>, Error> {
+/// A connection to that job's leader, or whose leader answers there.
+async fn connect_if(addr: SocketAddr, me: &Identity, job: &str) -> Result<Result<Connection, String>, Error> {
     let mut connection = dial(addr, me, Role::Console).await?;
     connection.tx.send(&Request::Status).await?;
     match connection.rx.recv().await?.ok_or(Error::Closed)? {
-        Reply::Status(row) if row.job.as_str() == job => {}
-        Reply::Status(row) => return Ok(Err(row.job.to_string())),
-        _ => return Err(Error::Closed),
+        Reply::Status(row) if row.job.as_str() == job => Ok(Ok(connection)),
+        Reply::Status(row) => Ok(Err(row.job.to_string())),
+        _ => Err(Error::Closed),
     }
+}
+
+async fn ask_on(mut connection: Connection, request: Request) -> Result<Reply, Error> {
     connection.tx.send(&request).await?;
-    Ok(Ok(connection.rx.recv().await?.ok_or(Error::Closed)?))
+    connection.rx.recv().await?.ok_or(Error::Closed)
 }
 
 async fn ask(addr: SocketAddr, me: &Identity, request: Request) -> Result<Reply, Error> {
-    let mut connection = dial(addr, me, Role::Console).await?;
-    connection.tx.send(&request).await?;
-    connection.rx.recv().await?.ok_or(Error::Closed)
+    ask_on(dial(addr, me, Role::Console).await?, request).await
 }
