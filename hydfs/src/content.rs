@@ -1,18 +1,20 @@
 //! What a node holds of a file: pure metadata, the same for every store. A file is a list of sealed segments and, last, at most one
 //! open segment; a segment is an ordered list of entries whose payloads lie one behind the other.
 
+mod segment_id;
 mod spans;
+mod trim;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 pub use common::ids::Epoch;
+pub use segment_id::SegmentId;
 use serde::{Deserialize, Serialize};
 pub use spans::Span;
+pub use trim::{Dropped, Position, SegmentLimits};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
-
-use crate::view::View;
 
 /// The longest payload of one entry: a 16 MiB line and what goes with it.
 pub const MAX_PAYLOAD: usize = 32 * 1024 * 1024;
@@ -86,35 +88,6 @@ pub struct ClientId(pub u64);
 impl ClientId {
     pub fn of(name: &str) -> Self {
         Self(xxh3_64(name.as_bytes()))
-    }
-}
-
-/// The size of the view that a segment was opened under: unique within a file, rising.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(from = "(u64, u64)", into = "(u64, u64)")]
-pub struct SegmentId(pub u128);
-
-impl SegmentId {
-    pub fn of(view: &View) -> Self {
-        Self(view.size())
-    }
-}
-
-impl From<(u64, u64)> for SegmentId {
-    fn from((high, low): (u64, u64)) -> Self {
-        Self((high as u128) << 64 | low as u128)
-    }
-}
-
-impl From<SegmentId> for (u64, u64) {
-    fn from(id: SegmentId) -> (u64, u64) {
-        ((id.0 >> 64) as u64, id.0 as u64)
-    }
-}
-
-impl fmt::Display for SegmentId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", self.0)
     }
 }
 
@@ -259,6 +232,12 @@ pub struct Stream {
 pub struct File {
     /// Of the one who created it.
     pub nonce: u64,
+    /// Bytes below are gone, for good: it only grows, and never beyond what is committed.
+    #[serde(default)]
+    pub base: u64,
+    /// The segments before those that are here, all below `base`.
+    #[serde(default)]
+    pub dropped: Dropped,
     pub segments: Vec<Segment>,
     pub streams: BTreeMap<ClientId, Stream>,
 }
@@ -298,9 +277,14 @@ impl File {
         }
     }
 
-    /// Bytes in all segments, acknowledged or not.
+    /// Bytes in all segments, acknowledged or not, and in those that were dropped.
     pub fn length(&self) -> u64 {
-        self.segments.iter().map(|s| s.bytes).sum()
+        self.dropped.bytes + self.segments.iter().map(|s| s.bytes).sum::<u64>()
+    }
+
+    /// Newlines in as many bytes.
+    pub fn newlines(&self) -> u64 {
+        self.dropped.newlines + self.segments.iter().map(|s| s.newlines).sum::<u64>()
     }
 
     pub fn segment(&self, id: SegmentId) -> Option<&Segment> {
@@ -376,39 +360,45 @@ impl File {
     /// Everything but the indexes: what nodes tell each other.
     pub fn head(&self) -> File {
         File {
-            nonce: self.nonce,
             segments: self.segments.iter().map(Segment::head).collect(),
             streams: self.streams.clone(),
+            ..*self
         }
     }
 
-    /// The same as the file was when its last segment, if that is `open`, had `entries` entries. Epochs stay: what was fenced off stays so.
-    pub fn head_up_to(&self, open: SegmentId, entries: u64) -> File {
+    /// The same as the file was under this view when segment `to.0` had `to.1` entries; `None`: when it had no entry under it. Epochs stay: what
+    /// was fenced off stays so. So does the base: what is below is gone here.
+    pub fn head_up_to(&self, view: SegmentId, to: Option<(SegmentId, u64)>) -> File {
+        let (id, entries) = to.unwrap_or((view, 0));
         let mut head = self.head();
-        let Some(last) = self.segments.last().filter(|s| s.id == open) else {
-            return head;
-        };
-        let Some(prefix) = last.prefix(entries) else {
-            // Damaged here: nothing is known of it.
-            return head;
-        };
-        for entry in last.index[prefix.index.len()..].iter().rev() {
+        let mut cut: Vec<&EntryMeta> = Vec::new();
+        for segment in self.segments_of(view).rev().take_while(|s| s.id >= id) {
+            let keep = if segment.id == id { entries } else { 0 };
+            if keep == segment.entries {
+                break;
+            }
+            let Some(prefix) = segment.prefix(keep).filter(|_| !segment.missing) else {
+                // Damaged here: nothing is known of it.
+                return self.head();
+            };
+            cut.extend(segment.index[prefix.index.len()..].iter().rev());
+            head.segments.pop();
+            head.segments.extend((keep > 0).then(|| prefix.head()));
+        }
+        for entry in cut {
             if let (Kind::Append, Some(stream)) = (entry.kind, head.streams.get_mut(&entry.client)) {
                 stream.length = entry.offset;
             }
         }
-        if let Some(slot) = head.segments.last_mut() {
-            *slot = prefix.head();
-        }
         head
     }
 
-    /// Makes this the file that a take-over decided on: `target`'s segments (all sealed) and streams. Says what becomes of the bytes of each
+    /// Makes this the file that a take-over decided on: `target`'s base, segments (all sealed) and streams. Says what becomes of the bytes of each
     /// segment that was here. What `target` calls missing is no matter: that was somebody else's.
     pub fn install(&mut self, target: &File) -> Vec<(SegmentId, SegmentFate)> {
         let mut old = std::mem::take(&mut self.segments);
         let other_file = self.nonce != target.nonce;
-        self.nonce = target.nonce;
+        (self.nonce, self.base, self.dropped) = (target.nonce, target.base, target.dropped);
         self.streams = target.streams.clone();
         let mut fates = Vec::new();
         for want in &target.segments {
@@ -438,7 +428,7 @@ impl File {
             fates.push((want.id, fate));
             self.segments.push(segment);
         }
-        // Those of another file under this name, and those that never counted.
+        // Those of another file under this name, those that never counted, and those that were trimmed meanwhile.
         fates.extend(old.iter().map(|s| (s.id, SegmentFate::Drop)));
         fates
     }
@@ -448,10 +438,13 @@ impl File {
         self.segments.iter().any(|s| s.missing)
     }
 
-    /// Where `len` bytes from `offset` lie, in order; less at the file's end.
+    /// Where `len` bytes from `offset` lie, in order; less at the file's end, and nothing where segments were dropped.
     pub fn slices(&self, offset: u64, len: u64) -> Vec<SegmentSlice> {
-        let (mut from, mut left) = (offset, len);
         let mut slices = Vec::new();
+        let Some(mut from) = offset.checked_sub(self.dropped.bytes) else {
+            return slices;
+        };
+        let mut left = len;
         for segment in &self.segments {
             if from >= segment.bytes {
                 from -= segment.bytes;
@@ -472,18 +465,18 @@ impl File {
         slices
     }
 
-    /// The file's byte offsets and newline counts at the ends of entries, at least `step` bytes apart, and at its end. A missing
-    /// segment has only its end.
+    /// The file's byte offsets and newline counts at the ends of entries, at least `step` bytes apart, and at its end; above its base. A
+    /// missing segment has only its end.
     pub fn boundaries(&self, step: u64) -> Vec<Boundary> {
         let mut bounds: Vec<Boundary> = Vec::new();
-        let (mut base, mut lines) = (0, 0);
-        let mut last = 0;
+        let (mut base, mut lines) = (self.dropped.bytes, self.dropped.newlines);
+        let mut last = self.base;
         for segment in &self.segments {
             let mut newlines = lines;
             for entry in &segment.index {
                 newlines += u64::from(entry.newlines);
                 let offset = base + entry.end;
-                if offset - last >= step.max(1) {
+                if offset >= last + step.max(1) {
                     bounds.push(Boundary { offset, newlines });
                     last = offset;
                 }

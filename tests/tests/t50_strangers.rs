@@ -85,7 +85,7 @@ fn send(addr: SocketAddr, bytes: &[u8]) -> Result<TcpStream> {
 /// Random bytes; the right beginning and then a huge length, or rubbish as long as it says; HTTP with endless headers.
 fn attack(addr: SocketAddr, random: &mut Random) -> Result<()> {
     let mut noise = |len: usize| (0..len).map(|_| random.draw() as u8).collect::<Vec<u8>>();
-    let magic = b"RNSTR\x02";
+    let magic = b"RNSTR\x03";
     let pieces: Vec<Vec<u8>> = vec![
         noise(1),
         noise(100),
@@ -142,7 +142,7 @@ fn t51_strangers_at_every_port_while_a_job_runs() -> Result<()> {
     let mut held = vec![];
     for addr in &targets {
         for n in 0..100 {
-            held.push(send(*addr, if n % 2 == 0 { b"" } else { b"RNSTR\x02\x00" })?);
+            held.push(send(*addr, if n % 2 == 0 { b"" } else { b"RNSTR\x03\x00" })?);
         }
     }
     let victim = job.kill_task("s1t1")?;

@@ -26,7 +26,7 @@ use crate::cluster::Security;
 use crate::ids::NodeName;
 use crate::secret::Secret;
 
-const MAGIC: [u8; 6] = *b"RNSTR\x02";
+const MAGIC: [u8; 6] = *b"RNSTR\x03";
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
 /// A hello names a program and a node; it has no reason to be longer.
 const MAX_HELLO: usize = 1024;
@@ -333,7 +333,7 @@ mod tests {
             Err(Error::Magic { .. })
         ));
         assert!(matches!(
-            raw(b"RNSTR\x02\xff\xff").await,
+            raw(b"RNSTR\x03\xff\xff").await,
             Err(Error::TooLong { .. })
         ));
         // A recorded first message, sent again by somebody who does not know the secret.

@@ -122,6 +122,8 @@ pub trait Store {
         entry: EntryMeta,
         payload: &Bytes,
     ) -> Result<(), Error>;
+    /// Bytes below `base` are gone: see [`File::trim`]. The segments that this drops cost no room any more. Takes none itself worth speaking of.
+    fn trim(&mut self, range: RangeIx, name: &FileName, base: u64, next: SegmentId) -> Result<(), Error>;
     /// Makes everything written so far as durable as the setting says. Nothing is acknowledged before.
     fn sync(&mut self) -> Result<(), Error>;
 

@@ -8,14 +8,14 @@ use common::clock::{self, Time};
 use common::hold::Hold;
 use common::ids::Epoch;
 use common::spawn;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::conn::{Answer, Conn, SessionNews};
 use super::error::Error;
 use super::nodes::{Nodes, Search};
 use super::session::Session;
 use crate::view::NodeIx;
-use crate::wire::client::{Attach, Refusal, Reply, Request};
+use crate::wire::client::{Attach, Refusal, Reply, Request, Writer};
 
 /// No acknowledgement for this long while appends are under way: ask others who coordinates the file by now.
 const STALL: Duration = Duration::from_millis(700);
@@ -36,9 +36,26 @@ struct Progress {
     error: Option<Error>,
 }
 
+/// What opening a stream found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Opened {
+    /// Of the stream.
+    pub length: u64,
+    /// Of the file.
+    pub base: u64,
+}
+
+/// How far the file is to be trimmed, and how far it is.
+#[derive(Debug, Clone, Copy)]
+struct Trim {
+    wanted: u64,
+    base: u64,
+}
+
 struct Shared {
     session: Mutex<Session>,
-    /// Something was queued.
+    trim: Mutex<Trim>,
+    /// Something was queued, or is to be trimmed.
     queued: Notify,
 }
 
@@ -46,6 +63,16 @@ impl Shared {
     fn session(&self) -> MutexGuard<'_, Session> {
         // No panic happens while it is held, so a poisoned one is as good as any.
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trim(&self) -> MutexGuard<'_, Trim> {
+        self.trim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To where the file is still to be trimmed.
+    fn trim_due(&self) -> Option<u64> {
+        let Trim { wanted, base } = *self.trim();
+        (wanted > base).then_some(wanted)
     }
 }
 
@@ -62,10 +89,12 @@ pub struct Appender {
 }
 
 impl Appender {
-    pub(super) fn start(nodes: Arc<Nodes>, stream: StreamKey, length: u64, patience: Duration) -> Self {
+    pub(super) fn start(nodes: Arc<Nodes>, stream: StreamKey, opened: Opened, patience: Duration) -> Self {
+        let Opened { length, base } = opened;
         let session = Mutex::new(Session::new(length));
         let shared = Arc::new(Shared {
             session,
+            trim: Mutex::new(Trim { wanted: base, base }),
             queued: Notify::new(),
         });
         let (tell, progress) = watch::channel(Progress {
@@ -102,6 +131,21 @@ impl Appender {
     pub fn append(&mut self, bytes: impl Into<Bytes>) {
         self.shared.session().push(bytes.into());
         self.shared.queued.notify_one();
+    }
+
+    /// Has the file trimmed to `base`: see [`super::Client::trim`]. Never waits, and asks once for the highest that was wanted until it is done, again
+    /// after a failure. It is done under this stream's own fence: a process that was replaced trims nothing any more, and finds out as with an
+    /// append. `base` counts the file's bytes; trim only what is acknowledged.
+    pub fn trim(&mut self, base: u64) {
+        let mut trim = self.shared.trim();
+        trim.wanted = trim.wanted.max(base);
+        drop(trim);
+        self.shared.queued.notify_one();
+    }
+
+    /// The file's base when the stream was opened, or since it was trimmed by [`Appender::trim`].
+    pub fn base(&self) -> u64 {
+        self.shared.trim().base
     }
 
     /// How long small appends are gathered before they go; not at all, unless this is said.
@@ -176,7 +220,7 @@ impl Driver {
             let mut search = Search::new(&nodes, range, &self.stream.file, self.patience);
             let error = loop {
                 let node = search.node();
-                let acked_before = self.shared.session().acked();
+                let done_before = self.done();
                 let end = match self.nodes.conn(node).await {
                     Ok(conn) => self.attached(&conn, node).await,
                     Err(error) => match search.failed(error).await {
@@ -184,11 +228,8 @@ impl Driver {
                         Err(error) => break error,
                     },
                 };
-                let moved_on = {
-                    let mut session = self.shared.session();
-                    session.disconnected();
-                    session.acked() > acked_before
-                };
+                self.shared.session().disconnected();
+                let moved_on = self.done() != done_before;
                 if self.idle() {
                     continue 'work;
                 }
@@ -230,6 +271,11 @@ impl Driver {
                     client: self.stream.client.clone(),
                     epoch,
                 },
+                Error::BeyondEnd { file, len, .. } => Error::BeyondEnd {
+                    file,
+                    base: self.shared.trim().wanted,
+                    len,
+                },
                 other => other,
             };
             self.tell.send_modify(|p| p.error = Some(error));
@@ -239,7 +285,28 @@ impl Driver {
 
     fn idle(&self) -> bool {
         let session = self.shared.session();
-        session.queued() == session.acked()
+        session.queued() == session.acked() && self.shared.trim_due().is_none()
+    }
+
+    /// How far it is, with appends and with trimming.
+    fn done(&self) -> (u64, u64) {
+        (self.shared.session().acked(), self.shared.trim().base)
+    }
+
+    fn call_trim(&self, conn: &Conn) -> Option<oneshot::Receiver<Answer>> {
+        let base = self.shared.trim_due()?;
+        let StreamKey {
+            file,
+            client,
+            epoch,
+            nonce,
+        } = self.stream.clone();
+        Some(conn.call(Request::Trim {
+            file,
+            of: None,
+            base,
+            by: Some(Writer { client, epoch, nonce }),
+        }))
     }
 
     /// Sends over one connection until it is of no more use.
@@ -260,13 +327,15 @@ impl Driver {
         };
         let _detach = Detach { conn, session };
         let mut progressed = clock::now();
+        let mut trimming: Option<oneshot::Receiver<Answer>> = None;
         loop {
             if !self.send_ready(conn, session) {
                 return ConnEnd::Lost;
             }
+            trimming = trimming.or_else(|| self.call_trim(conn));
             let (under_way, held) = {
                 let session = self.shared.session();
-                (session.under_way(), session.deadline())
+                (session.under_way() || trimming.is_some(), session.deadline())
             };
             tokio::select! {
                 biased;
@@ -276,6 +345,15 @@ impl Driver {
                         Some(SessionNews::Acked(length)) => self.acknowledge(length, &mut heard),
                         Some(SessionNews::Dropped(refusal)) => return ConnEnd::Refused(refusal),
                         None => return ConnEnd::Lost,
+                    }
+                }
+                answer = answered(&mut trimming) => {
+                    progressed = clock::now();
+                    trimming = None;
+                    match answer {
+                        Some(Answer::Reply(Reply::Trimmed { base })) => self.shared.trim().base = base,
+                        Some(Answer::Reply(Reply::Refused(refusal))) => return ConnEnd::Refused(refusal),
+                        _ => return ConnEnd::Lost,
                     }
                 }
                 () = self.shared.queued.notified() => {
@@ -336,6 +414,14 @@ impl Driver {
             }
         }
         None
+    }
+}
+
+/// The answer to a call, if there is one under way; `None`: none will come.
+async fn answered(call: &mut Option<oneshot::Receiver<Answer>>) -> Option<Answer> {
+    match call {
+        Some(answer) => answer.await.ok(),
+        None => std::future::pending().await,
     }
 }
 

@@ -31,6 +31,12 @@ impl CachedStream {
     pub(super) async fn open(client: &Client, file: &str, range: Range<u64>) -> Result<Self, Error> {
         check_name(file)?;
         let stat = stream::size(&client.nodes, file, client.patience).await?;
+        if range.start < stat.base {
+            return Err(Error::Trimmed {
+                file: file.into(),
+                base: stat.base,
+            });
+        }
         let key = Key::new(file, stat.nonce);
         let cache = client.cache.clone().filter(|c| c.takes(stat.len));
         Ok(Self {
@@ -48,6 +54,11 @@ impl CachedStream {
     /// The file's committed length when this was opened.
     pub fn len(&self) -> u64 {
         self.stat.len
+    }
+
+    /// Where the file began when this was opened.
+    pub fn base(&self) -> u64 {
+        self.stat.base
     }
 
     /// The file held nothing when this was opened.

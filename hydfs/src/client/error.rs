@@ -35,6 +35,11 @@ pub enum Error {
     },
     #[error("`{file}` cannot grow: the disk of storage node {node} is full; make room there")]
     Full { file: String, node: NodeName },
+    /// It was asked for in vain: those bytes are gone everywhere.
+    #[error("`{file}` was trimmed: it begins at byte {base}, and what was before is gone")]
+    Trimmed { file: String, base: u64 },
+    #[error("`{file}` cannot be trimmed to byte {base}: it ends at {len}")]
+    BeyondEnd { file: String, base: u64, len: u64 },
     #[error("`{file}` is damaged on every replica that holds bytes {offset}..: {why}")]
     Damaged { file: String, offset: u64, why: String },
     #[error("`{file}` is not a HyDFS name: {why}")]

@@ -72,49 +72,79 @@ pub fn compare(copies: &[(NodeIx, Option<&CopyInfo>)]) -> Compared {
         if missing > 0 || open_missing {
             compared.flaws.push((*node, Flaw::Misses(missing)));
         }
-        let ids = |c: &CopyInfo| c.segments.iter().map(|s| s.segment.id).max();
-        let last = ids(lead).max(ids(copy));
+        // What one has trimmed the other is about to.
+        let dropped = lead.dropped.max(copy.dropped);
         for theirs in lead.segments.iter().map(|s| &s.segment) {
-            let mine = copy
-                .segments
-                .iter()
-                .map(|s| &s.segment)
-                .find(|s| s.id == theirs.id);
-            if mine.is_some_and(|m| m.missing || m.same(theirs)) || theirs.missing {
+            let mine = segment(copy, theirs.id);
+            let same = mine.is_some_and(|m| m.missing || m.same(theirs));
+            if same || theirs.missing || Some(theirs.id) <= dropped {
                 continue;
             }
-            // Entries under way are on some members before they are on all.
-            let growing = Some(theirs.id) == last && !theirs.sealed && mine.is_none_or(|m| !m.sealed);
+            // Entries under way are on some members before they are on all, and so are segments that are opened and closed for them.
+            let growing = match mine {
+                Some(mine) => !mine.sealed || !theirs.sealed,
+                None => is_ahead(lead, copy, theirs.id),
+            };
             if !growing {
                 compared.flaws.push((*node, Flaw::Differs(theirs.id)));
             }
         }
-        let more = copy.segments.iter().map(|s| &s.segment).find(|s| {
-            let known = lead.segments.iter().any(|l| l.segment.id == s.id);
-            !known && (s.sealed || Some(s.id) != last)
-        });
+        let more = copy
+            .segments
+            .iter()
+            .map(|s| s.segment.id)
+            .find(|id| segment(lead, *id).is_none() && Some(*id) > dropped && !is_ahead(copy, lead, *id));
         if let Some(more) = more.filter(|_| *node != first) {
-            compared.flaws.push((*node, Flaw::Differs(more.id)));
+            compared.flaws.push((*node, Flaw::Differs(more)));
         }
     }
     compared.open = growing(copies);
     compared
 }
 
-/// The open segment, if it is not the same everywhere, and how many of its entries all have.
+fn segment(copy: &CopyInfo, id: SegmentId) -> Option<&Segment> {
+    copy.segments.iter().map(|s| &s.segment).find(|s| s.id == id)
+}
+
+/// The newest segment, while entries may come into it.
+fn open(copy: &CopyInfo) -> Option<&Segment> {
+    copy.segments.last().map(|s| &s.segment).filter(|s| !s.sealed)
+}
+
+/// Is segment `id` of the view in which both grow, and further than `behind` has come?
+fn is_ahead(ahead: &CopyInfo, behind: &CopyInfo, id: SegmentId) -> bool {
+    let newest = behind
+        .segments
+        .iter()
+        .map(|s| s.segment.id)
+        .max()
+        .max(behind.dropped);
+    let in_view = [ahead, behind]
+        .into_iter()
+        .filter_map(open)
+        .any(|s| s.id.is_of_view(id));
+    in_view && Some(id) > newest
+}
+
+/// The segment that the furthest behind are writing, if it is not the same everywhere, and how many of its entries all have.
 fn growing(copies: &[(NodeIx, Option<&CopyInfo>)]) -> Option<(SegmentId, u64)> {
-    let open = |c: &CopyInfo| -> Option<Segment> {
+    let copies: Vec<&CopyInfo> = copies.iter().filter_map(|(_, c)| *c).collect();
+    let view = copies.iter().filter_map(|c| open(c)).find(|s| !s.missing)?.id;
+    let of_view = |c: &CopyInfo| -> Option<Segment> {
         let last = c.segments.last().map(|s| s.segment.head())?;
-        (!last.sealed && !last.missing).then_some(last)
+        last.id.is_of_view(view).then_some(last)
     };
-    let all: Vec<Option<Segment>> = copies.iter().filter_map(|(_, c)| *c).map(open).collect();
-    let some = all.iter().flatten().max_by_key(|s| s.id)?;
-    let (id, same) = (
-        some.id,
-        all.iter().all(|s| s.as_ref().is_some_and(|s| s.same(some))),
-    );
-    let entries = |s: &Option<Segment>| s.as_ref().filter(|s| s.id == id).map_or(0, |s| s.entries);
-    (!same).then(|| (id, all.iter().map(entries).min().unwrap_or(0)))
+    let last: Vec<Option<Segment>> = copies.iter().map(|c| of_view(c)).collect();
+    // Who has none has not opened the first, or has dropped all that it had.
+    let id = last.iter().flatten().map(|s| s.id).min()?;
+    let there: Vec<Option<&Segment>> = copies.iter().map(|c| segment(c, id)).collect();
+    let some = there.iter().flatten().next()?;
+    let same = last.iter().all(|s| s.as_ref().is_some_and(|s| s.id == id))
+        && there.iter().all(|s| s.is_some_and(|s| s.same(some)));
+    let entries = there
+        .iter()
+        .map(|s| s.filter(|s| !s.missing).map_or(0, |s| s.entries));
+    (!same).then(|| (id, entries.min().unwrap_or(0)))
 }
 
 /// Asks several nodes the same at the same time.
@@ -376,6 +406,8 @@ mod tests {
             file: "f".into(),
             nonce: 5,
             committed: 0,
+            base: 0,
+            dropped: None,
             segments: segments.collect(),
         }
     }

@@ -100,9 +100,11 @@ pub struct Stat {
     pub file: String,
     /// Which file of that name it is.
     pub creation: Creation,
-    /// Committed bytes.
+    /// Bytes before this are gone: see [`Client::trim`].
+    pub base: u64,
+    /// Where the committed bytes end. Trimming changes no offset.
     pub len: u64,
-    /// Newlines in the committed bytes.
+    /// Newlines in the committed bytes, those that were trimmed included.
     pub newlines: u64,
     /// Who orders its appends; `None` when no majority of the storage nodes is there.
     pub coordinator: Option<NodeName>,
@@ -135,11 +137,13 @@ pub struct LineMark {
 /// Who appended what to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Streams {
+    /// Bytes before this are gone; of what is wholly before it there are no spans.
+    pub base: u64,
     /// Committed bytes of the file.
     pub len: u64,
     /// A part of the spans is not known now: the coordinator's copy is being repaired.
     pub missing: bool,
-    /// By client. May hold appends that are under way, and so come to more than `len`.
+    /// By client. May hold appends that are under way, and so come to more than `len`. Lengths count what was trimmed, too.
     pub clients: BTreeMap<ClientId, StreamInfo>,
 }
 
@@ -298,7 +302,8 @@ impl Client {
         }
     }
 
-    /// One mark per append that the file was made of, in order: where it can be split without counting lines again.
+    /// One mark per append that the file was made of, in order: where it can be split without counting lines again. The first is the file's base
+    /// (0 unless it was trimmed).
     pub async fn index(&self, file: impl Into<FileRef<'_>>) -> Result<Vec<LineMark>, Error> {
         let FileRef { name: file, of } = file.into();
         check_name(file)?;
@@ -346,13 +351,14 @@ impl Client {
             };
             match self.ask(file, request).await? {
                 Reply::Streams {
+                    base,
                     len,
                     missing,
                     streams,
                     more,
                 } => {
                     let done = !more || streams.is_empty();
-                    (all.len, all.missing) = (len, all.missing || missing);
+                    (all.base, all.len, all.missing) = (base, len, all.missing || missing);
                     all.clients.extend(streams.into_iter().map(|s| (s.client, s)));
                     if done {
                         return Ok(all);
@@ -363,7 +369,7 @@ impl Client {
         }
     }
 
-    /// Committed bytes from `offset`, as many as there are up to `len`; empty at (or behind) the end.
+    /// Committed bytes from `offset`, as many as there are up to `len`; empty at (or behind) the end. [`Error::Trimmed`] below the file's base.
     pub async fn read(&self, file: impl Into<FileRef<'_>>, offset: u64, len: usize) -> Result<Bytes, Error> {
         let mut stream = self.stream(file, offset..offset.saturating_add(len as u64));
         let Some(first) = stream.next().await else {
@@ -383,7 +389,7 @@ impl Client {
     }
 
     /// The bytes of `range` that were committed when this was called, in pieces of up to 1 MiB, read ahead by a few.
-    /// `0..u64::MAX` for the whole file. A replica on this node is preferred; a damaged or vanished one is passed over.
+    /// `0..u64::MAX` for the whole file, if it was never trimmed: what begins below the base is [`Error::Trimmed`]. A replica on this node is preferred; a damaged or vanished one is passed over.
     /// All pieces are of one file: when it is removed meanwhile the stream ends with [`Error::NoSuchFile`], or, when another
     /// was made under its name, [`Error::Replaced`].
     pub fn stream<'a>(&self, file: impl Into<FileRef<'a>>, range: Range<u64>) -> ReadStream {
@@ -395,13 +401,14 @@ impl Client {
         CachedStream::open(self, file, range).await
     }
 
-    /// Gives `sink` the pieces of the copy on `node`, with the length of all; from no other node.
+    /// Gives `sink` the pieces of the copy on `node`, with the length of all; from no other node. Returns which bytes of the file they were: those
+    /// from its base on.
     pub async fn get_from_replica(
         &self,
         node: &NodeName,
         file: &str,
         sink: impl AsyncFnMut(Bytes, u64) -> Result<(), Error>,
-    ) -> Result<u64, Error> {
+    ) -> Result<Range<u64>, Error> {
         replica::read(self, node, file, sink).await
     }
 
@@ -415,7 +422,8 @@ impl Client {
         fsck::fsck(self, prefix, quick).await
     }
 
-    /// Up to `max` committed bytes from `offset` as soon as there are any; empty when there are none within `wait`.
+    /// Up to `max` committed bytes from `offset` as soon as there are any; empty when there are none within `wait`. [`Error::Trimmed`] below the
+    /// file's base.
     pub async fn tail(
         &self,
         file: impl Into<FileRef<'_>>,
@@ -426,6 +434,25 @@ impl Client {
         let file = file.into();
         check_name(file.name)?;
         self.nodes.tail(file, offset, max, wait, self.patience).await
+    }
+
+    /// Trims a file: its bytes below `base` are gone, on all replicas and for good, and the room that they took is free again. Offsets stay what
+    /// they were, and so do clients' streams. Returns the file's base now: more than `base` when it was trimmed further before. A repeat does no
+    /// harm. [`Error::BeyondEnd`] when so many bytes are not committed.
+    pub async fn trim(&self, file: impl Into<FileRef<'_>>, base: u64) -> Result<u64, Error> {
+        let FileRef { name: file, of } = file.into();
+        let request = Request::Trim {
+            file: file.into(),
+            of,
+            base,
+            by: None,
+        };
+        match self.ask(file, request).await {
+            Ok(Reply::Trimmed { base }) => Ok(base),
+            Ok(other) => Err(self.nodes.unexpected(file, &other)),
+            Err(Error::BeyondEnd { file, len, .. }) => Err(Error::BeyondEnd { file, base, len }),
+            Err(other) => Err(other),
+        }
     }
 
     /// Removes the file that has the name now. One that is made in its place meanwhile stays.
@@ -502,9 +529,9 @@ impl Client {
             nonce,
         };
         let mut made = !create;
-        let length = loop {
+        let (length, base) = loop {
             match self.nodes.ask(file, fence.clone(), self.patience).await {
-                Ok(Reply::Fenced { length }) => break length,
+                Ok(Reply::Fenced { length, base }) => break (length, base),
                 Ok(other) => return Err(self.nodes.unexpected(file, &other)),
                 Err(Error::NoSuchFile { .. }) if !made => {
                     made = true;
@@ -522,7 +549,8 @@ impl Client {
             epoch,
             nonce,
         };
-        Ok(Appender::start(self.nodes.clone(), stream, length, self.patience))
+        let opened = appender::Opened { length, base };
+        Ok(Appender::start(self.nodes.clone(), stream, opened, self.patience))
     }
 
     /// Every storage node with its place on the ring and its state, clockwise.

@@ -288,6 +288,7 @@ impl Nodes {
         Stat {
             file: file.into(),
             creation: Creation(stat.nonce),
+            base: stat.base,
             len: stat.len,
             newlines: stat.newlines,
             coordinator: stat.coordinator.map(|n| self.name(n)),
@@ -399,6 +400,9 @@ impl Nodes {
                 node: self.name(node),
             },
             Refusal::Damaged { offset, why } => Error::Damaged { file, offset, why },
+            Refusal::Trimmed { base } => Error::Trimmed { file, base },
+            // Who asked knows how far.
+            Refusal::BeyondEnd { len } => Error::BeyondEnd { file, base: len, len },
             Refusal::Invalid { why } => Error::Local { what: file, why },
             Refusal::InvalidName { .. } => Error::InvalidName {
                 file,

@@ -1,6 +1,7 @@
 //! Reading from one replica and no other.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,13 +25,14 @@ pub(super) async fn read(
     name: &NodeName,
     file: &str,
     mut sink: impl AsyncFnMut(Bytes, u64) -> Result<(), Error>,
-) -> Result<u64, Error> {
+) -> Result<Range<u64>, Error> {
     check_name(file)?;
     let node = client.nodes.node(name)?;
-    let (len, creation) = length(client, node, file).await?;
+    let (there, creation) = held(client, node, file).await?;
+    let Range { start, end: len } = there;
     let conn = client.nodes.conn(node).await?;
     let mut under_way = VecDeque::new();
-    let (mut asked, mut at) = (0, 0);
+    let (mut asked, mut at) = (start, start);
     while at < len {
         while under_way.len() < AHEAD && asked < len {
             let part = (len - asked).min(MAX_READ as u64);
@@ -55,7 +57,7 @@ pub(super) async fn read(
             Ok(Ok(Answer::Data { offset, bytes })) if offset == at && !bytes.is_empty() => {
                 at += bytes.len() as u64;
                 let short = !(bytes.len() as u64).is_multiple_of(MAX_READ as u64) && at < len;
-                sink(bytes, len).await?;
+                sink(bytes, len - start).await?;
                 if short {
                     return Err(missing(name, file, at, len));
                 }
@@ -67,12 +69,16 @@ pub(super) async fn read(
                     why: format!("{why} (this copy is being repaired; the others may be whole: hydfs get)"),
                 });
             }
+            Ok(Ok(Answer::Reply(Reply::Refused(Refusal::Trimmed { base })))) => {
+                let file = file.into();
+                return Err(Error::Trimmed { file, base });
+            }
             Ok(Ok(_)) => return Err(missing(name, file, at, len)),
             Ok(Err(_)) => return Err(failed("the connection was lost")),
             Err(_) => return Err(failed("no answer in time")),
         }
     }
-    Ok(len)
+    Ok(there)
 }
 
 fn missing(node: &NodeName, file: &str, at: u64, len: u64) -> Error {
@@ -97,7 +103,8 @@ async fn here(client: &Client, node: NodeIx, file: &str) -> Result<Option<FileSt
     }
 }
 
-async fn length(client: &Client, node: NodeIx, file: &str) -> Result<(u64, Creation), Error> {
+/// Which bytes of the file it holds.
+async fn held(client: &Client, node: NodeIx, file: &str) -> Result<(Range<u64>, Creation), Error> {
     let quick = client.with_patience(client.patience.min(GRACE));
     let known = match quick.stat(file).await {
         Ok(stat) => Some(stat),
@@ -125,8 +132,11 @@ async fn length(client: &Client, node: NodeIx, file: &str) -> Result<(u64, Creat
             Some(stat) if held.len < stat.len && clock::now().since(start) < GRACE => {
                 tokio::time::sleep(backoff.delay().min(Duration::from_millis(50))).await;
             }
-            Some(stat) => return Ok((held.len.min(stat.len), Creation(held.nonce))),
-            None => return Ok((held.len, Creation(held.nonce))),
+            Some(stat) => {
+                let there = held.base.max(stat.base)..held.len.min(stat.len);
+                return Ok((there, Creation(held.nonce)));
+            }
+            None => return Ok((held.base..held.len, Creation(held.nonce))),
         }
     }
 }

@@ -127,6 +127,12 @@ impl Reader {
                 file: self.file.clone(),
             });
         }
+        if range.start < stat.base {
+            return Err(Error::Trimmed {
+                file: self.file.clone(),
+                base: stat.base,
+            });
+        }
         let end = range.end.min(stat.len);
         let mut at = range.start;
         let mut sources = self.sources(&stat);

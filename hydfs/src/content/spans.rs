@@ -16,12 +16,18 @@ pub struct Span {
 }
 
 impl File {
-    /// Which process appended what, by client, in the file's order. What follows on from the span before, under the same epoch, is one with
-    /// it. Entries of missing segments are not known.
+    /// Which process appended what, by client, in the file's order, of what reaches above the base. What follows on from the span before, under
+    /// the same epoch, is one with it. Entries of missing segments are not known.
     pub fn spans(&self) -> BTreeMap<ClientId, Vec<Span>> {
         let mut spans: BTreeMap<ClientId, Vec<Span>> = BTreeMap::new();
-        let entries = self.segments.iter().flat_map(|s| &s.index);
-        for entry in entries.filter(|e| e.kind == Kind::Append) {
+        let mut begin = self.dropped.bytes;
+        let entries = self.segments.iter().flat_map(|s| {
+            let at = begin;
+            begin += s.bytes;
+            s.index.iter().map(move |e| (at + e.end, e))
+        });
+        let kept = entries.filter(|(end, e)| e.kind == Kind::Append && *end > self.base);
+        for (_, entry) in kept {
             let (start, end) = (entry.offset, entry.offset + u64::from(entry.len));
             let of = spans.entry(entry.client).or_default();
             match of.last_mut().filter(|s| s.epoch == entry.epoch && s.end == start) {

@@ -66,6 +66,14 @@ pub struct Attach {
     pub nonce: u64,
 }
 
+/// The process that has a client's stream open: see [`Request::Fence`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    pub client: String,
+    pub epoch: Epoch,
+    pub nonce: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     // `of`: only the file that this number created. Without it, whichever has the name now.
@@ -73,6 +81,13 @@ pub enum Request {
     Create { file: String, nonce: u64 },
     /// The file that `nonce` created, as [`FileStat::nonce`] says; another one of that name is not touched.
     Remove { file: String, nonce: u64 },
+    /// Bytes below `base` go. `by`: only while that process has the stream open.
+    Trim {
+        file: String,
+        of: Option<Creation>,
+        base: u64,
+        by: Option<Writer>,
+    },
     /// `any`: asked of a replica, whoever coordinates; it says what it knows.
     Stat { file: String, any: bool },
     /// Files of a range whose names begin with `prefix` and lie behind `after`, by name.
@@ -174,6 +189,8 @@ pub enum Reply {
         more: bool,
     },
     Streams {
+        /// Bytes before this are gone, and what spans there were of them.
+        base: u64,
         /// Committed bytes of the file.
         len: u64,
         /// The coordinator has no copy of some segments: spans of what is in them are left out.
@@ -183,6 +200,11 @@ pub enum Reply {
     },
     Fenced {
         length: u64,
+        /// Of the file.
+        base: u64,
+    },
+    Trimmed {
+        base: u64,
     },
     Coordinator {
         node: Option<NodeIx>,
@@ -220,6 +242,10 @@ pub struct CopyInfo {
     pub nonce: u64,
     /// What this node knows to be on all replicas.
     pub committed: u64,
+    /// Bytes before this are gone here.
+    pub base: u64,
+    /// Segments up to this one were dropped here.
+    pub dropped: Option<SegmentId>,
     pub segments: Vec<SegmentInfo>,
 }
 
@@ -235,7 +261,10 @@ pub struct SegmentInfo {
 pub struct FileStat {
     /// Of the one who created it: a name that is removed and made again is another file.
     pub nonce: u64,
+    /// Bytes before this are gone.
+    pub base: u64,
     pub len: u64,
+    /// In all that there ever was.
     pub newlines: u64,
     pub coordinator: Option<NodeIx>,
     pub replicas: Vec<NodeIx>,
@@ -268,6 +297,14 @@ pub enum Refusal {
     Exists,
     Fenced {
         epoch: Epoch,
+    },
+    /// Bytes before `base` are gone.
+    Trimmed {
+        base: u64,
+    },
+    /// Only committed bytes may be trimmed, and they end there.
+    BeyondEnd {
+        len: u64,
     },
     /// The stream is shorter than the append's offset.
     Gap {

@@ -9,7 +9,7 @@ use common::net::frame;
 use hydfs::content::{ClientId, EntryMeta, File, FileName, Kind, Segment, SegmentId};
 use hydfs::ring::RangeIx;
 use hydfs::view::{Incarnation, NodeIx, View};
-use hydfs::wire::client::{Attach, Frame, Refusal, Reply, Request, ToClient, ToNode};
+use hydfs::wire::client::{Attach, Frame, Refusal, Reply, Request, ToClient, ToNode, Writer};
 use hydfsd::disk::DiskStore;
 use hydfsd::store::{Memory, NodeFacts, RangeFacts, Store};
 use hydfsd::wire::fragment::Assembler;
@@ -54,6 +54,16 @@ pub fn client_seeds() -> Vec<Vec<u8>> {
             epoch: Epoch(4),
             nonce: 2,
         },
+        Request::Trim {
+            file: file(),
+            of: None,
+            base: 1 << 40,
+            by: Some(Writer {
+                client: "s1t0".into(),
+                epoch: Epoch(4),
+                nonce: 2,
+            }),
+        },
         Request::Ring,
         Request::Fetch {
             file: file(),
@@ -71,6 +81,8 @@ pub fn client_seeds() -> Vec<Vec<u8>> {
         Reply::Coordinator {
             node: Some(NodeIx(2)),
         },
+        Reply::Trimmed { base: 7 },
+        Reply::Refused(Refusal::Trimmed { base: 7 }),
         Reply::Refused(Refusal::Damaged {
             offset: 5,
             why: "checksum".into(),
@@ -166,14 +178,22 @@ pub fn peer_seeds() -> Vec<Vec<u8>> {
     let id = view.id();
     let append = RangeOp::Append {
         file: name.clone(),
+        part: 0,
         client: ClientId(9),
         epoch: Epoch(1),
         offset: 5,
         checksum: 6,
         payload: Bytes::from_static(b"some bytes"),
     };
+    let trim = RangeOp::Trim {
+        file: name.clone(),
+        nonce: 3,
+        base: 1 << 40,
+        part: 7,
+    };
     let fence = RangeOp::Fence {
         file: name.clone(),
+        part: 1,
         client: ClientId(9),
         epoch: Epoch(3),
         nonce: u64::MAX,
@@ -213,7 +233,7 @@ pub fn peer_seeds() -> Vec<Vec<u8>> {
             view: id,
             range,
             first: 7,
-            ops: vec![append.clone(), fence, append],
+            ops: vec![append.clone(), fence, trim, append],
             commit: 3,
             probe: 1,
         },

@@ -19,6 +19,7 @@ mod room;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod trim;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File as OsFile;
@@ -62,6 +63,19 @@ struct StoredFile {
     file: File,
     /// Of each segment that is not missing. One that is not in `file` was opened and got no entry yet.
     places: BTreeMap<SegmentId, SegmentPlace>,
+}
+
+impl StoredFile {
+    /// The file as it is.
+    fn record(&self, range: RangeIx, name: &FileName) -> Meta {
+        let places = self.places.iter().map(|(id, place)| (*id, place.number));
+        Meta::File {
+            range,
+            file: name.clone(),
+            head: self.file.head(),
+            places: places.collect(),
+        }
+    }
 }
 
 /// A missing segment on its way back.
@@ -165,19 +179,8 @@ impl DiskStore {
             facts: facts.clone(),
         });
         let files = self.files.iter().flat_map(|(range, files)| {
-            files.iter().map(|(name, held)| {
-                let places = held
-                    .places
-                    .iter()
-                    .map(|(id, place)| (*id, place.number))
-                    .collect();
-                Meta::File {
-                    range: *range,
-                    file: name.clone(),
-                    head: held.file.head(),
-                    places,
-                }
-            })
+            let record = |(name, held): (&FileName, &StoredFile)| held.record(*range, name);
+            files.iter().map(record)
         });
         let facts = node.chain(lost).chain([opened]);
         self.meta.rewrite(facts.chain(ranges).chain(files))
@@ -357,12 +360,8 @@ impl Store for DiskStore {
         payload: &Bytes,
     ) -> Result<(), Error> {
         let held = self.held(range, name)?;
-        if held
-            .file
-            .segments
-            .last()
-            .is_some_and(|s| s.id == segment && s.missing)
-        {
+        let last = held.file.segments.last();
+        if last.is_some_and(|s| s.missing && (!s.sealed || s.id == segment)) {
             // What can't be stored must not be acknowledged.
             return Err(Error::Missing {
                 file: name.clone(),
@@ -370,20 +369,7 @@ impl Store for DiskStore {
             });
         }
         if !held.places.contains_key(&segment) {
-            let nonce = held.file.nonce;
-            let place = self.begin(name, nonce, segment)?;
-            let open = Meta::Open {
-                range,
-                file: name.clone(),
-                segment,
-                place: place.number,
-            };
-            if let Err(error) = self.log(&[open], false) {
-                self.unlink([place]);
-                return Err(error);
-            }
-            self.held_mut(range, name)?.places.insert(segment, place);
-            self.tidy();
+            self.open_segment(range, name, segment)?;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         let handles = &self.handles;
@@ -401,6 +387,10 @@ impl Store for DiskStore {
         held.file.apply(segment, entry);
         self.written(number);
         Ok(())
+    }
+
+    fn trim(&mut self, range: RangeIx, name: &FileName, base: u64, next: SegmentId) -> Result<(), Error> {
+        self.trim_file(range, name, base, next)
     }
 
     fn sync(&mut self) -> Result<(), Error> {

@@ -1,9 +1,11 @@
 //! The records of the meta log and of segment files. Each carries its version; fields are named.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::store::{NodeFacts, RangeFacts};
-use hydfs::content::{EntryMeta, File, FileName, SegmentId};
+use hydfs::content::{ClientId, Dropped, EntryMeta, File, FileName, Segment, SegmentId, Stream};
 use hydfs::ring::RangeIx;
 
 pub const META_MAGIC: [u8; 8] = *b"HYDFSM\x00\x01";
@@ -35,6 +37,21 @@ pub enum Meta {
         file: FileName,
         segment: SegmentId,
         place: u64,
+    },
+    /// No entry comes into a segment any more, though the view that it was opened under lasts. Of the streams, those that have entries in it, as
+    /// it left them.
+    Closed {
+        range: RangeIx,
+        file: FileName,
+        segment: Segment,
+        streams: BTreeMap<ClientId, Stream>,
+    },
+    /// Bytes below `base` are gone, and with them the segments that `dropped` counts.
+    Trim {
+        range: RangeIx,
+        file: FileName,
+        base: u64,
+        dropped: Dropped,
     },
     /// A missing segment has its bytes again.
     Present {
@@ -83,7 +100,7 @@ pub struct Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hydfs::content::{ClientId, Epoch, Kind, Segment};
+    use hydfs::content::{Epoch, Kind};
     use hydfs::view::{Incarnation, NodeIx, View};
 
     #[test]
@@ -137,6 +154,22 @@ mod tests {
                 file: file.clone(),
                 segment,
                 place: 1,
+            },
+            Meta::Closed {
+                range,
+                file: file.clone(),
+                segment: head.segments[0].head(),
+                streams: head.streams.clone(),
+            },
+            Meta::Trim {
+                range,
+                file: file.clone(),
+                base: 1 << 40,
+                dropped: Dropped {
+                    bytes: 5,
+                    newlines: 2,
+                    last: Some(segment),
+                },
             },
             Meta::Present {
                 range,

@@ -12,7 +12,7 @@ use super::record::{Meta, Opened};
 use super::segment::{ScanEnd, ScannedSegment, SegmentPlace};
 use super::{OpenError, StoredFile};
 use crate::store::{NodeFacts, RangeFacts};
-use hydfs::content::{File, FileName, Segment, SegmentId};
+use hydfs::content::{ClientId, Dropped, File, FileName, Segment, SegmentId, Stream};
 use hydfs::ring::RangeIx;
 
 pub struct Recovered {
@@ -31,6 +31,41 @@ pub struct Recovered {
 struct LoggedFile {
     head: File,
     places: BTreeMap<SegmentId, u64>,
+    /// Segments that were closed since the head was written, and how far they bring the streams.
+    closed: BTreeMap<SegmentId, (Segment, BTreeMap<ClientId, Stream>)>,
+}
+
+impl LoggedFile {
+    fn lose(&mut self, id: SegmentId) {
+        self.places.remove(&id);
+        if let Some((segment, _)) = self.closed.get_mut(&id) {
+            return segment.lose();
+        }
+        if self.head.segment(id).is_none() {
+            self.head.segments.push(Segment::open(id));
+        }
+        if let Some(segment) = self.head.segment_mut(id) {
+            segment.lose();
+        }
+    }
+
+    fn find(&mut self, id: SegmentId, place: u64) {
+        self.places.insert(id, place);
+        let closed = self.closed.get_mut(&id).map(|(segment, _)| segment);
+        if let Some(segment) = closed.or(self.head.segment_mut(id)) {
+            segment.missing = false;
+        }
+    }
+
+    fn trim(&mut self, base: u64, dropped: Dropped) {
+        (self.head.base, self.head.dropped) = (base, dropped);
+        let Some(last) = dropped.last else { return };
+        self.head.segments.retain(|s| s.id > last);
+        self.places.retain(|id, _| *id > last);
+        for (_, (_, streams)) in self.closed.extract_if(..=last, |_, _| true) {
+            self.head.streams.extend(streams);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -62,6 +97,7 @@ impl Log {
                 let said = LoggedFile {
                     head,
                     places: places.into_iter().collect(),
+                    closed: BTreeMap::new(),
                 };
                 self.files.entry(range).or_default().insert(file, said);
             }
@@ -85,21 +121,32 @@ impl Log {
                 place,
             } => {
                 if let Some(said) = self.said(range, &file) {
-                    said.places.insert(segment, place);
-                    if let Some(segment) = said.head.segment_mut(segment) {
-                        segment.missing = false;
-                    }
+                    said.find(segment, place);
                 }
             }
             Meta::Missing { range, file, segment } => {
                 if let Some(said) = self.said(range, &file) {
-                    said.places.remove(&segment);
-                    if said.head.segment(segment).is_none() {
-                        said.head.segments.push(Segment::open(segment));
-                    }
-                    if let Some(segment) = said.head.segment_mut(segment) {
-                        segment.lose();
-                    }
+                    said.lose(segment);
+                }
+            }
+            Meta::Closed {
+                range,
+                file,
+                segment,
+                streams,
+            } => {
+                if let Some(said) = self.said(range, &file) {
+                    said.closed.insert(segment.id, (segment, streams));
+                }
+            }
+            Meta::Trim {
+                range,
+                file,
+                base,
+                dropped,
+            } => {
+                if let Some(said) = self.said(range, &file) {
+                    said.trim(base, dropped);
                 }
             }
             Meta::DropRange { range } => {
@@ -129,12 +176,22 @@ pub fn recover(folder: &Path, mut handles: Handles, now: &Opened) -> Result<Reco
     let mut files: BTreeMap<RangeIx, BTreeMap<FileName, StoredFile>> = BTreeMap::new();
     for (range, saids) in log.files {
         for (name, said) in saids {
-            let mut losses = Vec::new();
-            let held = read_file(said, &mut handles, &mut losses, &mut cuts);
+            let mut read = FileReader::new(&mut handles, &mut cuts);
+            let held = read.file(said);
+            let FileReader {
+                losses,
+                cut_short,
+                unlike,
+                ..
+            } = read;
             let held = held.map_err(|source| OpenError::Io {
                 path: folder.join("seg"),
                 source,
             })?;
+            lost_newest |= cut_short;
+            if unlike {
+                lost.push(held.record(range, &name));
+            }
             for segment in losses {
                 tracing::error!(file = %name, segment = %segment, "DAMAGED");
                 lost.push(Meta::Missing {
@@ -190,93 +247,182 @@ struct SegmentCut {
     torn: bool,
 }
 
-/// Reads the segments of one file. Those whose bytes are not all there go to `losses`.
-fn read_file(
-    said: LoggedFile,
-    handles: &mut Handles,
-    losses: &mut Vec<SegmentId>,
-    cuts: &mut Vec<SegmentCut>,
-) -> io::Result<StoredFile> {
-    let LoggedFile {
-        head,
-        places: mut said_places,
-    } = said;
-    let mut places = BTreeMap::new();
-    let sealed: BTreeMap<SegmentId, bool> = head.segments.iter().map(|s| (s.id, s.sealed)).collect();
-    let mut file = File {
-        nonce: head.nonce,
-        segments: Vec::new(),
-        streams: head.streams,
-    };
-    for segment in head.segments {
-        let id = segment.id;
-        let number = said_places.remove(&id);
-        if segment.missing {
-            file.segments.push(segment);
-            continue;
+/// Reads the segments of one file.
+struct FileReader<'a> {
+    handles: &'a mut Handles,
+    cuts: &'a mut Vec<SegmentCut>,
+    file: File,
+    places: BTreeMap<SegmentId, SegmentPlace>,
+    /// Their bytes are not all there.
+    losses: Vec<SegmentId>,
+    /// The newest is gone: a segment that was closed ends before it was.
+    cut_short: bool,
+    /// The log names segments that are not there and never count.
+    unlike: bool,
+    /// The newest that was closed within the view.
+    closed: Option<SegmentId>,
+}
+
+impl<'a> FileReader<'a> {
+    fn new(handles: &'a mut Handles, cuts: &'a mut Vec<SegmentCut>) -> Self {
+        Self {
+            handles,
+            cuts,
+            file: File::default(),
+            places: BTreeMap::new(),
+            losses: Vec::new(),
+            cut_short: false,
+            unlike: false,
+            closed: None,
         }
-        let scanned = match number {
-            Some(number) => scan(number, handles)?,
+    }
+
+    fn file(&mut self, mut said: LoggedFile) -> io::Result<StoredFile> {
+        let segments = std::mem::take(&mut said.head.segments);
+        let mut heads: BTreeMap<SegmentId, Segment> = segments.into_iter().map(|s| (s.id, s)).collect();
+        let ids = heads.keys().chain(said.closed.keys()).chain(said.places.keys());
+        let ids: BTreeSet<SegmentId> = ids.copied().collect();
+        self.file = said.head;
+        for id in ids {
+            let place = said.places.remove(&id);
+            // What lies behind the end of what was put in order is no part of it.
+            if self.cut_short {
+                self.unlike = true;
+                continue;
+            }
+            match (heads.remove(&id), said.closed.remove(&id)) {
+                (head, Some((segment, streams))) => {
+                    let known = head.map_or(0, |s| s.entries);
+                    self.closed(segment, known, streams, place)?;
+                }
+                (Some(head), None) => self.known(head, place)?,
+                (None, None) => self.opened(id, place)?,
+            }
+        }
+        if let Some((_, before)) = self.file.segments.split_last_mut() {
+            before.iter_mut().for_each(|s| s.sealed = true);
+        }
+        Ok(StoredFile {
+            file: std::mem::take(&mut self.file),
+            places: std::mem::take(&mut self.places),
+        })
+    }
+
+    fn lose(&mut self, mut segment: Segment) {
+        segment.lose();
+        self.losses.push(segment.id);
+        self.file.segments.push(segment);
+    }
+
+    /// A segment of which a take-over, or a snapshot of the log, has written down what it was.
+    fn known(&mut self, segment: Segment, place: Option<u64>) -> io::Result<()> {
+        if segment.missing {
+            self.file.segments.push(segment);
+            return Ok(());
+        }
+        let scanned = match place {
+            Some(number) => scan(number, self.handles)?,
             None => None,
         };
-        match scanned
-            .and_then(|(os, scanned)| keep(&mut file, &segment, os, scanned, cuts).transpose())
-            .transpose()?
-        {
-            Some(place) => {
-                places.insert(id, place);
-            }
+        let kept = scanned
+            .and_then(|(os, scanned)| keep(&mut self.file, &segment, os, scanned, self.cuts).transpose());
+        match kept.transpose()? {
+            Some(place) => drop(self.places.insert(segment.id, place)),
             // It never had a byte, and so no file.
-            None if number.is_none() && segment.entries == 0 => file.segments.push(segment),
-            None => {
-                let mut segment = segment;
-                segment.lose();
-                file.segments.push(segment);
-                losses.push(id);
-            }
+            None if place.is_none() && segment.entries == 0 => self.file.segments.push(segment),
+            None => self.lose(segment),
         }
+        Ok(())
     }
-    // Opened since.
-    for (id, number) in said_places {
-        let Some((os, scanned)) = scan(number, handles)? else {
-            file.segments.push(Segment {
-                missing: true,
-                ..Segment::open(id)
-            });
-            losses.push(id);
-            continue;
+
+    /// A segment that was closed within the view. Its bytes were not synced then: if they end too early, so does all that this node has of the
+    /// view's order. `known`: so many entries are in the head's streams.
+    fn closed(
+        &mut self,
+        segment: Segment,
+        known: u64,
+        streams: BTreeMap<ClientId, Stream>,
+        place: Option<u64>,
+    ) -> io::Result<()> {
+        self.closed = Some(segment.id);
+        let scanned = match place {
+            Some(number) if !segment.missing => scan(number, self.handles)?,
+            _ => None,
         };
-        scanned.entries.iter().for_each(|entry| file.apply(id, *entry));
-        match scanned.end {
-            ScanEnd::Damaged => {
-                if scanned.entries.is_empty() {
-                    file.segments.push(Segment::open(id));
+        let Some((os, scanned)) = scanned else {
+            match segment.missing {
+                true => {
+                    self.file.streams.extend(streams);
+                    self.file.segments.push(segment);
                 }
-                if let Some(segment) = file.segment_mut(id) {
-                    segment.lose();
-                }
-                losses.push(id);
+                false => self.cut_short = true,
             }
-            end @ (ScanEnd::Whole | ScanEnd::Torn) => {
-                cuts.push(SegmentCut {
-                    file: os,
-                    size: scanned.place.size,
-                    torn: end == ScanEnd::Torn,
-                });
-                // Otherwise not even its head came to be.
-                if scanned.place.size > 0 {
-                    places.insert(id, scanned.place);
+            self.unlike |= self.cut_short;
+            return Ok(());
+        };
+        let mut all = Segment::open(segment.id);
+        scanned.entries.iter().for_each(|entry| all.push(*entry));
+        if all.same(&segment) {
+            self.file.streams.extend(streams);
+            self.file.segments.push(Segment { sealed: true, ..all });
+            self.places.insert(segment.id, scanned.place);
+        } else if scanned.end != ScanEnd::Damaged && (known..segment.entries).contains(&all.entries) {
+            (self.cut_short, self.unlike) = (true, true);
+            self.newest(segment.id, os, scanned);
+        } else {
+            self.file.streams.extend(streams);
+            self.lose(segment);
+        }
+        Ok(())
+    }
+
+    /// A segment that was opened since, and may have been written to when the process ended.
+    fn opened(&mut self, id: SegmentId, place: Option<u64>) -> io::Result<()> {
+        let scanned = match place {
+            Some(number) => scan(number, self.handles)?,
+            None => None,
+        };
+        match scanned {
+            None => self.lose(Segment::open(id)),
+            Some((_, scanned)) if scanned.end == ScanEnd::Damaged => {
+                let mut segment = Segment::open(id);
+                for entry in scanned.entries {
+                    segment.push(entry);
                 }
+                self.lose(segment);
             }
+            Some((os, scanned)) => self.newest(id, os, scanned),
+        }
+        Ok(())
+    }
+
+    /// Takes what is there of the newest segment.
+    fn newest(&mut self, id: SegmentId, os: Arc<OsFile>, scanned: ScannedSegment) {
+        // One that was closed for an entry that did not come is still the one that entries come into.
+        if scanned.entries.is_empty()
+            && let Some(last) = self
+                .file
+                .segments
+                .last_mut()
+                .filter(|s| Some(s.id) == self.closed)
+        {
+            last.sealed = false;
+        }
+        scanned
+            .entries
+            .iter()
+            .for_each(|entry| self.file.apply(id, *entry));
+        self.cuts.push(SegmentCut {
+            file: os,
+            size: scanned.place.size,
+            torn: scanned.end == ScanEnd::Torn,
+        });
+        // Otherwise not even its head came to be.
+        match scanned.place.size > 0 {
+            true => drop(self.places.insert(id, scanned.place)),
+            false => self.unlike = true,
         }
     }
-    // One that was opened and lost stands before others that were opened earlier: identities rise.
-    file.segments.sort_by_key(|s| s.id);
-    if let Some((last, before)) = file.segments.split_last_mut() {
-        before.iter_mut().for_each(|s| s.sealed = true);
-        last.sealed = sealed.get(&last.id).copied().unwrap_or(false);
-    }
-    Ok(StoredFile { file, places })
 }
 
 /// `None`: there is no such file.

@@ -461,6 +461,7 @@ impl Core {
             Refused::Exists => Refusal::Exists,
             Refused::FencedOff { epoch } => Refusal::Fenced { epoch },
             Refused::Gap { have } => Refusal::Gap { length: have },
+            Refused::BeyondEnd { length } => Refusal::BeyondEnd { len: length },
             Refused::Full { node } => {
                 self.ranges.log_full(clock::now(), node);
                 Refusal::Full { node }

@@ -9,7 +9,7 @@ use common::ids::Creation;
 
 use super::core::Core;
 use super::pending_reads::{BulkRead, PendingRead, TailReader};
-use crate::replica::{self, Answer, FileInfo, Input, RangeState, Refused};
+use crate::replica::{self, Answer, FileInfo, Input, RangeState, Refused, Unreadable};
 use crate::store::{self, Store};
 use hydfs::content::{ClientId, EntryMeta, FileName, Segment, SegmentId};
 use hydfs::ring::RangeIx;
@@ -58,6 +58,16 @@ impl Core {
             Request::Remove { file, nonce } => CallTurn::Order(replica::Request::Remove {
                 file: name(&file)?,
                 nonce,
+            }),
+            Request::Trim { file, of, base, by } => CallTurn::Order(replica::Request::Trim {
+                file: name(&file)?,
+                of: of.map(|c| c.0),
+                base,
+                by: by.map(|by| replica::Writer {
+                    client: ClientId::of(&by.client),
+                    epoch: by.epoch,
+                    nonce: by.nonce,
+                }),
             }),
             Request::Stat { file, any: false } => make_sure(name(&file)?, None),
             Request::Fence {
@@ -203,7 +213,8 @@ impl Core {
     pub(super) fn reply_from_replica(&mut self, conn: u64, call: u64, result: Result<Answer, Refused>) {
         let reply = match result {
             Ok(Answer::Created | Answer::Removed | Answer::Appended { .. }) => Reply::Done,
-            Ok(Answer::Fenced { length }) => Reply::Fenced { length },
+            Ok(Answer::Fenced { length, base }) => Reply::Fenced { length, base },
+            Ok(Answer::Trimmed { base }) => Reply::Trimmed { base },
             Ok(Answer::Stat(info)) => Reply::Stat(self.stat(&info)),
             Ok(Answer::Found(found)) => {
                 let more = found.len() > MAX_LIST;
@@ -225,6 +236,7 @@ impl Core {
         let whole = matches!(self.replica.state_of(range), Some(RangeState::Active { repairing }) if repairing.is_empty());
         FileStat {
             nonce: info.nonce,
+            base: info.base,
             len: info.length,
             newlines: info.newlines,
             coordinator: Some(self.at),
@@ -240,8 +252,10 @@ impl Core {
         let held = self.replica.store().file(range, file)?;
         Some(FileStat {
             nonce: known.nonce,
+            // From there on it can be read here, whether or not all have heard of it.
+            base: known.base.max(held.base),
             len: known.length,
-            newlines: held.segments.iter().map(|s| s.newlines).sum(),
+            newlines: held.newlines(),
             coordinator: self.replica.coordinator_of(range),
             replicas: vec![self.at],
             under_replicated: held.misses(),
@@ -272,8 +286,10 @@ impl Core {
             .into_iter()
             .filter(|b| b.offset < length)
             .map(|b| (b.offset, b.newlines));
-        let mut marks = std::iter::once((0, 0))
-            .filter(|_| length > 0)
+        let first = held.and_then(|held| Some((held.base, self.newlines_before_base(file, held)?)));
+        let mut marks = first
+            .into_iter()
+            .filter(|(base, _)| length > *base)
             .chain(inner)
             .skip(from as usize);
         let some: Vec<(u64, u64)> = marks.by_ref().take(MAX_LIST).collect();
@@ -281,6 +297,32 @@ impl Core {
             marks: some,
             more: marks.next().is_some(),
         }
+    }
+
+    /// `None`: its base lies within an entry that cannot be read here now.
+    fn newlines_before_base(&self, name: &FileName, held: &hydfs::content::File) -> Option<u64> {
+        let mut newlines = held.dropped.newlines;
+        let mut left = held.base - held.dropped.bytes;
+        for segment in &held.segments {
+            if left >= segment.bytes {
+                (newlines, left) = (newlines + segment.newlines, left - segment.bytes);
+                continue;
+            }
+            if left == 0 {
+                break;
+            }
+            let whole = segment.index.partition_point(|e| e.end <= left);
+            newlines += segment.index[..whole]
+                .iter()
+                .map(|e| u64::from(e.newlines))
+                .sum::<u64>();
+            let begin = whole.checked_sub(1).map_or(0, |last| segment.index[last].end);
+            let store = self.replica.store();
+            let range = self.replica.range_of(name);
+            let part = store.read(range, name, segment.id, begin, left - begin).ok()?;
+            return Some(newlines + part.iter().filter(|b| **b == b'\n').count() as u64);
+        }
+        Some(newlines)
     }
 
     fn streams(&self, file: &FileName, length: u64, after: Option<ClientId>) -> Reply {
@@ -308,6 +350,7 @@ impl Core {
             });
         }
         Reply::Streams {
+            base: held.base,
             len: length,
             missing: held.misses(),
             streams,
@@ -397,12 +440,14 @@ impl Core {
         offset: u64,
         len: u64,
     ) -> Result<(u64, Bytes), Refusal> {
-        let known = self.replica.committed(file).filter(|k| is_meant(of, k.nonce));
-        let known = known.ok_or(Refusal::NotHere)?;
+        let known = self.replica.readable(file, of.map(|c| c.0), offset);
+        let known = known.map_err(|why| match why {
+            Unreadable::Trimmed { base } => Refusal::Trimmed { base },
+            Unreadable::NotHere => Refusal::NotHere,
+        })?;
         let range = self.replica.range_of(file);
         let len = len.min(MAX_READ as u64).min(known.length.saturating_sub(offset));
-        let held = self.replica.store().file(range, file);
-        let held = held.filter(|f| f.nonce == known.nonce).ok_or(Refusal::NotHere)?;
+        let held = self.replica.store().file(range, file).ok_or(Refusal::NotHere)?;
         let mut parts: Vec<Bytes> = Vec::new();
         for slice in held.slices(offset, len) {
             // What was read so far is good; the rest is elsewhere.

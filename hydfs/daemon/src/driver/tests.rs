@@ -2,6 +2,7 @@
 
 mod backpressure;
 mod failover;
+mod trims;
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -306,7 +307,7 @@ async fn strangers_are_refused_and_harm_nothing() {
         let mut ends = Vec::new();
         for bytes in [
             &b"GET / HTTP/1.1\r\n\r\n"[..],
-            b"RNSTR\x02\xff\xff",
+            b"RNSTR\x03\xff\xff",
             &[0xff; 4096],
         ] {
             let mut stranger = std::net::TcpStream::connect(addr).unwrap();

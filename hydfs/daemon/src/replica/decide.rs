@@ -121,8 +121,8 @@ impl<'a> SourceCopy<'a> {
 
 /// The range's content, all sealed: what all whole `sources` (holders of the newest installed set) have, and so at least all that was acknowledged. If
 /// none is whole, the most that one of them has.
-/// `open` is the segment that was open under that set.
-pub(crate) fn seal(sources: &[SourceCopy<'_>], open: SegmentId) -> Vec<(FileName, File)> {
+/// `view` is the first segment that could be opened under that set.
+pub(crate) fn seal(sources: &[SourceCopy<'_>], view: SegmentId) -> Vec<(FileName, File)> {
     let whole = || sources.iter().filter(|copy| copy.whole);
     let names: BTreeSet<&FileName> = match whole().next() {
         Some(one) => one.files.keys().copied().collect(),
@@ -147,19 +147,23 @@ pub(crate) fn seal(sources: &[SourceCopy<'_>], open: SegmentId) -> Vec<(FileName
             continue;
         }
         let doubtful: Vec<&File> = doubtful.filter(|f| f.nonce == nonce).collect();
-        sealed.push((name.clone(), seal_file(&copies, &doubtful, open)));
+        sealed.push((name.clone(), seal_file(&copies, &doubtful, view)));
     }
     sealed
 }
 
-fn seal_file(whole: &[&File], doubtful: &[&File], open: SegmentId) -> File {
-    let entries = |file: &&&File| file.segment(open).map_or(0, |s| s.entries);
-    let sound = |file: &&&File| file.segment(open).is_none_or(|s| !s.missing);
+fn seal_file(whole: &[&File], doubtful: &[&File], view: SegmentId) -> File {
+    let position = |file: &&&File| {
+        let (part, entries) = file.position(view);
+        (if Mutant::LastPartOnly.is_on() { 0 } else { part }, entries)
+    };
+    // What was closed within the view says what it was when it is damaged, too.
+    let sound = |file: &&&File| file.segments_of(view).all(|s| !s.missing || s.sealed);
     let all = || whole.iter().chain(doubtful);
     // How much a damaged or doubtful copy still has says nothing about how much there was: more than that, at most.
-    let base = whole.iter().filter(sound).min_by_key(entries);
-    let base = base.or_else(|| doubtful.iter().filter(sound).max_by_key(entries));
-    let base: &File = match base.or_else(|| all().max_by_key(entries)) {
+    let base = whole.iter().filter(sound).min_by_key(position);
+    let base = base.or_else(|| doubtful.iter().filter(sound).max_by_key(position));
+    let base: &File = match base.or_else(|| all().max_by_key(position)) {
         Some(file) => file,
         None => return File::default(),
     };
@@ -168,19 +172,29 @@ fn seal_file(whole: &[&File], doubtful: &[&File], open: SegmentId) -> File {
         missing: false,
         ..s.head()
     };
-    let segments = base.segments.iter().filter(|s| s.entries > 0).map(seal).collect();
-    let mut streams = base.streams.clone();
+    let mut file = File {
+        segments: base.segments.iter().filter(|s| s.entries > 0).map(seal).collect(),
+        streams: base.streams.clone(),
+        ..*base
+    };
     for (client, theirs) in all().flat_map(|f| &f.streams) {
-        let stream = streams.entry(*client).or_insert(Stream { length: 0, ..*theirs });
+        let stream = file
+            .streams
+            .entry(*client)
+            .or_insert(Stream { length: 0, ..*theirs });
         if theirs.epoch > stream.epoch {
             (stream.epoch, stream.nonce) = (theirs.epoch, theirs.nonce);
         }
     }
-    File {
-        nonce: base.nonce,
-        segments,
-        streams,
+    // What one of them has trimmed it may have dropped: so it is trimmed, whether or not all of them have. Of what is not committed nothing ever is, so
+    // this is no more than what they share; only where all have lost their newest may it be more than what is left.
+    let trimmed = all().map(|f| f.base).max().unwrap_or(0).min(file.length());
+    if Mutant::ForgetBase.is_on() {
+        return File { base: 0, ..file };
     }
+    file.trim(trimmed, view);
+    file.base = trimmed;
+    file
 }
 
 #[cfg(test)]

@@ -111,12 +111,23 @@ pub enum RangeState {
     },
 }
 
+/// Why bytes may not be read here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    /// They are gone everywhere.
+    Trimmed { base: u64 },
+    /// Ask another node.
+    NotHere,
+}
+
 /// What may be read of a file here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// Of the file: another nonce, another file.
     pub nonce: u64,
-    /// Everything up to here is on all members and stays.
+    /// Everything before this is gone, as far as this node knows to be agreed.
+    pub base: u64,
+    /// Everything up to here is on all members, and stays until it is trimmed.
     pub length: u64,
     /// This node coordinates the active range or is a member of it; otherwise it is what it knew last, and there may be more elsewhere.
     pub current: bool,

@@ -41,11 +41,11 @@ impl FollowState {
     }
 }
 
-/// Carries one step out on a store. What it does to the length once it is committed.
+/// Carries one step out on a store; `view`: the first segment that may be opened in this view. What it does to the length once it is committed.
 pub(super) fn carry_out<S: Store>(
     store: &mut S,
     range: RangeIx,
-    segment: SegmentId,
+    view: SegmentId,
     op: &RangeOp,
 ) -> Result<LengthChange, store::Error> {
     let name = op.file();
@@ -61,30 +61,57 @@ pub(super) fn carry_out<S: Store>(
         store.remove(range, name)?;
         return Ok(LengthChange::Removed);
     }
+    if let RangeOp::Trim {
+        nonce, base, part, ..
+    } = op
+    {
+        // As with removals.
+        if store.file(range, name).is_none_or(|file| file.nonce != *nonce) {
+            return Ok(LengthChange::None);
+        }
+        store.trim(range, name, *base, view.with_part(*part))?;
+        return Ok(LengthChange::Trimmed { base: *base });
+    }
     let file = store
         .file(range, name)
         .ok_or_else(|| store::Error::NoSuchFile { file: name.clone() })?;
     let none = bytes::Bytes::new();
-    let (entry, payload) = match op {
+    let (segment, entry, payload) = match op {
         RangeOp::Append {
+            part,
             client,
             epoch,
             offset,
             checksum,
             payload,
             ..
-        } => (
-            file.next_append(segment, *client, *epoch, *offset, payload, *checksum),
-            payload,
-        ),
+        } => {
+            let segment = view.with_part(*part);
+            let entry = file.next_append(segment, *client, *epoch, *offset, payload, *checksum);
+            (segment, entry, payload)
+        }
         RangeOp::Fence {
-            client, epoch, nonce, ..
-        } => (file.next_fence(segment, *client, *epoch, *nonce), &none),
-        RangeOp::Create { .. } | RangeOp::Remove { .. } => return Ok(LengthChange::None),
+            part,
+            client,
+            epoch,
+            nonce,
+            ..
+        } => {
+            let segment = view.with_part(*part);
+            let entry = file.next_fence(segment, *client, *epoch, *nonce);
+            (segment, entry, &none)
+        }
+        RangeOp::Create { .. } | RangeOp::Remove { .. } | RangeOp::Trim { .. } => {
+            return Ok(LengthChange::None);
+        }
     };
     let length = file.length() + u64::from(entry.len);
+    let entries = file.segment(segment).map_or(0, |s| s.entries) + 1;
     store.append(range, name, segment, entry, payload)?;
-    Ok(LengthChange::Grown { length })
+    Ok(LengthChange::Grown {
+        length,
+        to: (segment, entries),
+    })
 }
 
 /// Entries in the coordinator's order, as it sent them.
@@ -103,7 +130,7 @@ impl FollowState {
         &mut self,
         store: &mut S,
         range: RangeIx,
-        segment: SegmentId,
+        view: SegmentId,
         news: ReplicatedEntries,
     ) -> Result<bool, store::Error> {
         self.commit = self.commit.max(news.commit);
@@ -122,7 +149,7 @@ impl FollowState {
                 (self.standing, self.due) = (Standing::Gap, true);
                 break;
             }
-            match carry_out(store, range, segment, &op) {
+            match carry_out(store, range, view, &op) {
                 Ok(change) => {
                     self.seq += 1;
                     self.pending.push(self.seq, op.file().clone(), change);
@@ -192,12 +219,12 @@ impl<S: Store> Replica<S> {
             self.fill_floors(range);
             self.remember_active(&[range])?;
         }
-        let segment = self.current.open_segment();
+        let view = self.current.first_segment();
         let Some(follow) = self.current.follows.get_mut(&range) else {
             return Ok(());
         };
         self.flush.stir(range);
-        if follow.take(&mut self.store, range, segment, news)? {
+        if follow.take(&mut self.store, range, view, news)? {
             self.flush.note_written();
         }
         Ok(())
@@ -270,6 +297,7 @@ mod tests {
     fn append(offset: u64, payload: &'static str) -> RangeOp {
         RangeOp::Append {
             file: name(),
+            part: 0,
             client: ClientId(1),
             epoch: Epoch(1),
             offset,

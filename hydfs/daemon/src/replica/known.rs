@@ -9,18 +9,28 @@ use hydfs::ring::RangeIx;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CommitFloor {
     pub nonce: u64,
+    pub base: u64,
     pub length: u64,
-    /// Entries of the open segment that are committed.
-    pub open: u64,
+    /// The newest segment of this view that has a committed entry, and how many it has.
+    pub to: Option<(SegmentId, u64)>,
 }
 
-/// What an entry does to a file's length once all members have it.
+/// What an entry does to a file's length, or base, once all members have it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LengthChange {
-    Created { nonce: u64 },
+    Created {
+        nonce: u64,
+    },
     Removed,
     None,
-    Grown { length: u64 },
+    Grown {
+        length: u64,
+        /// The segment that has the entry, and its entries up to that.
+        to: (SegmentId, u64),
+    },
+    Trimmed {
+        base: u64,
+    },
 }
 
 /// Changes in the range's order, waiting to be committed.
@@ -43,7 +53,8 @@ impl PendingCommits {
 #[derive(Debug, Default)]
 pub(crate) struct CommitFloors {
     files: BTreeMap<FileName, CommitFloor>,
-    /// The segment that was open when this node last led the range to being active: as long as it lives it knows what of that is committed.
+    /// The first segment that could be opened when this node last led the range to being active: as long as it lives it knows what of that view's
+    /// is committed.
     led: Option<SegmentId>,
 }
 
@@ -56,24 +67,21 @@ impl CommitFloors {
         &self.files
     }
 
-    /// This node led the range to being active, with segment `open`.
-    pub fn lead(&mut self, open: SegmentId) {
-        self.led = Some(open);
+    /// This node led the range to being active in the view whose first segment is `view`.
+    pub fn lead(&mut self, view: SegmentId) {
+        self.led = Some(view);
     }
 
-    /// Does this node know all that was ever committed in this segment?
-    pub fn knows_all_of(&self, open: SegmentId) -> bool {
-        self.led == Some(open)
+    /// Does this node know all that was ever committed in this view's segments?
+    pub fn knows_all_of(&self, view: SegmentId) -> bool {
+        self.led == Some(view)
     }
 
-    /// The range is active with segment `open`: everything sealed before is committed.
-    pub fn fill(&mut self, store: &impl Store, range: RangeIx, open: SegmentId) {
+    /// The range is active in the view whose first segment is `view`: everything sealed before is committed.
+    pub fn fill(&mut self, store: &impl Store, range: RangeIx, view: SegmentId) {
         let sealed = |file: &hydfs::content::File| {
-            file.segments
-                .iter()
-                .filter(|s| s.id != open)
-                .map(|s| s.bytes)
-                .sum::<u64>()
+            let before = file.segments.iter().filter(|s| !s.id.is_of_view(view));
+            file.dropped.bytes + before.map(|s| s.bytes).sum::<u64>()
         };
         self.files = store
             .files(range)
@@ -82,15 +90,17 @@ impl CommitFloors {
                     name.clone(),
                     CommitFloor {
                         nonce: file.nonce,
+                        base: file.base,
                         length: sealed(file),
-                        open: 0,
+                        to: None,
                     },
                 )
             })
             .collect();
     }
 
-    /// What a restarted node still knows: what was sealed before the set that it knows to have been active.
+    /// What a restarted node still knows: what was sealed before the set that it knows to have been active. Of the bases it has some may not have
+    /// been committed.
     pub fn recover(store: &impl Store, range: RangeIx) -> Self {
         let mut floors = Self::default();
         let facts = store.range(range);
@@ -99,6 +109,7 @@ impl CommitFloors {
             .filter(|active| facts.installed.as_ref() == Some(active))
         {
             floors.fill(store, range, SegmentId::of(&active));
+            floors.files.values_mut().for_each(|floor| floor.base = 0);
         }
         floors
     }
@@ -112,8 +123,9 @@ impl CommitFloors {
                         file,
                         CommitFloor {
                             nonce,
+                            base: 0,
                             length: 0,
-                            open: 0,
+                            to: None,
                         },
                     );
                 }
@@ -122,12 +134,17 @@ impl CommitFloors {
                     self.files.remove(&file);
                 }
                 LengthChange::None => {}
-                LengthChange::Grown { length } => {
+                LengthChange::Grown { length, to } => {
                     if let Some(floor) = self.files.get_mut(&file) {
                         floor.length = length;
-                        floor.open += 1;
+                        floor.to = Some(to);
                     }
                     grown.insert(file, length);
+                }
+                LengthChange::Trimmed { base } => {
+                    if let Some(floor) = self.files.get_mut(&file) {
+                        floor.base = floor.base.max(base);
+                    }
                 }
             }
         }

@@ -5,7 +5,7 @@ use common::clock::Time;
 use super::active::{ActiveRange, MemberAck, PendingReply, ReplyContent};
 use super::flush_plan::FlushPlan;
 use super::follow::carry_out;
-use super::plan::{Plan, plan};
+use super::plan::{Plan, Standing, plan};
 use super::request::{Answer, FileInfo, Refused, Request};
 use super::view_state::{LeadState, ViewState};
 use super::{Effect, Replica};
@@ -70,7 +70,7 @@ impl<S: Store> Replica<S> {
         request: Request,
         out: &mut Vec<Effect>,
     ) -> Result<(), store::Error> {
-        let segment = self.current.open_segment();
+        let view = self.current.first_segment();
         let range = match &request {
             Request::Find { range, .. } => *range,
             other => other.file().map_or(RangeIx(0), |file| self.range_of(file)),
@@ -92,12 +92,19 @@ impl<S: Store> Replica<S> {
             active.wait_for_probe(conn, id, 0, reply);
             return Ok(());
         }
-        if let Some(node) = active.full() {
+        if let Some(node) = active.full().filter(|_| !request.makes_room()) {
             out.push(refuse(Refused::Full { node }));
             return Ok(());
         }
         let file = request.file().and_then(|name| self.store.file(range, name));
-        let result = match plan(file, request) {
+        let floors = self.floors.get(&range);
+        let floor = request.file().and_then(|name| floors?.get(name));
+        let standing = Standing {
+            view,
+            limits: self.limits,
+            committed: floor.map_or(0, |floor| floor.length),
+        };
+        let result = match plan(file, request, standing) {
             Plan::Refuse(refused) => {
                 // Said of a state that is perhaps not committed, by a coordinator that is perhaps not one any more: both are made sure of.
                 active.wait_for_probe(conn, id, active.last(), ReplyContent::Ready(Err(refused)));
@@ -106,9 +113,9 @@ impl<S: Store> Replica<S> {
             Plan::Done(answer) => answer,
             Plan::Do(ops, answer) => {
                 for op in ops {
-                    match carry_out(&mut self.store, range, segment, &op) {
+                    match carry_out(&mut self.store, range, view, &op) {
                         Ok(change) => {
-                            self.repairs.look |= matches!(op, RangeOp::Remove { .. });
+                            self.repairs.look |= matches!(op, RangeOp::Remove { .. } | RangeOp::Trim { .. });
                             active.take(op, change);
                             self.flush.note_written();
                         }
@@ -186,8 +193,9 @@ impl<S: Store> Replica<S> {
         Some(FileInfo {
             name: name.clone(),
             nonce: floor.nonce,
+            base: floor.base,
             length: floor.length,
-            newlines: file.map_or(0, |f| f.segments.iter().map(|s| s.newlines).sum()),
+            newlines: file.map_or(0, hydfs::content::File::newlines),
             replicas: self.replicas_of(range).to_vec(),
             segments: shown.map(|f| f.head().segments).unwrap_or_default(),
             streams: shown.map(|f| f.streams.clone()).unwrap_or_default(),

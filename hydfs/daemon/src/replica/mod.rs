@@ -34,6 +34,7 @@ use common::clock::Time;
 
 use crate::store::{self, NodeFacts, Store};
 use crate::wire::peer::Message;
+use hydfs::content::SegmentLimits;
 use hydfs::ring::{RangeIx, Ring};
 use hydfs::view::{Incarnation, NodeIx, View};
 
@@ -45,8 +46,8 @@ pub(crate) use mutant::Mutant;
 use repair::Repairs;
 use view_state::ViewState;
 
-pub use effect::{Effect, Input, Known, RangeState};
-pub use request::{Answer, FileInfo, Refused, Request};
+pub use effect::{Effect, Input, Known, RangeState, Unreadable};
+pub use request::{Answer, FileInfo, Refused, Request, Writer};
 
 /// What was sent and not answered for this long is sent again. Connections keep order and lose nothing while they last, so this is the second line.
 const RESEND: Duration = Duration::from_secs(1);
@@ -67,6 +68,7 @@ pub struct Replica<S> {
     flush: FlushPlan,
     nudged: Time,
     broken: bool,
+    limits: SegmentLimits,
 }
 
 impl<S: Store> Replica<S> {
@@ -106,11 +108,18 @@ impl<S: Store> Replica<S> {
             flush: FlushPlan::default(),
             nudged: now,
             broken: false,
+            limits: SegmentLimits::USUAL,
             ring,
             store,
         };
         replica.flush.begin_view(replica.peers());
         Ok(replica)
+    }
+
+    /// Segments that are closed sooner than usual.
+    #[cfg(test)]
+    pub fn with_limits(self, limits: SegmentLimits) -> Self {
+        Self { limits, ..self }
     }
 
     /// One thing that happened. Call [`Replica::flush`] after the last of a burst.

@@ -22,6 +22,16 @@ common::mutants! {
         BelieveLosers,
         /// A surplus copy is dropped as soon as the new set is active, whether or not that has fetched everything.
         DropEarly,
+        /// What only the coordinator has may be trimmed.
+        TrimUncommitted,
+        /// A take-over forgets the base.
+        ForgetBase,
+        /// A returning node's copy from before a trim counts.
+        ReturnTrimmed,
+        /// Who is furthest in a view's segments is judged by the last one alone.
+        LastPartOnly,
+        /// A segment's number is used again when all segments were dropped.
+        ReuseSegment,
         /// A lookup is answered by whoever believes to coordinate, without a probe to the members.
         Unprobed,
     }

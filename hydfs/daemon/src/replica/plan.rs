@@ -5,9 +5,9 @@ use common::ids::Epoch;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Mutant;
-use super::request::{Answer, Refused, Request};
+use super::request::{Answer, Refused, Request, Writer};
 use crate::wire::peer::RangeOp;
-use hydfs::content::{ClientId, File, FileName, Kind, MAX_PAYLOAD};
+use hydfs::content::{ClientId, File, FileName, Kind, MAX_PAYLOAD, SegmentId, SegmentLimits, Stream};
 
 /// How many entries back a repeated append is compared with what is there.
 const COMPARED: usize = 1024;
@@ -21,8 +21,18 @@ pub(super) enum Plan {
     Refuse(Refused),
 }
 
-pub(super) fn plan(file: Option<&File>, request: Request) -> Plan {
-    let fenced = !Mutant::Fence.is_on();
+/// What a plan goes by besides the file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// The first segment that may be opened in this view.
+    pub view: SegmentId,
+    pub limits: SegmentLimits,
+    /// What all members have of the file.
+    pub committed: u64,
+}
+
+pub(super) fn plan(file: Option<&File>, request: Request, standing: Standing) -> Plan {
+    let part = |file: &File| next_part(file, 0, standing);
     match (request, file) {
         (Request::Create { file, nonce }, None) => {
             Plan::Do(vec![RangeOp::Create { file, nonce }], Answer::Created)
@@ -54,16 +64,19 @@ pub(super) fn plan(file: Option<&File>, request: Request) -> Plan {
                     create,
                     RangeOp::Fence {
                         file,
+                        part: 0,
                         client,
                         epoch,
                         nonce,
                     },
                 ],
-                Answer::Fenced { length: 0 },
+                Answer::Fenced { length: 0, base: 0 },
             )
         }
         (_, None) => Plan::Refuse(Refused::NoSuchFile),
-        (Request::Fence { of: Some(of), .. }, Some(file)) if file.nonce != of => {
+        (Request::Fence { of: Some(of), .. } | Request::Trim { of: Some(of), .. }, Some(file))
+            if file.nonce != of =>
+        {
             Plan::Refuse(Refused::Replaced)
         }
         (
@@ -76,35 +89,26 @@ pub(super) fn plan(file: Option<&File>, request: Request) -> Plan {
             },
             Some(file),
         ) => {
-            let Some(stream) = file.streams.get(&client) else {
-                return Plan::Do(
-                    vec![RangeOp::Fence {
-                        file: name,
-                        client,
-                        epoch,
-                        nonce,
-                    }],
-                    Answer::Fenced { length: 0 },
-                );
-            };
+            let stream = file.streams.get(&client).copied();
             let answer = Answer::Fenced {
-                length: stream.length,
+                length: stream.map_or(0, |s| s.length),
+                base: file.base,
             };
-            if (epoch, nonce) == (stream.epoch, stream.nonce) {
-                return Plan::Done(answer);
+            match stream {
+                Some(stream) if (epoch, nonce) == (stream.epoch, stream.nonce) => return Plan::Done(answer),
+                Some(stream) if epoch <= stream.epoch && !Mutant::Fence.is_on() => {
+                    return Plan::Refuse(Refused::FencedOff { epoch: stream.epoch });
+                }
+                Some(_) | None => {}
             }
-            if epoch <= stream.epoch && fenced {
-                return Plan::Refuse(Refused::FencedOff { epoch: stream.epoch });
-            }
-            Plan::Do(
-                vec![RangeOp::Fence {
-                    file: name,
-                    client,
-                    epoch,
-                    nonce,
-                }],
-                answer,
-            )
+            let fence = RangeOp::Fence {
+                file: name,
+                part: part(file),
+                client,
+                epoch,
+                nonce,
+            };
+            Plan::Do(vec![fence], answer)
         }
         (
             Request::Append {
@@ -117,23 +121,78 @@ pub(super) fn plan(file: Option<&File>, request: Request) -> Plan {
             },
             Some(file),
         ) => {
-            let Some(stream) = file.streams.get(&client) else {
-                return Plan::Refuse(Refused::NotFenced);
-            };
-            if fenced && (epoch < stream.epoch || (epoch == stream.epoch && nonce != stream.nonce)) {
-                return Plan::Refuse(Refused::FencedOff { epoch: stream.epoch });
+            let writer = Writer { client, epoch, nonce };
+            match check_open(file, writer) {
+                Ok(_) => append(file, name, part(file), client, epoch, offset, payload),
+                Err(refused) => Plan::Refuse(refused),
             }
-            if epoch > stream.epoch {
-                return Plan::Refuse(Refused::NotFenced);
-            }
-            append(file, name, client, epoch, offset, payload)
         }
+        (
+            Request::Trim {
+                file: name, base, by, ..
+            },
+            Some(file),
+        ) => match by.map(|by| check_open(file, by)) {
+            Some(Err(refused)) => Plan::Refuse(refused),
+            Some(Ok(_)) | None => trim(file, name, base, standing),
+        },
         (Request::Stat { .. } | Request::Find { .. }, _) => Plan::Refuse(Refused::NoSuchFile),
     }
 }
 
+/// Of the view's segments of the file, the one that the next entry goes into.
+fn next_part(file: &File, base: u64, standing: Standing) -> u32 {
+    if Mutant::ReuseSegment.is_on() && file.segments_of(standing.view).next().is_none() {
+        return 0;
+    }
+    file.next_segment(standing.view, base, standing.limits).part()
+}
+
+/// Is this the process that has the stream open?
+fn check_open(file: &File, Writer { client, epoch, nonce }: Writer) -> Result<Stream, Refused> {
+    let stream = *file.streams.get(&client).ok_or(Refused::NotFenced)?;
+    let other = epoch < stream.epoch || (epoch == stream.epoch && nonce != stream.nonce);
+    if other && !Mutant::Fence.is_on() {
+        return Err(Refused::FencedOff { epoch: stream.epoch });
+    }
+    match epoch > stream.epoch {
+        true => Err(Refused::NotFenced),
+        false => Ok(stream),
+    }
+}
+
+/// What is not committed may yet come to be something else, so nobody can mean to trim it. And what a copy drops, all others have: a take-over
+/// seals at no less than what is committed.
+fn trim(file: &File, name: FileName, base: u64, standing: Standing) -> Plan {
+    if base <= file.base {
+        return Plan::Done(Answer::Trimmed { base: file.base });
+    }
+    let length = match Mutant::TrimUncommitted.is_on() {
+        true => file.length(),
+        false => standing.committed,
+    };
+    if base > length {
+        return Plan::Refuse(Refused::BeyondEnd { length });
+    }
+    let op = RangeOp::Trim {
+        file: name,
+        nonce: file.nonce,
+        base,
+        part: next_part(file, base, standing),
+    };
+    Plan::Do(vec![op], Answer::Trimmed { base })
+}
+
 /// An append by the process whose stream it is.
-fn append(file: &File, name: FileName, client: ClientId, epoch: Epoch, offset: u64, payload: Bytes) -> Plan {
+fn append(
+    file: &File,
+    name: FileName,
+    part: u32,
+    client: ClientId,
+    epoch: Epoch,
+    offset: u64,
+    payload: Bytes,
+) -> Plan {
     let have = file.streams.get(&client).map_or(0, |s| s.length);
     if payload.len() > MAX_PAYLOAD {
         return Plan::Refuse(Refused::TooLong {
@@ -157,6 +216,7 @@ fn append(file: &File, name: FileName, client: ClientId, epoch: Epoch, offset: u
     let checksum = xxh3_64(&payload);
     let op = RangeOp::Append {
         file: name,
+        part,
         client,
         epoch,
         offset: have,

@@ -182,7 +182,7 @@ impl<S: Store> Replica<S> {
         };
         self.store.set_missing(range, &file, segment)?;
         let installed = self.store.range(range).installed.as_ref() == Some(&self.current.view);
-        if installed && segment == self.current.open_segment() {
+        if installed && !sealed && segment.is_of_view(self.current.first_segment()) {
             // It can't be added to any more: the others must not count on this node until it is sealed and repaired.
             return self.rejoin(out);
         }
@@ -242,7 +242,7 @@ mod tests {
         let file = File {
             nonce: 1,
             segments: vec![segment],
-            streams: BTreeMap::new(),
+            ..File::default()
         };
         let named = |i| (FileName::new(format!("f{i:02}")).unwrap(), file.clone());
         let mut store = MemStore::default();

@@ -37,6 +37,15 @@ pub enum Request {
     },
     /// Only the file that `nonce` created: a retry must not remove another one of that name.
     Remove { file: FileName, nonce: u64 },
+    /// Bytes below `base` go, for good. Those must be committed.
+    Trim {
+        file: FileName,
+        /// As in `Fence`.
+        of: Option<u64>,
+        base: u64,
+        /// Only while this process has the client's stream open.
+        by: Option<Writer>,
+    },
     /// Answered from what all replicas have; sees everything acknowledged before it was asked.
     Stat {
         file: FileName,
@@ -53,13 +62,27 @@ pub enum Request {
     },
 }
 
+/// The process that has a client's stream open: see `Fence`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    pub client: ClientId,
+    pub epoch: Epoch,
+    pub nonce: u64,
+}
+
 impl Request {
+    /// Is it to be taken while a disk is full?
+    pub fn makes_room(&self) -> bool {
+        matches!(self, Request::Trim { .. })
+    }
+
     pub fn file(&self) -> Option<&FileName> {
         match self {
             Request::Create { file, .. }
             | Request::Fence { file, .. }
             | Request::Append { file, .. }
             | Request::Remove { file, .. }
+            | Request::Trim { file, .. }
             | Request::Stat { file, .. } => Some(file),
             Request::Find { .. } => None,
         }
@@ -70,15 +93,20 @@ impl Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     Created,
-    /// The length of the client's stream: where its next append starts.
+    /// The length of the client's stream: where its next append starts. And the file's base.
     Fenced {
         length: u64,
+        base: u64,
     },
     /// The length of the client's stream that is now acknowledged, at least.
     Appended {
         length: u64,
     },
     Removed,
+    /// The file's base now, which may be higher than was asked for.
+    Trimmed {
+        base: u64,
+    },
     Stat(FileInfo),
     Found(Vec<FileInfo>),
 }
@@ -88,7 +116,9 @@ pub enum Answer {
 pub struct FileInfo {
     pub name: FileName,
     pub nonce: u64,
-    /// Bytes that may be read.
+    /// Bytes before this are gone.
+    pub base: u64,
+    /// Bytes that may be read end here.
     pub length: u64,
     /// Newlines in all of the file, those not yet acknowledged included.
     pub newlines: u64,
@@ -125,6 +155,9 @@ pub enum Refused {
     /// The stream has only this length: send from there.
     #[error("bytes before this append are missing: the stream has {have}")]
     Gap { have: u64 },
+    /// Only what is committed may be trimmed, which ends there.
+    #[error("the file ends at {length}: there is nothing to trim behind that")]
+    BeyondEnd { length: u64 },
     /// Other bytes were acknowledged (or are on their way) at this place: a bug of the client. Found out only by chance.
     #[error("other bytes are at this place of the stream")]
     Conflict,

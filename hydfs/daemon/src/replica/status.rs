@@ -1,6 +1,6 @@
 //! What the driver may ask of a storage node at any time.
 
-use super::{Known, RangeState, Replica};
+use super::{Known, RangeState, Replica, Unreadable};
 use crate::store::Store;
 use hydfs::content::FileName;
 use hydfs::ring::{RangeIx, Ring};
@@ -59,9 +59,23 @@ impl<S: Store> Replica<S> {
         let floor = self.floors.get(&range)?.get(file)?;
         Some(Known {
             nonce: floor.nonce,
+            base: floor.base,
             length: floor.length,
             current: self.current.is_active(range),
         })
+    }
+
+    /// May bytes from `offset` on be read of this file here, if it is the one that is meant (`of`: its nonce)? What this node has trimmed, and does not
+    /// know that all have, others may still have.
+    pub fn readable(&self, file: &FileName, of: Option<u64>, offset: u64) -> Result<Known, Unreadable> {
+        let known = self.committed(file).filter(|k| of.is_none_or(|of| of == k.nonce));
+        let known = known.ok_or(Unreadable::NotHere)?;
+        if offset < known.base {
+            return Err(Unreadable::Trimmed { base: known.base });
+        }
+        let held = self.store.file(self.range_of(file), file);
+        let there = held.is_some_and(|f| f.nonce == known.nonce && f.base <= offset);
+        there.then_some(known).ok_or(Unreadable::NotHere)
     }
 
     /// Is this node's knowledge of the range's files current (as its coordinator) or nearly so (as a member)? Otherwise

@@ -96,6 +96,9 @@ fn conclude(
     if Mutant::UnionReturning.is_on() {
         lengthen(&mut files, answers);
     }
+    if Mutant::ReturnTrimmed.is_on() {
+        untrim(&mut files, answers);
+    }
     // Who else has some of it comes after those who have the newest.
     let others = answers
         .iter()
@@ -301,15 +304,15 @@ impl<S: Store> Replica<S> {
     /// What this node holds of a range, installed in `set`. As the coordinator that led the set it knows what was ever committed, and so
     /// acknowledged: the rest need not be sealed in, to be lost with the only copy of it.
     fn held(&self, range: RangeIx, set: &View) -> Vec<(FileName, File)> {
-        let open = SegmentId::of(set);
+        let view = SegmentId::of(set);
         let files = self.store.files(range);
-        let known = self.floors.get(&range).filter(|known| known.knows_all_of(open));
+        let known = self.floors.get(&range).filter(|known| known.knows_all_of(view));
         let Some(known) = known.filter(|_| !Mutant::SealAll.is_on()) else {
             return files.map(|(name, file)| (name.clone(), file.head())).collect();
         };
         let committed = |(name, file): (&FileName, &File)| {
             let floor = known.get(name).filter(|floor| floor.nonce == file.nonce)?;
-            Some((name.clone(), file.head_up_to(open, floor.open)))
+            Some((name.clone(), file.head_up_to(view, floor.to)))
         };
         files.filter_map(committed).collect()
     }
@@ -474,8 +477,8 @@ impl<S: Store> Replica<S> {
         self.current
             .set_lead(range, LeadState::Active(Box::new(active)), out);
         self.fill_floors(range);
-        let open = self.current.open_segment();
-        self.floors.entry(range).or_default().lead(open);
+        let view = self.current.first_segment();
+        self.floors.entry(range).or_default().lead(view);
         self.remember_active(&[range])?;
         self.flush.announce_to(self.peers());
         Ok(())
@@ -483,11 +486,11 @@ impl<S: Store> Replica<S> {
 
     /// The range has just become active, as far as this node, a member, knows: what is sealed may be read.
     pub(super) fn fill_floors(&mut self, range: RangeIx) {
-        let open = self.current.open_segment();
+        let view = self.current.first_segment();
         self.floors
             .entry(range)
             .or_default()
-            .fill(&self.store, range, open);
+            .fill(&self.store, range, view);
     }
 
     /// These ranges are active in this view: sets before it need not be remembered. That can wait for room on the disk.
@@ -573,6 +576,32 @@ fn lengthen(files: &mut [(FileName, File)], answers: &BTreeMap<NodeIx, (Memory, 
                     _ => {}
                 }
             }
+        }
+    }
+}
+
+/// The mutant: whoever was away during a trim still has what the others have dropped.
+fn untrim(files: &mut [(FileName, File)], answers: &BTreeMap<NodeIx, (Memory, RangeAnswer)>) {
+    for (name, file) in files {
+        let nonce = file.nonce;
+        let copies = answers
+            .values()
+            .flat_map(|(_, a)| &a.files)
+            .filter(|(n, f)| n == name && f.nonce == nonce);
+        for (_, copy) in copies {
+            let last = file.dropped.last;
+            if copy.dropped.last >= last {
+                continue;
+            }
+            let gone = copy.segments.iter().filter(|s| Some(s.id) <= last);
+            let mut segments: Vec<_> = gone
+                .map(|s| hydfs::content::Segment {
+                    sealed: true,
+                    ..s.head()
+                })
+                .collect();
+            segments.append(&mut file.segments);
+            (file.base, file.dropped, file.segments) = (copy.base, copy.dropped, segments);
         }
     }
 }

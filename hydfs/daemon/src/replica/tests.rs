@@ -189,7 +189,7 @@ fn append(epoch: u64, offset: u64, payload: &'static str) -> Request {
 }
 
 fn fenced(length: u64) -> Option<Result<Answer, Refused>> {
-    Some(Ok(Answer::Fenced { length }))
+    Some(Ok(Answer::Fenced { length, base: 0 }))
 }
 
 fn appended(length: u64) -> Option<Result<Answer, Refused>> {
@@ -261,7 +261,7 @@ fn repeats_are_answered_again_and_what_does_not_fit_is_refused() {
         create: false,
     };
     assert_eq!(g.ask(fence_in(1)), refused(Refused::Replaced));
-    assert_eq!(g.ask(fence_in(2)), Some(Ok(Answer::Fenced { length: 0 })));
+    assert_eq!(g.ask(fence_in(2)), fenced(0));
 }
 
 #[test]

@@ -49,8 +49,8 @@ impl ViewState {
         }
     }
 
-    /// The segment that is open in this view.
-    pub fn open_segment(&self) -> SegmentId {
+    /// The first segment of each file that may be opened in this view.
+    pub fn first_segment(&self) -> SegmentId {
         SegmentId::of(&self.view)
     }
 

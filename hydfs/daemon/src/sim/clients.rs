@@ -8,9 +8,9 @@ use common::clock::Time;
 use common::ids::Epoch;
 use rand::RngExt;
 
-use super::oracle::record;
+use super::oracle::{self, record};
 use super::world::{self, World, ms};
-use crate::replica::{Answer, Input, Refused, Request};
+use crate::replica::{Answer, Input, Refused, Request, Writer};
 use hydfs::content::{ClientId, FileName};
 
 pub enum ClientEvent {
@@ -70,7 +70,14 @@ pub struct Sent {
     process: Option<usize>,
     request: Request,
     at_least: u64,
+    /// What the file had been trimmed to, or of a trim, what was committed when it came to the one who answers.
+    base: u64,
     cancelled: bool,
+}
+
+/// Never removed: what is known of it counts to the end.
+fn file_is_kept(file: &FileName) -> bool {
+    file.as_str().starts_with("jobs/")
 }
 
 #[derive(Default)]
@@ -139,7 +146,7 @@ impl Clients {
             .clients
             .epochs
             .iter()
-            .filter(|((f, _), _)| f.as_str().starts_with("jobs/"))
+            .filter(|((f, _), _)| file_is_kept(f))
             .collect();
         let ((file, client), epoch) = keys[w.rng.random_range(0..keys.len())];
         let (file, client, epoch) = (file.clone(), *client, *epoch);
@@ -150,13 +157,21 @@ impl Clients {
     pub fn happen(w: &mut World, event: ClientEvent) {
         match event {
             ClientEvent::Ask { conn, node, life } => {
-                // A removal may come late, and must not hit what was made in the meantime.
-                let late = |s: &Sent| matches!(s.request, Request::Remove { .. });
+                // A removal may come late, and must not hit what was made in the meantime; so may a trim.
+                let late = |s: &Sent| matches!(s.request, Request::Remove { .. } | Request::Trim { .. });
                 let Some(sent) = w.clients.sent.get(&conn).filter(|s| !s.cancelled || late(s)) else {
                     return;
                 };
+                let request = sent.request.clone();
+                if let Request::Trim { file, base, .. } = &request {
+                    let Some(committed) = oracle::seen_up_to(w, node, file, *base) else {
+                        return;
+                    };
+                    if let Some(sent) = w.clients.sent.get_mut(&conn) {
+                        sent.base = committed;
+                    }
+                }
                 if w.nodes[node].life == life {
-                    let request = sent.request.clone();
                     w.input(
                         node,
                         Input::Client {
@@ -206,12 +221,14 @@ impl Clients {
                 world::WorldEvent::Client(ClientEvent::Ask { conn, node, life }),
             );
         }
+        let base = request.file().map_or(0, |file| w.oracle.trimmed_to(file));
         w.clients.sent.insert(
             conn,
             Sent {
                 process,
                 request,
                 at_least,
+                base,
                 cancelled: false,
             },
         );
@@ -289,6 +306,20 @@ impl Clients {
             }
             State::Remove => requests.push(Request::Remove { file, nonce }),
         }
+        let trims = w.clients.processes[process].state == State::Append
+            && file_is_kept(&w.clients.processes[process].file);
+        if trims && !calm && w.rng.random_bool(0.1) {
+            let p = &w.clients.processes[process];
+            let (file, by) = (p.file.clone(), Writer { client, epoch, nonce });
+            let seen = w.oracle.seen_of(&file);
+            // Sometimes behind what it can know to be there.
+            let most = seen + if w.rng.random_bool(0.3) { 200 } else { 0 };
+            let base = w.rng.random_range(seen / 2..=most);
+            let by = Some(by).filter(|_| w.rng.random_bool(0.8));
+            let of = None;
+            let trim = Request::Trim { file, of, base, by };
+            last = Self::send(w, Some(process), target, trim, seen, last);
+        }
         for request in requests {
             last = Self::send(w, Some(process), target, request, 0, last);
         }
@@ -324,6 +355,7 @@ impl Clients {
             return;
         };
         let (request, at_least, process) = (sent.request.clone(), sent.at_least, sent.process);
+        let known = sent.base;
         w.log(|| format!("node {node} answers {conn}: {result:?}"));
         let wrong = match (&request, &result) {
             (
@@ -348,12 +380,24 @@ impl Clients {
                     create: true,
                     ..
                 },
-                Ok(Answer::Fenced { length }),
+                Ok(Answer::Fenced { length, .. }),
             ) => w.oracle.fenced(file, *client, *epoch, *nonce, *length),
             (Request::Stat { file, .. }, Ok(Answer::Stat(info))) if info.length < at_least => Some(format!(
                 "{file} is said to have {} bytes after {at_least} were acknowledged",
                 info.length
             )),
+            (Request::Stat { file, .. }, Ok(Answer::Stat(info))) if info.base < known => Some(format!(
+                "{file} is said to begin at {} after it was trimmed to {known}",
+                info.base
+            )),
+            (Request::Trim { file, base, .. }, Ok(Answer::Trimmed { base: now })) => {
+                w.oracle.trimmed(file, *base, *now, known)
+            }
+            (Request::Trim { file, base, .. }, Err(Refused::BeyondEnd { length })) if *base <= at_least => {
+                Some(format!(
+                    "{file} is said to end at {length} after {at_least} bytes were read"
+                ))
+            }
             (Request::Stat { file, .. }, Err(Refused::NoSuchFile)) if at_least > 0 => Some(format!(
                 "{file} is said not to be there after {at_least} bytes were acknowledged"
             )),
@@ -390,7 +434,7 @@ impl Clients {
                 p.state = State::Fence;
                 p.script = Some(Script { absent: false });
             }
-            (State::Fence, Ok(Answer::Fenced { length })) => {
+            (State::Fence, Ok(Answer::Fenced { length, .. })) => {
                 (p.acked, p.sent, p.end, p.state) = (length, length, length, State::Append);
                 p.records.clear();
             }
@@ -402,6 +446,7 @@ impl Clients {
                     p.records.retain(|offset, _| *offset >= acked);
                 }
             }
+            (_, Ok(Answer::Trimmed { .. }) | Err(Refused::BeyondEnd { .. })) => {}
             // Removed before, and the answer was lost.
             (State::Remove, Ok(Answer::Removed) | Err(Refused::NoSuchFile)) => {
                 p.state = State::Create;

@@ -23,6 +23,7 @@ struct Run {
     handled: u64,
     acks: u64,
     reads: u64,
+    trims: u64,
     lost: u64,
 }
 
@@ -59,6 +60,7 @@ fn run(seed: u64, traced: bool) -> Run {
         handled: w.handled,
         acks: w.oracle.acks,
         reads: w.oracle.reads,
+        trims: w.oracle.trims,
         lost: w.lost,
     }
 }
@@ -73,6 +75,7 @@ fn first_problem(first: u64, seeds: u64, mutant: Option<Mutant>) -> (Option<(u64
         handled: 0,
         acks: 0,
         reads: 0,
+        trims: 0,
         lost: 0,
     });
     let worker = || {
@@ -87,6 +90,7 @@ fn first_problem(first: u64, seeds: u64, mutant: Option<Mutant>) -> (Option<(u64
             total.handled += run.handled;
             total.acks += run.acks;
             total.reads += run.reads;
+            total.trims += run.trims;
             total.lost += run.lost;
             if let Some(problem) = run.problem {
                 let mut found = found.lock().unwrap();
@@ -119,7 +123,11 @@ fn nothing_acknowledged_is_lost_whatever_fails() {
     }
     // A simulation in which nothing happens proves nothing.
     assert!(
-        asked.told || total.acks > 50 * seeds && total.reads > 20 * seeds && total.lost > seeds / 2,
+        asked.told
+            || total.acks > 50 * seeds
+                && total.reads > 20 * seeds
+                && total.trims > 5 * seeds
+                && total.lost > seeds / 2,
         "{total:?}"
     );
 }
@@ -137,7 +145,12 @@ fn seeds_for(mutant: Mutant) -> u64 {
         Mutant::NewDisksCount => 100, // 4
         Mutant::BelieveLosers => 100, // 5
         Mutant::DropEarly => 50,      // 0
-        Mutant::Unprobed => 250,      // 25
+        Mutant::TrimUncommitted => 250,
+        Mutant::ForgetBase => 250,
+        Mutant::ReturnTrimmed => 250,
+        Mutant::LastPartOnly => 250,
+        Mutant::ReuseSegment => 250,
+        Mutant::Unprobed => 250, // 25
     }
 }
 

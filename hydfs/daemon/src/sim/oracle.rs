@@ -11,7 +11,7 @@ use super::world::{World, WorldEvent};
 use crate::replica::{Input, Replica};
 use crate::store::mem::MemStore;
 use crate::store::{Error, Store};
-use hydfs::content::{ClientId, FileName};
+use hydfs::content::{ClientId, File, FileName};
 
 const HEAD: usize = 1 + 8 + 8 + 8 + 2;
 
@@ -69,8 +69,11 @@ pub struct Oracle {
     fences: BTreeMap<(FileName, ClientId), BTreeMap<Epoch, (u64, u64)>>,
     /// The longest committed content ever seen of a file.
     seen: BTreeMap<(FileName, u64), Vec<u8>>,
-    /// By node.
-    known: BTreeMap<(usize, FileName, u64), u64>,
+    /// By node: its base and length.
+    known: BTreeMap<(usize, FileName, u64), (u64, u64)>,
+    /// What was acknowledged to be gone.
+    trimmed: BTreeMap<FileName, u64>,
+    pub trims: u64,
     pub acks: u64,
     pub reads: u64,
 }
@@ -82,6 +85,28 @@ impl Oracle {
             .flat_map(|(_, a)| a.values())
             .map(|(_, bytes)| bytes.len() as u64)
             .sum()
+    }
+
+    pub fn trimmed_to(&self, file: &FileName) -> u64 {
+        self.trimmed.get(file).copied().unwrap_or(0)
+    }
+
+    /// How many bytes of it were ever read.
+    pub fn seen_of(&self, file: &FileName) -> u64 {
+        let seen = self.seen.iter().filter(|((f, _), _)| f == file);
+        seen.map(|(_, bytes)| bytes.len() as u64).max().unwrap_or(0)
+    }
+
+    /// A trim to `asked` is acknowledged with base `now`; `committed` bytes were when it was taken on.
+    pub fn trimmed(&mut self, file: &FileName, asked: u64, now: u64, committed: u64) -> Option<String> {
+        self.trims += 1;
+        let base = self.trimmed.entry(file.clone()).or_default();
+        *base = now.max(*base);
+        if now < asked {
+            return Some(format!("{file} is trimmed to {now}, asked for {asked}"));
+        }
+        (asked > committed)
+            .then(|| format!("{file} is trimmed to {asked} when only {committed} bytes were committed"))
     }
 
     pub fn forget_node(&mut self, node: usize) {
@@ -159,11 +184,17 @@ impl Oracle {
     }
 }
 
-/// The file's bytes up to `length` as a node has them; `None` when it misses some.
-fn content(replica: &Replica<MemStore>, name: &FileName, length: u64) -> Option<Result<Vec<u8>, Error>> {
+/// The file's bytes from `base` up to `length` as a node has them; `None` when it misses some.
+fn content(
+    replica: &Replica<MemStore>,
+    name: &FileName,
+    base: u64,
+    length: u64,
+) -> Option<Result<Vec<u8>, Error>> {
     let range = replica.range_of(name);
     let mut bytes = Vec::new();
-    for slice in replica.store().file(range, name)?.slices(0, length) {
+    let len = length.saturating_sub(base);
+    for slice in replica.store().file(range, name)?.slices(base, len) {
         if slice.missing {
             return None;
         }
@@ -187,6 +218,18 @@ pub fn read(w: &mut World) {
     read_at(w, node, &name);
 }
 
+/// Somebody wants to trim the file to `base`, and asks `node`: what is committed there, if all of it was read by now.
+pub fn seen_up_to(w: &mut World, node: usize, name: &FileName, base: u64) -> Option<u64> {
+    read_at(w, node, name);
+    let committed = w.nodes[node]
+        .replica
+        .as_ref()?
+        .committed(name)
+        .map_or(0, |k| k.length);
+    let seen = w.oracle.seen_of(name);
+    (committed.min(base) <= seen).then_some(committed)
+}
+
 fn read_at(w: &mut World, node: usize, name: &FileName) {
     let Some(replica) = &w.nodes[node].replica else {
         return;
@@ -195,17 +238,20 @@ fn read_at(w: &mut World, node: usize, name: &FileName) {
         return;
     };
     let range = replica.range_of(name);
-    let last = w
-        .oracle
-        .known
-        .entry((node, name.clone(), known.nonce))
-        .or_default();
-    if known.length < *last {
-        let what = format!("node {node}: {name} shrinks from {last} to {}", known.length);
+    let (key, now) = ((node, name.clone(), known.nonce), (known.base, known.length));
+    let last = w.oracle.known.insert(key, now).unwrap_or_default();
+    if now.0 < last.0 || now.1 < last.1 {
+        return w.wrong(format!("node {node}: {name} shrinks from {last:?} to {now:?}"));
+    }
+    if known.base > 0 && replica.readable(name, None, known.base - 1).is_ok() {
+        return w.wrong(format!("node {node}: {name} is read below {}", known.base));
+    }
+    let base = replica.store().file(range, name).map_or(0, |f| f.base);
+    if base > w.oracle.seen_of(name) || base > known.length && known.current {
+        let what = format!("node {node}: {name} begins at {base}, committed {}", known.length);
         return w.wrong(what);
     }
-    *last = known.length;
-    let bytes = match content(replica, name, known.length) {
+    let bytes = match content(replica, name, base, known.length) {
         None => return,
         Some(Ok(bytes)) => bytes,
         Some(Err(Error::Damaged { segment, .. })) => {
@@ -221,15 +267,16 @@ fn read_at(w: &mut World, node: usize, name: &FileName) {
         Some(Err(error)) => return w.wrong(format!("node {node}: reading {name}: {error}")),
     };
     w.oracle.reads += 1;
-    if bytes.len() as u64 != known.length {
+    if bytes.len() as u64 != known.length.saturating_sub(base) {
         let what = format!(
-            "node {node}: {name} has {} bytes, committed {}",
+            "node {node}: {name} has {} bytes from {base}, committed {}",
             bytes.len(),
             known.length
         );
         return w.wrong(what);
     }
     let seen = w.oracle.seen.entry((name.clone(), known.nonce)).or_default();
+    let bytes = [&seen[..(base as usize).min(seen.len())], &bytes].concat();
     let common = seen.len().min(bytes.len());
     if seen[..common] != bytes[..common] {
         return w.wrong(format!("node {node}: {name} was read with other bytes before"));
@@ -305,6 +352,21 @@ pub fn scrub(w: &mut World) -> usize {
     found
 }
 
+/// Does the file take more room than it may, for what there is of it?
+fn space(w: &World, file: &File) -> Option<String> {
+    const LONGEST: u64 = 8 * (HEAD as u64 + 60);
+    let limits = super::world::limits(w.n);
+    let dead = file.base - file.dropped.bytes;
+    if dead > limits.bytes + LONGEST {
+        return Some(format!("keeps {dead} bytes below its base"));
+    }
+    let large = file
+        .segments
+        .iter()
+        .find(|s| s.bytes > limits.bytes + LONGEST || s.entries > limits.entries);
+    large.map(|s| format!("has segment {} of {} bytes, {} entries", s.id, s.bytes, s.entries))
+}
+
 fn check_file(w: &World, name: &FileName) -> Option<String> {
     let (_, first) = w.up().next()?;
     let range = first.range_of(name);
@@ -315,15 +377,36 @@ fn check_file(w: &World, name: &FileName) -> Option<String> {
         let Some(file) = replica.store().file(range, name) else {
             continue;
         };
-        let bytes = match content(replica, name, file.length()) {
+        let bytes = match content(replica, name, file.base, file.length()) {
             Some(Ok(bytes)) => bytes,
             other => return Some(format!("node {n}: {name} can't be read: {other:?}")),
         };
+        let acked = w.oracle.trimmed_to(name);
+        if file.base < acked || file.base > file.length() {
+            return Some(format!(
+                "node {n}: {name} of {} bytes begins at {}, and was trimmed to {acked}",
+                file.length(),
+                file.base
+            ));
+        }
+        // What was read before it was trimmed, and what there is now.
+        let seen = w.oracle.seen.get(&(name.clone(), file.nonce));
+        let gone = seen.and_then(|seen| seen.get(..file.base as usize));
+        if file.base > 0 && gone.is_none() {
+            return Some(format!(
+                "node {n}: {name} was trimmed to {} before it was read",
+                file.base
+            ));
+        }
+        let bytes = [gone.unwrap_or_default(), &bytes].concat();
         let newlines = bytes.iter().filter(|b| **b == b'\n').count() as u64;
-        if newlines != file.segments.iter().map(|s| s.newlines).sum::<u64>() {
+        if newlines != file.newlines() {
             return Some(format!("node {n}: {name} does not count {newlines} newlines"));
         }
-        copies.push((bytes, file.head().streams, file.nonce));
+        if let Some(wrong) = space(w, file) {
+            return Some(format!("node {n}: {name} {wrong}"));
+        }
+        copies.push((bytes, file.base, file.head().streams, file.nonce));
     }
     let acked: Vec<_> = w.oracle.acked.iter().filter(|((f, _), _)| f == name).collect();
     if copies.is_empty() {

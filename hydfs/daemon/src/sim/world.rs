@@ -16,7 +16,7 @@ use crate::replica::{Effect, Input, RangeState, Replica};
 use crate::store::Store;
 use crate::store::mem::MemStore;
 use crate::wire::peer::Message;
-use hydfs::content::{FileName, Segment, SegmentId};
+use hydfs::content::{FileName, Segment, SegmentId, SegmentLimits};
 use hydfs::ring::{RangeIx, Ring};
 use hydfs::view::{Incarnation, NodeIx};
 
@@ -403,6 +403,7 @@ impl World {
         let ring = self.ring.clone();
         let replica = Replica::new(NodeIx(node as u16), ring, disk, incarnation, self.now);
         let replica = replica.unwrap_or_else(|e| panic!("a disk in order: {e}"));
+        let replica = replica.with_limits(limits(node));
         self.nodes[node].replica = Some(replica);
         self.nodes[node].life += 1;
         self.nodes[node].flush_due = false;
@@ -551,6 +552,15 @@ impl World {
             }
         }
         None
+    }
+}
+
+/// When a node closes a segment as a coordinator: others need not agree.
+pub fn limits(node: usize) -> SegmentLimits {
+    SegmentLimits {
+        bytes: 300 + 100 * node as u64,
+        entries: 6 + 3 * node as u64,
+        dead: 30,
     }
 }
 

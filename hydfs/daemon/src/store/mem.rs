@@ -13,8 +13,47 @@ use hydfs::view::View;
 struct StoredFile {
     file: File,
     bytes: BTreeMap<SegmentId, Vec<u8>>,
-    /// The streams that a take-over wrote down, which is durable.
-    durable: Option<BTreeMap<ClientId, Stream>>,
+    durable: Option<DurablePart>,
+}
+
+/// What a power failure leaves: what a take-over wrote down, and what was written down since with a segment that was dropped or lost.
+#[derive(Debug, Clone, Default)]
+struct DurablePart {
+    streams: BTreeMap<ClientId, Stream>,
+    /// The newest segment of it.
+    last: Option<SegmentId>,
+    base: u64,
+}
+
+impl StoredFile {
+    fn new(nonce: u64) -> Self {
+        Self {
+            file: File::new(nonce),
+            bytes: BTreeMap::new(),
+            durable: None,
+        }
+    }
+
+    /// Everything up to this segment is durable, which is still as it was.
+    fn harden(&mut self, last: SegmentId) {
+        let durable = self.durable.get_or_insert_default();
+        let new = self
+            .file
+            .segments
+            .iter()
+            .filter(|s| Some(s.id) > durable.last && s.id <= last);
+        let mut file = File {
+            streams: std::mem::take(&mut durable.streams),
+            ..File::default()
+        };
+        for segment in new {
+            segment
+                .index
+                .iter()
+                .for_each(|entry| file.apply(segment.id, *entry));
+        }
+        (durable.streams, durable.last) = (file.streams, durable.last.max(Some(last)));
+    }
 }
 
 /// See the module.
@@ -109,11 +148,7 @@ impl Store for MemStore {
 
     fn create(&mut self, range: RangeIx, name: &FileName, nonce: u64) -> Result<(), Error> {
         self.room()?;
-        let held = StoredFile {
-            file: File::new(nonce),
-            bytes: BTreeMap::new(),
-            durable: None,
-        };
+        let held = StoredFile::new(nonce);
         self.files.entry(range).or_default().insert(name.clone(), held);
         Ok(())
     }
@@ -135,7 +170,7 @@ impl Store for MemStore {
     ) -> Result<(), Error> {
         self.room()?;
         let held = self.held(range, name)?;
-        if held.file.segment(segment).is_some_and(|s| s.missing) {
+        if held.file.segments.last().is_some_and(|s| s.missing && !s.sealed) {
             return Err(Error::Missing {
                 file: name.clone(),
                 segment,
@@ -143,6 +178,22 @@ impl Store for MemStore {
         }
         held.file.apply(segment, entry);
         held.bytes.entry(segment).or_default().extend_from_slice(payload);
+        Ok(())
+    }
+
+    fn trim(&mut self, range: RangeIx, name: &FileName, base: u64, next: SegmentId) -> Result<(), Error> {
+        self.write()?;
+        let held = self.held(range, name)?;
+        let (dropped, count) = held.file.droppable(base, next);
+        if let Some(last) = dropped.last.filter(|_| count > 0) {
+            held.harden(last);
+        }
+        for segment in held.file.trim(base, next) {
+            held.bytes.remove(&segment);
+        }
+        if let Some(durable) = held.durable.as_mut().filter(|_| count > 0) {
+            durable.base = held.file.base;
+        }
         Ok(())
     }
 
@@ -171,12 +222,12 @@ impl Store for MemStore {
                 .entry(range)
                 .or_default()
                 .entry(name.clone())
-                .or_insert_with(|| StoredFile {
-                    file: File::new(target.nonce),
-                    bytes: BTreeMap::new(),
-                    durable: None,
-                });
-            held.durable = Some(target.streams.clone());
+                .or_insert_with(|| StoredFile::new(target.nonce));
+            held.durable = Some(DurablePart {
+                streams: target.streams.clone(),
+                last: target.segments.last().map(|s| s.id).max(target.dropped.last),
+                base: target.base,
+            });
             for (segment, fate) in held.file.install(target) {
                 match fate {
                     SegmentFate::Keep => {}
@@ -259,6 +310,9 @@ impl Store for MemStore {
     fn set_missing(&mut self, range: RangeIx, name: &FileName, segment: SegmentId) -> Result<(), Error> {
         self.write()?;
         let held = self.held(range, name)?;
+        if held.file.segment(segment).is_some_and(|s| s.sealed) {
+            held.harden(segment);
+        }
         if let Some(segment) = held.file.segment_mut(segment) {
             segment.lose();
         }
@@ -340,15 +394,31 @@ impl MemStore {
 impl StoredFile {
     /// False: the whole file is gone.
     fn lose_newest(&mut self, lose: &mut impl FnMut(usize) -> usize) -> bool {
-        let open = self.file.segments.pop_if(|s| !s.sealed && !s.missing);
-        if let Some(open) = open {
-            self.file.streams = self.durable.clone().unwrap_or_default();
-            let keep = open.index.len() - lose(open.index.len());
-            open.index[..keep]
-                .iter()
-                .for_each(|entry| self.file.apply(open.id, *entry));
-            let bytes = self.file.segment(open.id).map_or(0, |s| s.bytes);
-            self.bytes.entry(open.id).or_default().truncate(bytes as usize);
+        let durable = self.durable.clone().unwrap_or_default();
+        let is_new = |s: &Segment| Some(s.id) > durable.last;
+        // One that is open and damaged is known to have been there.
+        let first = self.file.segments.iter().position(is_new);
+        let new = match first {
+            Some(first) if self.file.segments.iter().all(|s| s.sealed || !s.missing) => {
+                self.file.segments.split_off(first)
+            }
+            _ => Vec::new(),
+        };
+        if !new.is_empty() {
+            self.file.streams = durable.streams;
+            let entries: usize = new.iter().map(|s| s.index.len()).sum();
+            let keep = entries - lose(entries);
+            let all = new.iter().flat_map(|s| s.index.iter().map(move |e| (s.id, e)));
+            all.take(keep).for_each(|(id, entry)| self.file.apply(id, *entry));
+            for segment in new {
+                match self.file.segment(segment.id).map(|s| s.bytes) {
+                    Some(bytes) => self.bytes.entry(segment.id).or_default().truncate(bytes as usize),
+                    None => drop(self.bytes.remove(&segment.id)),
+                }
+            }
+        }
+        if lose(1) == 1 {
+            self.file.base = durable.base;
         }
         self.durable.is_some() || !self.file.segments.is_empty() || lose(1) == 0
     }

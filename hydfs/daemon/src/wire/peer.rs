@@ -22,8 +22,10 @@ pub enum RangeOp {
         file: FileName,
         nonce: u64,
     },
+    /// `part`: of the view's segments of the file, the one that this goes into. The coordinator says when the next one is opened.
     Fence {
         file: FileName,
+        part: u32,
         client: ClientId,
         epoch: Epoch,
         nonce: u64,
@@ -31,12 +33,20 @@ pub enum RangeOp {
     /// `checksum`: XXH3-64 of the payload.
     Append {
         file: FileName,
+        part: u32,
         client: ClientId,
         epoch: Epoch,
         offset: u64,
         checksum: u64,
         #[serde(skip)]
         payload: Bytes,
+    },
+    /// Bytes below `base` are gone, and nothing comes into parts before `part` any more. No entry of a segment.
+    Trim {
+        file: FileName,
+        nonce: u64,
+        base: u64,
+        part: u32,
     },
 }
 
@@ -46,7 +56,8 @@ impl RangeOp {
             RangeOp::Create { file, .. }
             | RangeOp::Remove { file, .. }
             | RangeOp::Fence { file, .. }
-            | RangeOp::Append { file, .. } => file,
+            | RangeOp::Append { file, .. }
+            | RangeOp::Trim { file, .. } => file,
         }
     }
 
@@ -231,6 +242,7 @@ mod tests {
             .into_iter()
             .map(|p| RangeOp::Append {
                 file: file.clone(),
+                part: 1,
                 client,
                 epoch: Epoch(1),
                 offset: 5,
@@ -241,12 +253,19 @@ mod tests {
         ops.insert(
             ops.len() / 2,
             RangeOp::Fence {
-                file,
+                file: file.clone(),
+                part: 0,
                 client,
                 epoch: Epoch(3),
                 nonce: u64::MAX,
             },
         );
+        ops.push(RangeOp::Trim {
+            file,
+            nonce: 1,
+            base: 1 << 50,
+            part: 2,
+        });
         let view = View::new(3).id();
         Message::Replicate {
             view,

@@ -70,7 +70,7 @@ pub async fn stat(client: &Client, name: &str, json: bool, out: &mut Out<'_>) ->
     let replicas: Vec<&str> = stat.replicas.iter().map(NodeName::as_str).collect();
     let text = if json {
         serde_json::json!({
-            "name": stat.file, "len": stat.len, "newlines": stat.newlines,
+            "name": stat.file, "base": stat.base, "len": stat.len, "newlines": stat.newlines,
             "coordinator": stat.coordinator.as_ref().map(NodeName::as_str), "replicas": replicas,
             "under_replicated": stat.under_replicated,
         })
@@ -81,8 +81,12 @@ pub async fn stat(client: &Client, name: &str, json: bool, out: &mut Out<'_>) ->
             true => " (under-replicated)",
             false => "",
         };
+        let base = match stat.base {
+            0 => String::new(),
+            base => format!("\tbegins at byte {base}"),
+        };
         format!(
-            "{}\t{} bytes\t{} newlines\tcoordinator {coordinator}\treplicas {}{repair}",
+            "{}\t{} bytes\t{} newlines{base}\tcoordinator {coordinator}\treplicas {}{repair}",
             stat.file,
             stat.len,
             stat.newlines,

@@ -159,6 +159,19 @@ pub enum Command {
     },
     /// All files, or those whose names begin with PREFIX
     Find { prefix: Option<String> },
+    /// Trim a file: its bytes before OFFSET are gone for good, and their room is free
+    #[command(
+        long_about = "Trim a file: its bytes before OFFSET are gone for good, on all replicas, and their room is free again.\n\n\
+        Offsets stay what they were: the file begins at OFFSET from then on. `cat` and `get` begin there, too, and say so. What is not stored yet \
+        cannot be trimmed. Prints the byte that the file begins at now; it may have been trimmed further before.\n\n\
+        Example: hydfs trim logs/app.log 1000000"
+    )]
+    Trim {
+        #[command(flatten)]
+        system: System,
+        name: String,
+        offset: u64,
+    },
     /// Remove a file
     Rm {
         #[command(flatten)]
@@ -185,7 +198,7 @@ impl Command {
             Self::Create { system, name, .. }
             | Self::Append { system, name, .. }
             | Self::Multiappend { system, name, .. } => (system, name, Deed::Write),
-            Self::Rm { system, name } => (system, name, Deed::Remove),
+            Self::Rm { system, name } | Self::Trim { system, name, .. } => (system, name, Deed::Remove),
             // Those that `multicreate` makes are checked when they are known.
             _ => return Ok(()),
         };
@@ -310,6 +323,10 @@ async fn carry_out(
             let found = client.find(prefix.as_deref().unwrap_or("")).await?;
             let text: String = found.iter().map(|e| format!("{}\t{}\n", e.file, e.len)).collect();
             out.write(text.as_bytes()).await?;
+        }
+        Command::Trim { name, offset, .. } => {
+            let base = client.trim(&name, offset).await?;
+            out.write(format!("{name}\t{base}\n").as_bytes()).await?;
         }
         Command::Rm { name, .. } => client.remove(&name).await?,
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::WRITE;
 use common::ids::NodeName;
+use common::output::complain;
 use common::replacement::Replacement;
 use common::signals::Stop;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -181,7 +182,11 @@ impl Target {
 
 pub async fn get(client: &Client, name: &str, to: &Path, out: &mut Out<'_>) -> Result<(), Error> {
     // Asked first: a file that is not there must not leave anything here.
-    let mut stream = client.get(name, 0..u64::MAX).await?;
+    let mut stream = match client.get(name, 0..u64::MAX).await {
+        Err(Error::Trimmed { base, .. }) => client.get(name, base..u64::MAX).await?,
+        other => other?,
+    };
+    say_base(name, stream.base());
     if to == Path::new("-") {
         while let Some(piece) = stream.next().await {
             out.write(&piece?).await?;
@@ -192,7 +197,7 @@ pub async fn get(client: &Client, name: &str, to: &Path, out: &mut Out<'_>) -> R
         return Ok(());
     }
     let mut target = Target::open(to, name).await?;
-    let bar = bar(Some(stream.len()), "get");
+    let bar = bar(Some(stream.len() - stream.base()), "get");
     let copied = async {
         while let Some(piece) = stream.next().await {
             let piece = piece?;
@@ -218,7 +223,9 @@ pub async fn get_from_replica(
 ) -> Result<(), Error> {
     if to == Path::new("-") {
         let sink = async |bytes: bytes::Bytes, _| out.write(&bytes).await;
-        return client.get_from_replica(node, name, sink).await.map(drop);
+        let there = client.get_from_replica(node, name, sink).await?;
+        say_base(name, there.start);
+        return Ok(());
     }
     // The target is opened with the first bytes: a node that has no copy leaves nothing here.
     let mut target: Option<(Target, ProgressBar)> = None;
@@ -242,8 +249,20 @@ pub async fn get_from_replica(
         (None, Err(_)) => return copied.map(drop),
     };
     match copied {
-        Ok(_) => target.close().await,
+        Ok(there) => {
+            say_base(name, there.start);
+            target.close().await
+        }
         Err(error) => Err(error),
+    }
+}
+
+/// Who gets a file that was trimmed is to know that it is not all that there was.
+fn say_base(name: &str, base: u64) {
+    if base > 0 {
+        complain(format_args!(
+            "hydfs: `{name}` begins at byte {base}: what was before was trimmed"
+        ));
     }
 }
 
@@ -258,11 +277,16 @@ async fn copy(client: &Client, file: FileRef<'_>, range: Range<u64>, out: &mut O
     out.flush().await
 }
 
-/// Where the last `lines` lines of the first `len` bytes begin.
-async fn last_lines(client: &Client, file: FileRef<'_>, len: u64, lines: u64) -> Result<u64, Error> {
-    let (mut from, mut left) = (len, lines);
-    while from > 0 && lines > 0 {
-        let begin = from.saturating_sub(BACK);
+/// Where the last `lines` lines of the bytes `there` begin.
+async fn last_lines(
+    client: &Client,
+    file: FileRef<'_>,
+    there: &Range<u64>,
+    lines: u64,
+) -> Result<u64, Error> {
+    let (mut from, mut left, len) = (there.end, lines, there.end);
+    while from > there.start && lines > 0 {
+        let begin = from.saturating_sub(BACK).max(there.start);
         let bytes = client.read(file, begin, (from - begin) as usize).await?;
         for at in memchr::memrchr_iter(b'\n', &bytes) {
             let behind = begin + at as u64 + 1;
@@ -277,7 +301,7 @@ async fn last_lines(client: &Client, file: FileRef<'_>, len: u64, lines: u64) ->
         }
         from = begin;
     }
-    Ok(from.min(if lines == 0 { len } else { 0 }))
+    Ok(from)
 }
 
 pub async fn tail(
@@ -293,8 +317,8 @@ pub async fn tail(
     // What comes after it under its name is another file.
     let file = FileRef::from((name, stat.creation));
     let from = match bytes {
-        Some(bytes) => len.saturating_sub(bytes),
-        None => last_lines(client, file, len, lines).await?,
+        Some(bytes) => len.saturating_sub(bytes).max(stat.base),
+        None => last_lines(client, file, &(stat.base..len), lines).await?,
     };
     copy(client, file, from..len, out).await?;
     let mut at = len;

@@ -49,6 +49,7 @@ pub fn stream(name: &str, spans: Vec<Span>) -> StreamInfo {
 
 pub fn file(streams: Vec<StreamInfo>) -> Streams {
     Streams {
+        base: 0,
         len: streams.iter().map(|s| s.length).sum(),
         missing: false,
         clients: streams.into_iter().map(|s| (s.client, s)).collect(),
