@@ -135,6 +135,7 @@ pub struct Start {
     pub poison: Poison,
     pub productions: Productions,
     pub follow: bool,
+    pub keep_logs: bool,
     pub stages: Vec<Stage>,
     pub tasks_per_stage: u16,
     pub src: String,

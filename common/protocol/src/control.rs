@@ -176,6 +176,9 @@ pub struct TaskPlan {
     pub op_timeout_ms: u64,
     /// The source's files may grow, and more may come: it ends when it is told to drain.
     pub follow: bool,
+    /// Nothing is trimmed from the task's log.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_logs: bool,
     /// The source is to read what is there now, and end.
     pub drain: bool,
     /// Tuples that are set aside in `poison` instead of being given to the operator.
@@ -358,6 +361,7 @@ mod tests {
             rate_milli: 0,
             op_timeout_ms: 1,
             follow: true,
+            keep_logs: false,
             drain: false,
             skip: vec![Unit {
                 from: TaskId::new(0, 1),

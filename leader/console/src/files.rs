@@ -27,32 +27,57 @@ pub fn snapshots(job: &JobName, task: TaskId) -> String {
     format!("jobs/{job}/{task}.snap")
 }
 
+/// What there is of a file that may be trimmed while it is read.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// Where it begins: below that it was trimmed.
+    pub begin: u64,
+    pub bytes: Vec<u8>,
+}
+
 /// All that is committed when this is called, by the word of the file's coordinator: a copy that lags behind will not do.
 /// `None`: there is no such file.
-pub async fn read(client: &Client, file: &str) -> Result<Option<Vec<u8>>, StoreError> {
-    let len = match client.stat(file).await {
-        Ok(stat) => stat.len,
-        Err(StoreError::NoSuchFile { .. }) => return Ok(None),
-        Err(other) => return Err(other),
-    };
+pub async fn read(client: &Client, file: &str) -> Result<Option<Content>, StoreError> {
+    loop {
+        let stat = match client.stat(file).await {
+            Ok(stat) => stat,
+            Err(StoreError::NoSuchFile { .. }) => return Ok(None),
+            Err(other) => return Err(other),
+        };
+        match read_range(client, file, stat.base, stat.len).await {
+            Ok(bytes) => {
+                let begin = stat.base;
+                return Ok(Some(Content { begin, bytes }));
+            }
+            // Its owner has trimmed it meanwhile. That happens once per megabyte or so.
+            Err(StoreError::Trimmed { .. }) => {}
+            Err(other) => return Err(other),
+        }
+    }
+}
+
+async fn read_range(client: &Client, file: &str, begin: u64, len: u64) -> Result<Vec<u8>, StoreError> {
     let mut out = Vec::new();
-    let mut stream = client.stream(file, 0..len);
+    let mut stream = client.stream(file, begin..len);
     while let Some(piece) = stream.next().await {
         out.extend_from_slice(&piece?);
     }
-    while (out.len() as u64) < len {
-        let want = PIECE.min((len - out.len() as u64) as usize);
-        let piece = client.tail(file, out.len() as u64, want, PIECE_WITHIN).await?;
+    loop {
+        let at = begin + out.len() as u64;
+        if at >= len {
+            return Ok(out);
+        }
+        let want = PIECE.min((len - at) as usize);
+        let piece = client.tail(file, at, want, PIECE_WITHIN).await?;
         if piece.is_empty() {
             return Err(StoreError::Unavailable {
                 file: file.into(),
-                why: format!("bytes {}..{len} do not come", out.len()),
+                why: format!("bytes {at}..{len} do not come"),
                 tried_for: PIECE_WITHIN,
             });
         }
         out.extend_from_slice(&piece);
     }
-    Ok(Some(out))
 }
 
 /// Who appended what, whole if that can be had; `None`: there is no such file.

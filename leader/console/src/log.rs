@@ -6,7 +6,7 @@ use protocol::task_log::{self, Cut, Order, Record};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use crate::files;
+use crate::files::{self, Content};
 use crate::outcome::{Done, Error};
 use ::verify::JobFacts;
 
@@ -42,18 +42,20 @@ async fn missing(client: &Client, job: &JobName, task: TaskId) -> Result<Error, 
 }
 
 /// The records as lines, and what is wrong with the log where it cannot be read on.
-fn decode(log: &[u8], json: bool) -> Result<(String, Option<task_log::Error>), Error> {
+fn decode(log: &Content, json: bool) -> Result<(String, Option<task_log::Error>), Error> {
     let mut lines = vec![];
     let mut epoch = Epoch::default();
-    for record in task_log::records(log) {
+    for record in task_log::records(&log.bytes) {
         let (at, record) = match record {
             Ok(read) => read,
             Err(damage) => return Ok((lines.join("\n"), Some(damage))),
         };
-        if let Record::Began { epoch: now, .. } = &record {
-            epoch = *now;
+        match &record {
+            Record::Began { epoch: now, .. } => epoch = *now,
+            Record::Base(base) => epoch = base.epoch,
+            _ => {}
         }
-        let line = Line::of(at, epoch, &record);
+        let line = Line::of(log.begin + at as u64, epoch, &record);
         lines.push(if json {
             serde_json::to_string(&line)?
         } else {
@@ -70,7 +72,7 @@ struct Line {
 }
 
 impl Line {
-    fn of(at: usize, epoch: Epoch, record: &Record) -> Self {
+    fn of(at: u64, epoch: Epoch, record: &Record) -> Self {
         let mut fields = vec![("at", json!(at)), ("epoch", json!(epoch))];
         let word = match record {
             Record::Began { pos, .. } => {
@@ -85,6 +87,16 @@ impl Line {
             Record::Checkpoint(cut) => {
                 fields.extend(cut_fields(cut));
                 "CHECKPOINT"
+            }
+            Record::Base(base) => {
+                fields.extend([
+                    ("processes", json!(base.processes)),
+                    ("checkpoints", json!(base.checkpoints)),
+                    ("digest", json!(format!("{:016x}", base.digest))),
+                    ("receivers", json!(base.receivers)),
+                ]);
+                fields.extend(cut_fields(&base.cut));
+                "BASE"
             }
             Record::Production {
                 pos,
@@ -249,7 +261,7 @@ mod tests {
     use super::*;
     use protocol::task_log::{CUT_VERSION, SourceRun};
 
-    fn sample() -> Vec<u8> {
+    fn sample() -> Content {
         let from = TaskId::new(0, 1);
         let cut = Cut {
             version: CUT_VERSION,
@@ -298,9 +310,9 @@ mod tests {
                 order: Order::Finish,
             },
         ];
-        let mut log = vec![];
-        records.iter().for_each(|r| task_log::encode(r, &mut log));
-        log
+        let mut bytes = vec![];
+        records.iter().for_each(|r| task_log::encode(r, &mut bytes));
+        Content { begin: 0, bytes }
     }
 
     #[test]
@@ -328,9 +340,36 @@ mod tests {
     }
 
     #[test]
+    fn a_trimmed_log_is_shown_from_its_base_on() {
+        let base = protocol::task_log::Base {
+            epoch: Epoch(3),
+            processes: 2,
+            at: 700,
+            ..Default::default()
+        };
+        let mut log = Content {
+            begin: 700,
+            bytes: vec![],
+        };
+        let cut = Cut {
+            version: CUT_VERSION,
+            pos: 9,
+            ..Cut::default()
+        };
+        task_log::encode(
+            &Record::Base(Box::new(protocol::task_log::Base { cut, ..base })),
+            &mut log.bytes,
+        );
+        let (text, _) = decode(&log, false).unwrap();
+        let begins =
+            "BASE at=700 epoch=3 processes=2 checkpoints=0 digest=0000000000000000 receivers=- pos=9";
+        assert!(text.starts_with(begins), "{text}");
+    }
+
+    #[test]
     fn json_has_the_same_fields_and_damage_is_told_behind_what_is_whole() {
         let mut log = sample();
-        log.push(1);
+        log.bytes.push(1);
         let (text, damage) = decode(&log, true).unwrap();
         assert!(damage.is_some());
         let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();

@@ -26,7 +26,7 @@ pub async fn run(client: &Client, job: &JobName) -> Result<Done, Error> {
     // Stage by stage, each log before those downstream of it and before its own snapshot file: see `::verify`.
     for task in plan.tasks() {
         let log = files::log(job, task);
-        let Some(bytes) = files::read(client, &log).await? else {
+        let Some(content) = files::read(client, &log).await? else {
             continue;
         };
         let streams = files::streams(client, &log).await?.unwrap_or_default();
@@ -34,7 +34,8 @@ pub async fn run(client: &Client, job: &JobName) -> Result<Done, Error> {
         checker.task(
             task,
             TaskFiles {
-                log: &bytes,
+                log: &content.bytes,
+                log_begin: content.begin,
                 log_streams: &streams,
                 snapshots: snapshots.as_ref(),
             },
@@ -93,8 +94,17 @@ fn totals(verdict: &Verdict) -> String {
         0 => String::new(),
         n => format!(" and {n} of others"),
     };
+    let from = match t.trimmed {
+        0 => String::new(),
+        n => format!(
+            " (and {} that {} held before {} trimmed)",
+            thousands(t.trimmed_orders),
+            count(n as u64, "log"),
+            if n == 1 { "it was" } else { "they were" }
+        ),
+    };
     format!(
-        "{}, {}, {}, {} ({}), {}; destination {} = {}{others}",
+        "{}, {}{from}, {}, {} ({}), {}; destination {} = {}{others}",
         count(t.tasks as u64, "task"),
         count(t.orders, "order record"),
         count(t.checkpoints, "checkpoint"),
@@ -123,6 +133,8 @@ mod tests {
             restarts: 1,
             lines: 1_000_000,
             log_bytes: 1,
+            trimmed: 0,
+            trimmed_orders: 0,
             dest_bytes: 4567,
             streams: 3,
             others: 0,
@@ -136,6 +148,10 @@ mod tests {
         let done = report(&job, &verdict);
         let says = "9 tasks, 1,234 order records, 50 checkpoints, 10 epochs (1 restart), 1,000,000 lines; destination 4,567 bytes = 3 streams";
         assert_eq!((done.code, done.text), (0, format!("job x: proved: {says}")));
+        (verdict.totals.trimmed, verdict.totals.trimmed_orders) = (2, 5000);
+        let says =
+            "1,234 order records (and 5,000 that 2 logs held before they were trimmed), 50 checkpoints";
+        assert!(report(&job, &verdict).text.contains(says));
         verdict.outcome = Outcome::Open;
         verdict.totals.tasks = 0;
         assert_eq!(report(&job, &verdict).code, UNCHECKED);

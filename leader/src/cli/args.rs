@@ -124,6 +124,10 @@ pub(super) struct Args {
     /// Keeps reading: files that grow, and new ones, until interrupted
     #[arg(long)]
     follow: bool,
+    /// With exactly-once: trims nothing from the tasks' logs, so that `rainstormctl verify` proves the job from its first
+    /// line on however long it runs; the logs then grow for ever
+    #[arg(long)]
+    keep_logs: bool,
     /// Allow a source and a destination that RainStorm keeps for itself: under jobs/ and ops/, and *.poison
     #[arg(long)]
     system: bool,
@@ -183,6 +187,7 @@ impl Args {
             ("--describe-timeout", self.describe_timeout.is_some()),
             ("--productions", self.productions.is_some()),
             ("--follow", self.follow),
+            ("--keep-logs", self.keep_logs),
             ("--system", self.system),
         ];
         if let Some((option, _)) = planned.into_iter().find(|(_, given)| *given) {
@@ -255,6 +260,7 @@ impl Args {
             poison: self.poison.unwrap_or(Poison::Fail),
             productions: self.productions.unwrap_or(Productions::Auto),
             follow: self.follow,
+            keep_logs: self.keep_logs,
             stages: given.stages,
             tasks_per_stage: given.tasks,
             src: given.src,

@@ -316,7 +316,7 @@ impl Run {
             if noted.is_some_and(|(noted, next)| now < *next || noted == place) {
                 continue;
             }
-            let next = now + NOTE_EVERY + NOTE_FILE * place.growing.len().min(60_000) as u32;
+            let next = now + NOTE_EVERY + NOTE_FILE * place.growing.size().min(60_000) as u32;
             self.arrived.insert(task.id, (place.clone(), next));
             self.journal.write(Entry::Arrived {
                 task: task.id,

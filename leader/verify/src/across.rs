@@ -172,8 +172,8 @@ impl Judge {
             for (i, slice) in plan.slices.iter().enumerate() {
                 let reading = log.state.slices.get(&(i as u32));
                 let (first, end) = (
-                    reading.map(|r| place(r.first)),
-                    reading.filter(|r| r.done).map(|r| place(r.next)),
+                    reading.and_then(|r| r.first).map(place),
+                    reading.filter(|r| r.done).and_then(|r| r.next).map(place),
                 );
                 let file = (slice.file.clone(), slice.creation);
                 all.push((file, slice.start, slice.end, plan.task, first, end));
@@ -209,7 +209,7 @@ impl Judge {
         let wrong: Vec<String> = streams
             .clients
             .values()
-            .filter_map(|s| spans_wrong(s, streams.missing))
+            .filter_map(|s| spans_wrong(s, streams.missing, streams.base > 0))
             .collect();
         for what in wrong {
             self.wrong(None, format!("{name}: {what}"));
@@ -309,7 +309,8 @@ impl Judge {
             .map(|p| p.task)
             .filter(|t| dest.of(&self.stream_of(*t)).is_some())
             .collect();
-        let epochs = |log: &TaskLog| log.epochs.len() as u64;
+        let epochs = |log: &TaskLog| log.epochs.len() as u64 + log.gone.map_or(0, |gone| gone.processes);
+        let gone = || logs.values().filter_map(|log| log.gone);
         Totals {
             tasks: logs.len(),
             orders: logs.values().map(|l| l.orders).sum(),
@@ -321,6 +322,8 @@ impl Judge {
                 .filter(|(t, _)| t.stage == 0)
                 .map(|(_, l)| l.state.tuples_in)
                 .sum(),
+            trimmed: gone().count(),
+            trimmed_orders: gone().map(|gone| gone.orders).sum(),
             log_bytes: self.checker.log_bytes,
             dest_bytes: dest.len,
             streams: mine.len(),

@@ -37,6 +37,18 @@ impl Kept {
         }
     }
 
+    /// What was put out before is gone from the log: `emitted` units of each output.
+    pub fn begin_at(&mut self, emitted: &[u64]) {
+        self.open(emitted.len());
+        self.produced[..emitted.len()].copy_from_slice(emitted);
+    }
+
+    /// Where a base's outputs are not what was put out before it; nothing where nothing is kept.
+    pub fn stands_at(&self, emitted: &[u64]) -> Option<String> {
+        let differs = self.shape.keeps == Keeps::Productions && self.produced != emitted;
+        differs.then(|| "its outputs are not what was kept as it was put out".into())
+    }
+
     /// The routing has changed: there are so many outputs now.
     pub fn open(&mut self, outputs: usize) {
         self.produced.resize(outputs.max(self.produced.len()), 0);

@@ -6,7 +6,7 @@
 //!   logs, streams ---------+--> Checker --> Verdict
 //!   destination -----------+    log.rs    one task: its log against itself, its streams, its snapshot file
 //!                                 state.rs  what replaying order records comes to; moves.rs: where a stage's state moves between its tasks
-//!                                 cut.rs    checkpoints
+//!                                 cut.rs    checkpoints; base.rs: what a log begins with whose beginning was trimmed
 //!                                 kept.rs   inputs and productions in the log; shape.rs: whether they must be there
 //!                               across.rs  across tasks: channels, slices, the destination, the end
 //! ```
@@ -14,6 +14,7 @@
 //! it sends to, the destination last. Then what a sender knows to be acknowledged is in what its receiver says later.
 
 mod across;
+mod base;
 mod cut;
 mod kept;
 mod log;
@@ -107,8 +108,9 @@ impl JobFacts {
 /// What is stored of one task.
 #[derive(Debug, Clone, Copy)]
 pub struct TaskFiles<'a> {
-    /// The committed bytes of its log, and (asked later) who wrote them.
+    /// The committed bytes of its log from `log_begin` on (what stands before was trimmed), and (asked later) who wrote them.
     pub log: &'a [u8],
+    pub log_begin: u64,
     pub log_streams: &'a Streams,
     /// Of its snapshot file, asked after the log was read; `None`: there is none.
     pub snapshots: Option<&'a Streams>,
@@ -179,6 +181,9 @@ pub struct Totals {
     pub epochs: u64,
     pub restarts: u64,
     pub lines: u64,
+    /// Logs whose beginnings are gone, and the order records that these held.
+    pub trimmed: usize,
+    pub trimmed_orders: u64,
     pub log_bytes: u64,
     pub dest_bytes: u64,
     /// The job's streams in the destination, and those of others.
@@ -248,9 +253,13 @@ impl Checker {
     }
 }
 
-/// Is this stream what its epochs appended one after the other, each byte once?
-fn spans_wrong(stream: &StreamInfo, missing: bool) -> Option<String> {
-    let (mut end, mut epoch) = (0, Epoch(0));
+/// Is this stream what its epochs appended one after the other, each byte once? `trimmed`: its beginning may be gone.
+fn spans_wrong(stream: &StreamInfo, missing: bool, trimmed: bool) -> Option<String> {
+    let first = match trimmed {
+        true => stream.spans.first().map_or(stream.length, |first| first.start),
+        false => 0,
+    };
+    let (mut end, mut epoch) = (first, Epoch(0));
     for span in &stream.spans {
         if span.start < end || (span.start > end && !missing) {
             return Some(format!(

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use common::ids::{Epoch, TaskId};
 use hydfs::client::{ClientId, Span};
 use protocol::control::TaskPlan;
-use protocol::task_log::{self, Cut, Order, Record};
+use protocol::task_log::{self, Base, Cut, Digest, Order, Record, SourcePos};
 
 use super::kept::Kept;
 use super::shape::Shape;
@@ -23,8 +23,18 @@ pub struct TaskLog {
     /// After all order records.
     pub state: State,
     pub checkpoint: Option<Cut>,
+    /// What the log's beginning came to, if it was trimmed.
+    pub gone: Option<Gone>,
     /// The log could not be read to its end: what it says last is not known.
     pub damaged: bool,
+}
+
+/// Counts of what was trimmed from a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone {
+    pub orders: u64,
+    /// Those that had ended by then.
+    pub processes: u64,
 }
 
 impl TaskLog {
@@ -55,18 +65,25 @@ impl TaskLog {
     }
 }
 
-struct Check<'a> {
-    plan: &'a TaskPlan,
-    shape: Shape,
-    log: TaskLog,
-    findings: Findings,
-    /// Where the record at hand begins.
-    byte: u64,
+pub(super) struct Check<'a> {
+    pub(super) plan: &'a TaskPlan,
+    pub(super) shape: Shape,
+    pub(super) log: TaskLog,
+    pub(super) findings: Findings,
+    /// Where the log begins, and the record at hand.
+    pub(super) begin: u64,
+    pub(super) byte: u64,
+    /// Of all records before the one at hand.
+    pub(super) digest: Digest,
+    /// The places in files that grow which checkpoints have told so far.
+    pub(super) told: SourcePos,
+    /// The base that the log begins with.
+    pub(super) base: Option<Box<Base>>,
     /// Order records that no checkpoint has passed, and the state before them.
-    behind: VecDeque<(u64, Order)>,
-    at_checkpoint: State,
-    snapshot_len: u64,
-    kept: Kept,
+    pub(super) behind: VecDeque<(u64, Order)>,
+    pub(super) at_checkpoint: State,
+    pub(super) snapshot_len: u64,
+    pub(super) kept: Kept,
 }
 
 /// Checks one task's log. `ended`: nothing more will come.
@@ -82,7 +99,11 @@ pub fn check(plan: &TaskPlan, ended: bool, files: TaskFiles<'_>) -> (TaskLog, Ve
             ..TaskLog::default()
         },
         findings: Findings::default(),
-        byte: 0,
+        begin: files.log_begin,
+        byte: files.log_begin,
+        digest: Digest::default(),
+        told: SourcePos::default(),
+        base: None,
         behind: VecDeque::new(),
         at_checkpoint: State::new(plan),
         snapshot_len: snapshots.map_or(0, |s| s.length),
@@ -93,14 +114,15 @@ pub fn check(plan: &TaskPlan, ended: bool, files: TaskFiles<'_>) -> (TaskLog, Ve
     while let Some(next) = records.next() {
         match next {
             Ok((at, record)) => {
-                check.byte = at as u64;
+                check.byte = files.log_begin + at as u64;
                 check.record(record);
+                check.digest.take(&files.log[at..records.at()]);
                 if let Some(spans) = &spans {
-                    check.owned(spans, at as u64..records.at() as u64);
+                    check.owned(spans, check.byte..files.log_begin + records.at() as u64);
                 }
             }
             Err(error) => {
-                check.byte = records.at() as u64;
+                check.byte = files.log_begin + records.at() as u64;
                 check.log.damaged = true;
                 check.wrong(None, format!("{error}; what stands behind it was not checked"));
             }
@@ -111,7 +133,7 @@ pub fn check(plan: &TaskPlan, ended: bool, files: TaskFiles<'_>) -> (TaskLog, Ve
 }
 
 impl Check<'_> {
-    fn wrong(&mut self, pos: Option<u64>, what: String) {
+    pub(super) fn wrong(&mut self, pos: Option<u64>, what: String) {
         self.findings.add(Finding {
             task: Some(self.plan.task),
             byte: Some(self.byte),
@@ -120,7 +142,7 @@ impl Check<'_> {
         });
     }
 
-    fn all_wrong(&mut self, pos: u64, what: impl IntoIterator<Item = String>) {
+    pub(super) fn all_wrong(&mut self, pos: u64, what: impl IntoIterator<Item = String>) {
         what.into_iter().for_each(|what| self.wrong(Some(pos), what));
     }
 
@@ -137,7 +159,7 @@ impl Check<'_> {
 
     /// Is the log one stream, of this task? Its spans, if they can be relied on.
     fn owners(&mut self, ended: bool, name: &str, files: &TaskFiles<'_>) -> Option<Vec<Span>> {
-        let (streams, len) = (files.log_streams, files.log.len() as u64);
+        let (streams, len) = (files.log_streams, files.log_begin + files.log.len() as u64);
         let others = streams
             .clients
             .values()
@@ -152,7 +174,7 @@ impl Check<'_> {
             }
             return None;
         };
-        if let Some(what) = spans_wrong(mine, streams.missing) {
+        if let Some(what) = spans_wrong(mine, streams.missing, files.log_begin > 0) {
             self.wrong_file(format!("its log: {what}"));
         }
         if mine.length < len || (ended && mine.length != len) {
@@ -186,6 +208,17 @@ impl Check<'_> {
     // --- records --------------------------------------------------------------------------------------------------
 
     fn record(&mut self, record: Record) {
+        if let Record::Base(base) = record {
+            return self.base(base);
+        }
+        if self.begin > 0 && self.base.is_none() {
+            self.wrong(
+                None,
+                "its beginning was trimmed, and no base says what that came to".into(),
+            );
+            // Said once.
+            self.base = Some(Box::default());
+        }
         if self.log.epochs.is_empty() && !matches!(record, Record::Began { .. }) {
             self.wrong(None, "no process had begun: who wrote this is not known".into());
             // Said once.
@@ -210,6 +243,7 @@ impl Check<'_> {
                 let wrong = self.kept.tuples(pos, next);
                 self.all_wrong(pos, wrong);
             }
+            Record::Base(_) => {}
         }
     }
 
@@ -224,7 +258,7 @@ impl Check<'_> {
         }
         self.log.epochs.push(epoch);
         let have = self.log.pos;
-        let safe = self.log.checkpoint.as_ref().map_or(0, |c| c.pos);
+        let safe = self.safe();
         let right = if self.shape.voids() { safe } else { have };
         if pos != right {
             let what =
@@ -267,9 +301,22 @@ impl Check<'_> {
         self.behind.push_back((pos, order));
     }
 
-    fn checkpoint(&mut self, cut: Cut) {
+    /// The newest position that no process declares void.
+    fn safe(&self) -> u64 {
+        let begin = self.base.as_ref().map_or(0, |base| base.cut.pos);
+        self.log.checkpoint.as_ref().map_or(begin, |c| c.pos)
+    }
+
+    fn checkpoint(&mut self, mut cut: Cut) {
         self.log.checkpoints += 1;
+        let news = std::mem::take(&mut cut.source.growing);
+        self.told.catch_up(&news);
         let pos = cut.pos;
+        if self.base.as_ref().is_some_and(|base| pos < base.cut.pos) {
+            // Of orders that are gone.
+            return;
+        }
+        cut.source.growing.clone_from(&self.told.growing);
         let before = self.log.checkpoint.as_ref().map_or(0, |c| c.pos);
         // Where not all had arrived that was put out, it is noted again when it has: for tasks that are taken out.
         let noted = |last: &Cut| last.acked != cut.acked && !last.acked.is_empty();
@@ -300,6 +347,7 @@ impl Check<'_> {
             self.at_checkpoint.adopt(&cut);
         }
         let last = self.log.checkpoint.as_ref();
+        let last = last.or(self.base.as_ref().map(|base| &base.cut));
         let (state, plan) = (&self.at_checkpoint, self.plan);
         let wrong = cut::wrong(&cut, last, state, plan, self.shape, self.snapshot_len);
         self.all_wrong(pos, wrong);
@@ -314,6 +362,17 @@ impl Check<'_> {
             && let Some(what) = self.kept.end(self.log.pos)
         {
             self.wrong_file(what);
+        }
+        let covered = self.log.checkpoint.as_ref().map_or(0, |c| c.pos);
+        if let Some(begin) = self
+            .base
+            .as_ref()
+            .map(|base| base.cut.pos)
+            .filter(|begin| *begin > covered)
+        {
+            self.wrong_file(format!(
+                "it was trimmed up to position {begin}, and no checkpoint from there on says where a restart begins"
+            ));
         }
     }
 }

@@ -6,17 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::ids::{Creation, TaskId};
 use protocol::control::{Slice, TaskPlan};
 use protocol::groups::Owners;
-use protocol::task_log::{Cut, LinePosition, Order, Owned, SourcePos, SourceRun};
+use protocol::task_log::{Base, Cut, LinePosition, Order, Owned, Places, SourcePos, SourceRun};
 
 use super::shape::is_peer;
 
 /// How far a source has read one slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// Where its first line starts.
-    pub first: LinePosition,
-    /// What comes next.
-    pub next: LinePosition,
+    /// Where its first line starts; `None`: what the log held of it is gone.
+    pub first: Option<LinePosition>,
+    /// What comes next; `None`: it was read to its end, and what the log held of that is gone.
+    pub next: Option<LinePosition>,
     pub done: bool,
 }
 
@@ -58,6 +58,42 @@ impl State {
             }),
             ..Self::default()
         }
+    }
+
+    /// The task at a base, whose beginnings are gone: as the base says, and as the plan says where it does not.
+    pub fn at(base: &Base, plan: &TaskPlan) -> Self {
+        let mut state = Self::new(plan);
+        for to in &base.receivers {
+            state.open(*to);
+        }
+        let cut = &base.cut;
+        let routes = plan.routes.iter();
+        for route in routes.filter(|r| r.version > plan.route && r.version <= cut.route) {
+            state.reroute(&route.tasks);
+        }
+        state.adopt(cut);
+        for reading in state.slices.values_mut() {
+            reading.first = None;
+        }
+        for (index, slice) in plan.slices.iter().enumerate() {
+            let index = index as u32;
+            if let Some(reading) = state.slices.get_mut(&index).filter(|_| plan.follow) {
+                reading.done = reading.next.is_some_and(|next| next.at >= slice.end);
+            } else if !plan.follow && index < cut.source.slice {
+                let gone = Reading {
+                    first: None,
+                    next: None,
+                    done: true,
+                };
+                state.slices.insert(index, gone);
+            }
+        }
+        for channel in 0..state.targets.len() {
+            let marks = state.marks[channel] + u64::from(state.is_ended(channel));
+            let emitted = cut.emitted.get(channel).copied().unwrap_or(0);
+            state.routed[channel] = emitted.saturating_sub(marks);
+        }
+        state
     }
 
     pub fn consumed(&self, from: TaskId) -> u64 {
@@ -195,15 +231,13 @@ impl State {
                 ));
             }
         }
+        let here = LinePosition {
+            at: run.from,
+            line: run.first_line,
+        };
         let (next, begin) = match self.slices.get(&run.slice) {
-            Some(reading) => (reading.next, None),
-            None => {
-                let here = LinePosition {
-                    at: run.from,
-                    line: run.first_line,
-                };
-                (here, Some(here))
-            }
+            Some(reading) => (reading.next.unwrap_or(here), None),
+            None => (here, Some(here)),
         };
         if self.slices.get(&run.slice).is_some_and(|r| r.done) {
             wrong.push(format!("slice {} was read to its end before", run.slice));
@@ -246,11 +280,11 @@ impl State {
             line: run.first_line.saturating_add(run.lines),
         };
         let reading = self.slices.entry(run.slice).or_insert(Reading {
-            first: next,
-            next,
+            first: Some(next),
+            next: None,
             done: false,
         });
-        (reading.next, reading.done) = (after, run.last);
+        (reading.next, reading.done) = (Some(after), run.last);
         if run.growing {
             reading.done = slice.is_some_and(|s| run.to >= s.end);
         } else {
@@ -357,7 +391,8 @@ impl State {
     /// As a cut has it.
     fn source(&self, plan: &TaskPlan) -> SourcePos {
         if plan.follow {
-            let growing = self.slices.iter().map(|(slice, reading)| (*slice, reading.next));
+            let growing = self.slices.iter();
+            let growing = growing.filter_map(|(slice, reading)| Some((*slice, reading.next?)));
             return SourcePos {
                 growing: growing.collect(),
                 ..SourcePos::default()
@@ -366,9 +401,9 @@ impl State {
         let within = self.slices.get(&self.slice).filter(|r| !r.done);
         SourcePos {
             slice: self.slice,
-            at: within.map(|r| r.next.at),
-            line: within.map_or(0, |r| r.next.line),
-            growing: BTreeMap::new(),
+            at: within.and_then(|r| r.next).map(|next| next.at),
+            line: within.and_then(|r| r.next).map_or(0, |next| next.line),
+            growing: Places::default(),
         }
     }
 
@@ -382,11 +417,11 @@ impl State {
         for (slice, place) in &cut.source.growing {
             let next = *place;
             let reading = self.slices.entry(*slice).or_insert(Reading {
-                first: next,
-                next,
+                first: Some(next),
+                next: None,
                 done: false,
             });
-            reading.next = next;
+            reading.next = Some(next);
         }
         if let Some(at) = cut.source.at {
             let next = LinePosition {
@@ -394,11 +429,11 @@ impl State {
                 line: cut.source.line,
             };
             let reading = self.slices.entry(self.slice).or_insert(Reading {
-                first: next,
-                next,
+                first: Some(next),
+                next: None,
                 done: false,
             });
-            (reading.next, reading.done) = (next, false);
+            (reading.next, reading.done) = (Some(next), false);
         }
     }
 }

@@ -2,7 +2,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
 
-use super::history::{History, ended, running};
+use super::history::{History, ended, running, trimmed};
 use super::*;
 use proptest::prelude::*;
 
@@ -24,6 +24,10 @@ proptest! {
         prop_assert_eq!(verdict.totals.dest_bytes, job.dest.len);
         let verdict = running(seed).check();
         prop_assert!(verdict.findings.is_empty(), "{}", says(&verdict));
+        for job in [ended(seed), running(seed)] {
+            let verdict = trimmed(job, seed).check();
+            prop_assert!(verdict.findings.is_empty(), "trimmed: {}", says(&verdict));
+        }
     }
 
     #[test]
@@ -60,6 +64,7 @@ fn histories_have_what_there_is_to_check() {
             "voids",
             job.logs.keys().filter(|t| job.has_voids(**t)).count() * 10,
         );
+        see("trimmed", trimmed(job.clone(), 1).check().totals.trimmed);
         for (_, record) in job.logs.values().flatten() {
             match record {
                 Record::Order { .. } => see("orders", 1),
@@ -68,10 +73,11 @@ fn histories_have_what_there_is_to_check() {
                 Record::Began { .. } => see("began", 1),
                 Record::Production { .. } => see("productions", 1),
                 Record::Tuples { .. } => see("tuples", 1),
+                Record::Base(_) => see("bases", 1),
             }
         }
     }
-    assert!(seen.len() == 11 && seen.values().all(|n| *n > 100), "{seen:?}");
+    assert!(seen.len() == 13 && seen.values().all(|n| *n > 100), "{seen:?}");
 }
 
 /// Each row is tried on this many histories that it applies to, and must be refuted in each.

@@ -139,6 +139,7 @@ pub fn control_seeds() -> Vec<Vec<u8>> {
         rate_milli: 0,
         op_timeout_ms: 1,
         follow: true,
+        keep_logs: false,
         drain: false,
         skip: vec![],
         poison: Some("d.poison".into()),

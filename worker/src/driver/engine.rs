@@ -217,6 +217,16 @@ impl Engine {
                     snapshots.append(state);
                 }
             }
+            Effect::TrimLog { upto } => {
+                if let Some(log) = &mut self.storage.log {
+                    log.trim(upto);
+                }
+            }
+            Effect::TrimSnapshots { upto } => {
+                if let Some(snapshots) = &mut self.storage.snapshots {
+                    snapshots.trim(upto);
+                }
+            }
             Effect::Delivered {
                 output,
                 tuples,

@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::failpoint::FailPoint;
 use crate::source::Source;
-use crate::task::{Config, ConnectionId, Input, Neighbours, SNAPSHOT_SLACK, Stored, Task};
+use crate::task::{Bounds, Config, ConnectionId, Input, Neighbours, Stored, Task};
 use crate::wire::{Open, Opened, Standing};
 use engine::Engine;
 use operator::Runner;
@@ -234,7 +234,10 @@ fn configure(plan: &TaskPlan, cluster: &Cluster, keeps: Keeps, stateful: bool) -
         batch_bytes: cluster.job.batch_bytes,
         linger: Duration::from_millis(cluster.job.linger_ms),
         window_bytes: cluster.job.window_bytes * window_times(plan),
-        snapshot_slack: SNAPSHOT_SLACK,
+        bounds: Bounds {
+            keep_log: plan.keep_logs,
+            ..Bounds::default()
+        },
         skip: plan.skip.iter().copied().collect(),
         sets_aside: plan.poison.is_some() && plan.op.is_some(),
     }
@@ -271,7 +274,8 @@ async fn prepare(
             owned: plan.owned.clone(),
         };
         let stored = Stored {
-            log: &log,
+            log: &log.content,
+            log_begin: log.begin,
             outputs: &storage.output_lengths(),
             snapshots: storage.snapshots.as_ref().map_or(0, |file| file.length()),
         };
@@ -287,7 +291,7 @@ async fn prepare(
         if let (false, Some(from)) = (plan.exactly_once, &plan.resume_from) {
             task.begin_at(from.clone());
         }
-        Ok::<_, End>((task, storage, runner, log.len()))
+        Ok::<_, End>((task, storage, runner, log.content.len()))
     };
     let (task, storage, runner, log_bytes) = match ready.await {
         Ok(ready) => ready,

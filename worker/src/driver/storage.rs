@@ -42,11 +42,24 @@ impl File {
         self.appender.append(bytes);
     }
 
+    /// All below `base` may go.
+    pub fn trim(&mut self, base: u64) {
+        self.appender.trim(base);
+    }
+
     /// Up to where it is durable, if that is further than was said before.
     pub fn news(&mut self) -> Option<u64> {
         let acked = self.appender.acked();
         (acked > std::mem::replace(&mut self.told, acked)).then_some(acked)
     }
+}
+
+/// A log as it is read back.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// Where it begins: below that it was trimmed.
+    pub begin: u64,
+    pub content: Vec<u8>,
 }
 
 fn file_name(plan: &TaskPlan, kind: &str) -> String {
@@ -55,7 +68,7 @@ fn file_name(plan: &TaskPlan, kind: &str) -> String {
 
 impl Storage {
     /// Opens what the plan asks for, fencing out every older process of this task, and reads the log back.
-    pub async fn open(plan: &TaskPlan, stateful: bool, client: &Client) -> Result<(Self, Vec<u8>), Error> {
+    pub async fn open(plan: &TaskPlan, stateful: bool, client: &Client) -> Result<(Self, Log), Error> {
         let task = plan.task.to_string();
         if !plan.exactly_once {
             // Each process has a stream of its own: what the last one wrote is neither known nor repeated by number.
@@ -67,13 +80,15 @@ impl Storage {
                     outputs,
                     snapshots: None,
                 },
-                Vec::new(),
+                Log::default(),
             ));
         }
         let log_name = file_name(plan, "log");
         let open_log = async {
             let log = client.open_append(&log_name, &task, plan.epoch, true).await?;
-            let content = read_all(client, &log_name, log.length()).await?;
+            let (begin, end) = (log.base(), log.length());
+            let content = read_range(client, &log_name, begin, end - begin).await?;
+            let content = Log { begin, content };
             Ok::<_, Error>((log, content))
         };
         let writer = format!("{}/{task}", plan.job);
@@ -169,10 +184,6 @@ impl Storage {
         .await?;
         Ok(())
     }
-}
-
-async fn read_all(client: &Client, name: &str, len: u64) -> Result<Vec<u8>, Error> {
-    read_range(client, name, 0, len).await
 }
 
 /// Exactly these bytes: they are known to be committed, so a reader that is told less asks again.

@@ -1,11 +1,11 @@
 //! Cuts that may become checkpoints, and the checkpoints that are written and durable.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use common::clock::Time;
 use common::ids::TaskId;
-use protocol::task_log::{Cut, Keeps, SourcePos};
+use protocol::task_log::{Cut, Keeps, Places, SourcePos};
 
 use super::outputs::Outputs;
 
@@ -27,6 +27,9 @@ pub(super) struct Checkpoints {
     durable: Cut,
     /// Consumed since the newest one was written.
     bytes: usize,
+    /// Of a source of files that grow: which slices were read since the newest one was written, and by which order record. A file's
+    /// place is said again only when it has moved: there may be thousands.
+    moved: VecDeque<(u64, u32)>,
 }
 
 impl Checkpoints {
@@ -38,6 +41,7 @@ impl Checkpoints {
             noted: Vec::new(),
             durable: cut,
             bytes: 0,
+            moved: VecDeque::new(),
         }
     }
 
@@ -67,6 +71,11 @@ impl Checkpoints {
         self.cuts.push_back(cut);
     }
 
+    /// Order record `pos` was of lines of a slice that grows.
+    pub fn moved(&mut self, pos: u64, slice: u32) {
+        self.moved.push_back((pos, slice));
+    }
+
     pub fn consumed(&mut self, bytes: u64) {
         self.bytes += bytes as usize;
     }
@@ -92,7 +101,7 @@ impl Checkpoints {
         }
     }
 
-    /// The checkpoint to be written now, if one is due: the newest cut whose outputs are all acknowledged; where the log holds what it
+    /// The checkpoint to be written now with what its record says, if one is due: the newest cut whose outputs are all acknowledged; where the log holds what it
     /// takes to give them again, any cut. `rides`: something is appended anyway. `most`: bytes consumed that make one due.
     pub fn take_due(
         &mut self,
@@ -101,7 +110,7 @@ impl Checkpoints {
         keeps: Keeps,
         most: usize,
         outputs: &Outputs,
-    ) -> Option<Box<Cut>> {
+    ) -> Option<(Box<Cut>, Box<Cut>)> {
         // A cut may be passed before its own order record is durable: both are in the log by the time that the checkpoint is, since
         // the log keeps their order.
         let passed = |cut: &Cut| keeps != Keeps::Order || outputs.have_passed(&cut.emitted);
@@ -129,7 +138,18 @@ impl Checkpoints {
         self.written = cut.pos;
         self.written_at = now;
         self.bytes = 0;
-        Some(cut)
+        let mut said = cut.clone();
+        said.source.growing = self.take_moved(&cut);
+        Some((cut, said))
+    }
+
+    /// The places that have moved since the last checkpoint, as the cut has them.
+    fn take_moved(&mut self, cut: &Cut) -> Places {
+        let many = self.moved.partition_point(|(pos, _)| *pos <= cut.pos);
+        let slices: BTreeSet<u32> = self.moved.drain(..many).map(|(_, slice)| slice).collect();
+        let growing = &cut.source.growing;
+        let places = slices.into_iter().filter_map(|s| Some((s, *growing.get(&s)?)));
+        places.collect()
     }
 
     /// When the next one is due, if there is something to cover.
@@ -175,7 +195,7 @@ mod tests {
         (1..=4).for_each(|pos| checkpoints.push(cut(pos, pos)));
         let mut take = |outputs: &Outputs, at| {
             let taken = checkpoints.take_due(at, false, Keeps::Order, 100, outputs);
-            taken.map(|cut| cut.pos)
+            taken.map(|(cut, _)| cut.pos)
         };
         assert_eq!(take(&outputs, ms(0)), None);
         outputs.acknowledge(0, 2, &mut vec![]);
@@ -190,8 +210,36 @@ mod tests {
         let (mut checkpoints, outputs) = (Checkpoints::new(cut(0, 0)), outputs());
         checkpoints.push(cut(4, 4));
         let taken = checkpoints.take_due(ms(0), false, Keeps::Productions, 100, &outputs);
-        let taken = taken.unwrap();
+        let (taken, _) = taken.unwrap();
         assert_eq!((taken.pos, &taken.acked[..]), (4, &[0][..]));
+    }
+
+    #[test]
+    fn a_checkpoint_says_which_files_have_moved_and_no_others() {
+        let place = |at| protocol::task_log::LinePosition { at, line: 1 };
+        let mut outputs = outputs();
+        outputs.acknowledge(0, 1, &mut vec![]);
+        let mut checkpoints = Checkpoints::new(cut(0, 0));
+        let mut now = cut(0, 0);
+        now.source.growing = (0..1000).map(|slice| (slice, place(5))).collect();
+        for (pos, slice) in [(1, 7), (2, 9)] {
+            now.pos = pos;
+            now.emitted = vec![pos];
+            now.source.growing.insert_mut(slice, place(20 + pos));
+            checkpoints.moved(pos, slice);
+            checkpoints.push(now.clone());
+        }
+        let mut said = |outputs: &Outputs, at| {
+            let (cut, said) = checkpoints
+                .take_due(at, false, Keeps::Order, 100, outputs)
+                .unwrap();
+            assert_eq!(cut.source.growing.size(), 1000);
+            let said = said.source.growing.iter();
+            said.map(|(slice, place)| (*slice, place.at)).collect::<Vec<_>>()
+        };
+        assert_eq!(said(&outputs, ms(0)), [(7, 21)]);
+        outputs.acknowledge(0, 2, &mut vec![]);
+        assert_eq!(said(&outputs, ms(10)), [(9, 22)]);
     }
 
     #[test]

@@ -125,6 +125,14 @@ pub enum Effect {
     AppendSnapshot {
         state: Vec<u8>,
     },
+    /// Nobody will ever need what the log holds below this offset.
+    TrimLog {
+        upto: u64,
+    },
+    /// The same of the snapshot file.
+    TrimSnapshots {
+        upto: u64,
+    },
     /// Tuples are durable in the file behind the output. `born_us`: when the source read the oldest line behind them.
     Delivered {
         output: usize,

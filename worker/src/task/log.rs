@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::clock::Time;
 use common::hold::Hold;
-use protocol::task_log::{self, Cut, Record};
+use protocol::task_log::{self, Cut, Digest, Record};
 
 use super::checkpoints::CHECKPOINT_EVERY;
 
@@ -45,16 +45,19 @@ pub(super) struct LogWriter {
     /// So long ago the tuples at hand were read by their source.
     age: Duration,
     end: u64,
+    /// Of all that was noted.
+    digest: Digest,
     /// Order records up to here are in the log.
     durable: u64,
 }
 
 impl LogWriter {
-    /// Goes on behind a log of `end` bytes, whose newest valid order record is `durable`.
-    pub fn behind(end: u64, durable: u64) -> Self {
+    /// Goes on behind a log that ends at byte `end`, whose newest valid order record is `durable`.
+    pub fn behind(end: u64, digest: Digest, durable: u64) -> Self {
         Self {
             pending_pos: durable,
             end,
+            digest,
             durable,
             ..Self::default()
         }
@@ -64,12 +67,20 @@ impl LogWriter {
         if let Record::Order { pos, .. } = record {
             self.pending_pos = *pos;
         }
+        let at = self.pending.len();
         task_log::encode(record, &mut self.pending);
+        self.digest.take(&self.pending[at..]);
     }
 
-    pub fn note_checkpoint(&mut self, cut: Box<Cut>) {
-        self.note(&Record::Checkpoint(cut.clone()));
+    /// `said`: the record of it.
+    pub fn note_checkpoint(&mut self, cut: Box<Cut>, said: Box<Cut>) {
+        self.note(&Record::Checkpoint(said));
         self.pending_checkpoint = Some(cut);
+    }
+
+    /// Where the next record begins, and the digest of those before it.
+    pub fn place(&self) -> (u64, Digest) {
+        (self.end + self.pending.len() as u64, self.digest)
     }
 
     pub fn note_age(&mut self, age: Duration) {
@@ -162,7 +173,7 @@ mod tests {
 
     /// A log with one append, which took 1 ms, done at [`begin`] + 1 ms, and one record to follow.
     fn held(fixed: bool, age: Duration) -> LogWriter {
-        let mut log = LogWriter::behind(0, 0);
+        let mut log = LogWriter::behind(0, Digest::default(), 0);
         log.note(&order(1));
         assert!(log.is_open(begin(), false), "the first waits for nobody");
         assert!(log.take(begin()).is_some());
@@ -198,10 +209,11 @@ mod tests {
     fn records_are_durable_when_their_append_is() {
         let mut log = held(false, ms(0));
         assert_eq!(log.durable(), 1);
-        log.note_checkpoint(Box::new(Cut {
+        let cut = Box::new(Cut {
             pos: 2,
             ..Cut::default()
-        }));
+        });
+        log.note_checkpoint(cut.clone(), cut);
         log.take(begin() + ms(9));
         assert!(!log.is_open(begin() + ms(99), true), "one append at a time");
         assert_eq!(log.stored(begin() + ms(10), log.end - 1, false), None);

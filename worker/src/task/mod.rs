@@ -15,6 +15,7 @@
 //! | [`work`] | what is consumed next, and the order record of it |
 //! | [`outputs`], [`output`] | what leaves when, what is kept, who is routed to |
 //! | [`log`] | what is appended to the log when; what is durable |
+//! | [`base`] | up to where the log may be trimmed |
 //! | [`checkpoints`], [`snapshots`] | which cuts become checkpoints; when state is stored, and where |
 //! | [`handover`] | how keys and their state move between tasks of a stage |
 //! | [`progress`] | what the leader should know at once |
@@ -24,6 +25,7 @@
 //! time it asks for [`Task::next_work`], runs the operator on that, with [`Task::router`] for what comes of it, and answers with an
 //! input. The protocol is described in `docs/exactly-once.md`.
 
+mod base;
 mod channels;
 mod checkpoints;
 mod effect;
@@ -51,9 +53,10 @@ use bytes::Bytes;
 use common::clock::Time;
 use common::ids::{Epoch, JobName, TaskId};
 use protocol::control::{Format, Unit};
-use protocol::task_log::{self, Cut, Keeps, SourcePos};
+use protocol::task_log::{self, Base, Cut, Keeps, Record, SourcePos};
 
 use crate::wire::{Open, Standing};
+use base::LogBase;
 use channels::Channels;
 use checkpoints::Checkpoints;
 use handover::Groups;
@@ -69,7 +72,6 @@ pub use effect::{ConnectionId, Effect, Input, Refusal, Work};
 pub use log::HOLD;
 pub use outputs::Neighbours;
 pub use recover::Stored;
-pub use snapshots::SLACK as SNAPSHOT_SLACK;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -91,12 +93,35 @@ pub struct Config {
     pub linger: Duration,
     /// Bytes kept per output before the task stops consuming; of all together, a few times as many.
     pub window_bytes: usize,
-    /// See [`SNAPSHOT_SLACK`].
-    pub snapshot_slack: u64,
+    pub bounds: Bounds,
     /// Tuples that are set aside instead of being given to the operator.
     pub skip: BTreeSet<Unit>,
     /// There is an output for what is set aside.
     pub sets_aside: bool,
+}
+
+/// How much the task's files grow before something is done about it, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// The log, before a base is noted; 0: never.
+    pub log_every: u64,
+    /// Nothing is trimmed from the log.
+    pub keep_log: bool,
+    /// The live part of the snapshot file, over twice the state.
+    pub snapshot_slack: u64,
+    /// The dead part at its beginning.
+    pub snapshot_dead: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            log_every: base::EVERY,
+            keep_log: false,
+            snapshot_slack: snapshots::SLACK,
+            snapshot_dead: snapshots::DEAD,
+        }
+    }
 }
 
 /// Something that the log and the channels say cannot be.
@@ -106,6 +131,8 @@ pub enum Error {
     Log(#[from] task_log::Error),
     #[error("the log's order records have a gap: {have} is followed by {next}")]
     LogGap { have: u64, next: u64 },
+    #[error("the log begins at byte {at}, and {why}")]
+    LogBegin { at: u64, why: &'static str },
     #[error("the log speaks of {what}, which is not in the plan")]
     Foreign { what: String },
     #[error("channel {from} lacks units from {have} on that the log says were consumed (asked: {want})")]
@@ -130,6 +157,7 @@ pub struct Task {
     /// The frame of the unit of work at hand, for a log that keeps inputs.
     taken: Option<Bytes>,
     log: LogWriter,
+    base: LogBase,
     checkpoints: Checkpoints,
     /// Of a stateful task.
     snapshots: Option<Snapshots>,
@@ -194,6 +222,7 @@ impl Task {
             false => &self.checkpoints.durable().consumed,
         };
         self.channels.acknowledge_all(covered, effects);
+        self.trim(effects);
         self.progress
             .tell(now, self.now.done, self.is_finished(), effects);
     }
@@ -422,12 +451,49 @@ impl Task {
         );
         let due = self.checkpoints.take_due(now, rides, keeps, most, &self.outputs);
         match due {
-            Some(cut) if self.config.exactly_once => self.log.note_checkpoint(cut),
-            Some(cut) => self.checkpoints.set_durable(*cut),
+            Some((cut, said)) if self.config.exactly_once => {
+                self.base.checkpoint_written();
+                self.log.note_checkpoint(cut, said);
+            }
+            Some((cut, _)) => self.checkpoints.set_durable(*cut),
             None => {}
         }
         if let Some(records) = self.log.take(now) {
             effects.push(Effect::AppendLog { records });
+        }
+    }
+
+    /// Notes what the log has come to, if it has grown. Nothing is at hand.
+    fn note_base(&mut self) {
+        let (at, digest) = self.log.place();
+        if self.config.keeps == Keeps::Inputs || self.now.done || !self.base.is_due(at) {
+            return;
+        }
+        let mut base = Box::new(Base {
+            cut: self.now.clone(),
+            receivers: self.outputs.receivers().map(|(_, task)| task).collect(),
+            epoch: self.config.epoch,
+            processes: self.base.processes(),
+            checkpoints: self.base.checkpoints(),
+            at,
+            digest: digest.0,
+        });
+        if Mutant::Receivers.is_on() {
+            base.receivers.clear();
+        }
+        self.log.note(&Record::Base(base.clone()));
+        self.base.note(&base, self.log.place().0 - at);
+    }
+
+    /// What no restart needs any more goes.
+    fn trim(&mut self, effects: &mut Vec<Effect>) {
+        let durable = self.checkpoints.durable();
+        if let Some(upto) = self.base.trim(durable, self.config.keeps) {
+            effects.push(Effect::TrimLog { upto });
+        }
+        let dead = self.config.bounds.snapshot_dead;
+        if let Some(upto) = self.snapshots.as_mut().and_then(|s| s.trim(durable, dead)) {
+            effects.push(Effect::TrimSnapshots { upto });
         }
     }
 

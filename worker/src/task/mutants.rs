@@ -32,5 +32,13 @@ common::mutants! {
         Unheld,
         /// What a snapshot holds of keys that were handed over stays.
         Stale,
+        /// The log is trimmed before a checkpoint covers what goes.
+        EarlyTrim,
+        /// What was put out by chance goes from the log although its receiver may ask for it.
+        TrimUnasked,
+        /// A base does not say which outputs there are.
+        Receivers,
+        /// State goes from the snapshot file that the newest checkpoint needs.
+        SnapshotTrim,
     }
 }

@@ -146,6 +146,13 @@ impl Outputs {
         receivers.filter_map(|(i, to)| Some((i, (*to)?)))
     }
 
+    /// Makes the outputs that a base names.
+    pub fn restore(&mut self, receivers: &[TaskId]) {
+        for task in receivers {
+            self.open(*task);
+        }
+    }
+
     pub fn aside_index(&self) -> Option<usize> {
         self.aside
     }
@@ -283,6 +290,11 @@ impl Outputs {
     pub fn next_route(&mut self, now: u32) -> Option<&Route> {
         self.coming.retain(|r| r.version > now);
         self.coming.front()
+    }
+
+    /// The tasks of a version that is not in force yet.
+    pub fn route(&self, version: u32) -> Option<&Route> {
+        self.coming.iter().find(|r| r.version == version)
     }
 
     pub fn awaits_route(&self) -> bool {

@@ -11,8 +11,11 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use common::clock::Time;
 use common::ids::TaskId;
-use protocol::task_log::{CUT_VERSION, Cut, Keeps, Order, Owned, Record, SourcePos, decode_all};
+use protocol::task_log::{
+    Base, CUT_VERSION, Cut, Digest, Keeps, Order, Owned, Places, Record, SourcePos, records,
+};
 
+use super::base::LogBase;
 use super::channels::Channels;
 use super::checkpoints::Checkpoints;
 use super::handover::Groups;
@@ -30,8 +33,9 @@ use crate::wire::{self, Standing};
 /// What storage holds of a task.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Stored<'a> {
-    /// The log's content.
+    /// The log's content, and where it begins: below that it was trimmed.
     pub log: &'a [u8],
+    pub log_begin: u64,
     /// By output that is a stream into a file: how many bytes of this task the file has.
     pub outputs: &'a [(usize, u64)],
     /// The snapshot file's length.
@@ -41,6 +45,8 @@ pub struct Stored<'a> {
 /// What a log says, once what later processes declared void is taken out.
 #[derive(Default)]
 struct History {
+    /// What the log begins with, if it was trimmed.
+    base: Option<Base>,
     /// The newest checkpoint.
     cut: Option<Cut>,
     orders: Vec<(u64, Order)>,
@@ -48,22 +54,47 @@ struct History {
     frames: BTreeMap<u64, Bytes>,
     /// By output: what was put out.
     productions: Vec<(usize, Chunk)>,
+    digest: Digest,
 }
 
 impl History {
-    fn read(log: &[u8]) -> Result<Self, Error> {
+    /// `bases` learns what a later base is to say, and where the log may be trimmed.
+    fn read(log: &[u8], begin: u64, bases: &mut LogBase) -> Result<Self, Error> {
         let mut history = Self::default();
-        for record in decode_all(log)? {
+        let mut growing = Places::default();
+        let mut records = records(log);
+        while let Some(next) = records.next() {
+            let (at, record) = next?;
+            let at = begin + at as u64;
             match record {
-                Record::Checkpoint(cut) => history.cut = Some(*cut),
+                Record::Base(base) if at == begin => {
+                    growing.clone_from(&base.cut.source.growing);
+                    history.digest = Digest(base.digest);
+                    bases.begin_with(&base);
+                    history.base = Some(*base);
+                }
+                Record::Base(base) => bases.note(&base, begin + records.at() as u64 - at),
+                _ if at == begin && begin > 0 => {
+                    let why = "what was trimmed is told by no base there";
+                    return Err(Error::LogBegin { at, why });
+                }
+                Record::Checkpoint(mut cut) => {
+                    bases.checkpoint_written();
+                    let news = std::mem::replace(&mut cut.source.growing, growing);
+                    cut.source.catch_up(&news);
+                    growing = cut.source.growing.clone();
+                    history.cut = Some(*cut);
+                }
                 Record::Order { pos, order } => {
-                    let have = history.orders.last().map_or(0, |(pos, _)| *pos);
+                    let have = history.end();
                     if pos != have + 1 {
                         return Err(Error::LogGap { have, next: pos });
                     }
                     history.orders.push((pos, order));
                 }
                 Record::Began { pos, .. } => {
+                    bases.process_began();
+                    bases.void(pos);
                     history.orders.retain(|(p, _)| *p <= pos);
                     history.frames.retain(|p, _| *p <= pos);
                     history.productions.retain(|(_, c)| c.pos <= pos);
@@ -90,11 +121,22 @@ impl History {
                 }
             }
         }
+        history.digest.take(log);
+        let covered = history.cut.as_ref().map_or(0, |cut| cut.pos);
+        if covered < history.begin() {
+            let why = "no checkpoint stands behind what was trimmed";
+            return Err(Error::LogBegin { at: begin, why });
+        }
         Ok(history)
     }
 
+    /// The position behind which its orders begin.
+    fn begin(&self) -> u64 {
+        self.base.as_ref().map_or(0, |base| base.cut.pos)
+    }
+
     fn end(&self) -> u64 {
-        self.orders.last().map_or(0, |(pos, _)| *pos)
+        self.orders.last().map_or(self.begin(), |(pos, _)| *pos)
     }
 }
 
@@ -109,7 +151,8 @@ impl Task {
         if Mutant::Weak.is_on() {
             config.keeps = Keeps::Order;
         }
-        let history = History::read(stored.log)?;
+        let mut bases = LogBase::new(config.bounds.log_every, config.bounds.keep_log);
+        let history = History::read(stored.log, stored.log_begin, &mut bases)?;
         let upstream = &neighbours.upstream;
         for (_, order) in &history.orders {
             let of_stage = |t: &TaskId| neighbours.owned.is_some() && config.task.stage == t.stage;
@@ -125,7 +168,14 @@ impl Task {
         }
         let mut task = Self::empty(config, neighbours, now);
         if task.config.keeps != Keeps::Inputs {
-            task.routed_until(&history, 0, history.cut.as_ref().map_or(0, |cut| cut.pos));
+            if let Some(base) = &history.base {
+                task.routed_by(base)?;
+            }
+            task.routed_until(
+                &history,
+                history.begin(),
+                history.cut.as_ref().map_or(0, |cut| cut.pos),
+            );
             if let Some(cut) = history.cut.as_ref()
                 && cut.emitted.len() != task.outputs.len()
             {
@@ -133,7 +183,7 @@ impl Task {
                 return Err(Error::Foreign { what });
             }
         }
-        let mut durable = history.end();
+        let (mut durable, digest) = (history.end(), history.digest);
         match task.config.keeps {
             Keeps::Order => task.go_on(history),
             Keeps::Inputs => task.start_over(history)?,
@@ -142,15 +192,32 @@ impl Task {
                 durable = task.now.pos;
             }
         }
-        task.log = LogWriter::behind(stored.log.len() as u64, durable);
+        let end = stored.log_begin + stored.log.len() as u64;
+        task.log = LogWriter::behind(end, digest, durable);
+        task.base = bases;
         task.go_on_with(stored);
         if task.config.exactly_once {
+            task.base.process_began();
+            task.base.void(durable);
             task.log.note(&Record::Began {
                 epoch: task.config.epoch,
                 pos: durable,
             });
         }
         Ok(task)
+    }
+
+    /// Makes the outputs that there were at a base.
+    fn routed_by(&mut self, base: &Base) -> Result<(), Error> {
+        self.outputs.restore(&base.receivers);
+        let version = base.cut.route;
+        if version > self.now.route {
+            let route = self.outputs.route(version).cloned().ok_or(Error::Foreign {
+                what: format!("version {version} of the routing"),
+            })?;
+            self.outputs.restore_route(&route.tasks);
+        }
+        Ok(())
     }
 
     /// Makes the outputs that the routing changes after order record `from` up to `until` brought.
@@ -189,6 +256,7 @@ impl Task {
             at_hand: None,
             taken: None,
             log: LogWriter::default(),
+            base: LogBase::default(),
             checkpoints: Checkpoints::new(cut.clone()),
             snapshots: None,
             progress: Progress::new(now),
@@ -206,7 +274,7 @@ impl Task {
             }
         }
         if self.config.stateful {
-            let snapshots = Snapshots::new(&self.now, stored.snapshots, self.config.snapshot_slack);
+            let snapshots = Snapshots::new(&self.now, stored.snapshots, self.config.bounds.snapshot_slack);
             self.snapshots = Some(snapshots);
         }
     }

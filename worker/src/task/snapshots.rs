@@ -18,6 +18,8 @@ const EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 const REWRITE: usize = 32 * 1024;
 /// The file's live part may be this much larger than twice the state before it is.
 pub const SLACK: u64 = 1024 * 1024;
+/// The file is trimmed when so much of its beginning is dead.
+pub const DEAD: u64 = 1024 * 1024;
 
 /// A part of the snapshot file: offset and length.
 type Extent = (u64, u64);
@@ -33,6 +35,8 @@ pub(super) struct Snapshots {
     /// Its cut, and where in the file it ends.
     under_way: Option<(Cut, u64)>,
     file: SnapshotFile,
+    /// Below this the file was trimmed, as far as this process knows.
+    trimmed: u64,
 }
 
 #[derive(Debug)]
@@ -70,7 +74,21 @@ impl Snapshots {
                 whole: false,
                 slack,
             },
+            trimmed: 0,
         }
+    }
+
+    /// Where the file may be trimmed, if that is worth it: below all that `durable`, the newest durable checkpoint, is made of. `every`: bytes.
+    pub fn trim(&mut self, durable: &Cut, every: u64) -> Option<u64> {
+        let extents = match Mutant::SnapshotTrim.is_on() {
+            true => self.file.extents.last(),
+            false => durable.snapshot.first(),
+        };
+        let upto = extents.map(|(start, _)| *start)?;
+        (upto >= self.trimmed + every).then(|| {
+            self.trimmed = upto;
+            upto
+        })
     }
 
     pub fn consumed(&mut self, bytes: u64) {

@@ -25,7 +25,7 @@ impl Config {
             batch_bytes: 100,
             linger: ms(1000),
             window_bytes: 1000,
-            snapshot_slack: SNAPSHOT_SLACK,
+            bounds: Bounds::default(),
             skip: BTreeSet::new(),
             sets_aside: false,
         }

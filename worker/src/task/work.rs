@@ -256,6 +256,7 @@ impl Task {
         }
         self.now.consume(&order);
         match &order {
+            Order::Source(run) if run.growing => self.checkpoints.moved(pos, run.slice),
             Order::Finish => self.outputs.end(pos),
             Order::Route { version, tasks } => {
                 let (version, tasks) = (*version, tasks.clone());
@@ -292,6 +293,7 @@ impl Task {
                 self.log.note(&Record::Tuples { pos, frame });
             }
             self.log.note(&Record::Order { pos, order });
+            self.note_base();
         }
         if !self.config.stateful {
             self.checkpoints.push(self.now.clone());

@@ -126,6 +126,9 @@ pub struct Plan {
     /// The source's files may grow, and more may come.
     #[serde(default)]
     pub follow: bool,
+    /// The tasks' logs are never trimmed: the whole job can be proved from them.
+    #[serde(default)]
+    pub keep_logs: bool,
     /// The sources are to read what is there, and end.
     #[serde(default)]
     pub drain: bool,
@@ -198,6 +201,7 @@ impl Plan {
             rate_milli: if source { self.rate_of(task.index) } else { 0 },
             op_timeout_ms: self.op_timeout_ms,
             follow: source && self.follow,
+            keep_logs: self.keep_logs,
             drain: source && self.drain,
             skip: self.skips.get(&task).cloned().unwrap_or_default(),
             poison: self.poison.clone().filter(|_| !source),

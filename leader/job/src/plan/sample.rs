@@ -54,6 +54,7 @@ pub fn sample(stages: u16, tasks: u16, sources: u16, nodes: &[NodeName]) -> Plan
         max_restarts: 5,
         poison: None,
         follow: false,
+        keep_logs: false,
         drain: false,
         skips: BTreeMap::new(),
         scaling: None,

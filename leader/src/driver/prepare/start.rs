@@ -231,6 +231,7 @@ fn planned(
         max_restarts: start.max_restarts,
         poison: (start.poison == Poison::Skip).then(|| poison_file(&start.dest)),
         follow: start.follow,
+        keep_logs: start.keep_logs,
         drain: false,
         skips: Default::default(),
         scaling: start.scaling,

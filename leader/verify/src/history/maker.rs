@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::ids::{Creation, Epoch, NodeName, TaskId};
 use hydfs::client::{Span, StreamInfo};
 use protocol::control::{OpCode, OpKind, OpSpec, Protocol, Slice};
-use protocol::task_log::{CUT_VERSION, Cut, LinePosition, Order, Record, SourcePos, SourceRun};
+use protocol::task_log::{
+    Base, CUT_VERSION, Cut, LinePosition, Order, Places, Record, SourcePos, SourceRun, encode,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{History, Written, cut_off, file, stream};
 use crate::{JobFacts, Outcome};
@@ -55,6 +58,7 @@ pub fn ended(seed: u64) -> History {
     History {
         facts,
         logs: job.logs,
+        begins: BTreeMap::new(),
         snapshots: job.snapshots,
         dest: file(job.dest),
         poison,
@@ -167,6 +171,33 @@ impl Sort {
     }
 }
 
+/// The record of a checkpoint: of files that grow it says what has changed since the last one.
+fn tell(cut: &Cut, told: &mut Places) -> Record {
+    let mut said = Box::new(cut.clone());
+    let moved = cut
+        .source
+        .growing
+        .iter()
+        .filter(|(slice, place)| told.get(slice) != Some(place));
+    said.source.growing = moved.map(|(slice, place)| (*slice, *place)).collect();
+    told.clone_from(&cut.source.growing);
+    Record::Checkpoint(said)
+}
+
+/// The record of a base, behind these.
+fn found(mut base: Base, log: &[Written]) -> Record {
+    let (mut at, mut digest) = (0, 0);
+    for (_, record) in log {
+        let mut bytes = vec![];
+        encode(record, &mut bytes);
+        at += bytes.len() as u64;
+        // A record's checksum stands behind its length.
+        digest = xxh3_64_with_seed(&bytes[4..12], digest);
+    }
+    (base.at, base.digest) = (at, digest);
+    Record::Base(Box::new(base))
+}
+
 impl Maker {
     fn task(&mut self, task: TaskId) {
         let orders = match task.stage {
@@ -184,6 +215,7 @@ impl Maker {
         };
         let mut log: Vec<Written> = vec![];
         let (mut epoch, mut checkpoint, mut cuts) = (Epoch(0), now.clone(), vec![]);
+        let (mut told, mut processes, mut checkpoints) = (Places::default(), 0, 0);
         let (mut snapshot, mut dest, mut away) = (0u64, Vec::<Span>::new(), Vec::<Span>::new());
         while (now.pos as usize) < orders.len() {
             while epoch == Epoch(0) || self.rng.random_bool(0.04) {
@@ -202,6 +234,7 @@ impl Maker {
                     }
                 }
                 log.push((epoch, Record::Began { epoch, pos: now.pos }));
+                processes += 1;
             }
             let order = orders[now.pos as usize].clone();
             let before = now.emitted.clone();
@@ -248,12 +281,24 @@ impl Maker {
             let last = pos as usize == orders.len();
             if (last || self.rng.random_bool(0.3)) && cuts[some].pos > checkpoint.pos {
                 checkpoint = self.checkpoint(&cuts[some], sort);
-                log.push((epoch, Record::Checkpoint(Box::new(checkpoint.clone()))));
+                log.push((epoch, tell(&checkpoint, &mut told)));
+                checkpoints += 1;
+            }
+            if !sort.inputs && !now.done && self.rng.random_bool(0.1) {
+                let base = Base {
+                    cut: now.clone(),
+                    receivers: outputs.clone(),
+                    epoch,
+                    processes,
+                    checkpoints,
+                    ..Base::default()
+                };
+                log.push((epoch, found(base, &log)));
             }
         }
         if checkpoint.pos < now.pos {
             let last = self.checkpoint(&now, sort);
-            log.push((epoch, Record::Checkpoint(Box::new(last))));
+            log.push((epoch, tell(&last, &mut told)));
         }
         for (to, emitted) in outputs.iter().zip(&now.emitted) {
             self.sent.insert((task, *to), *emitted);
@@ -385,7 +430,7 @@ impl Maker {
                         at: run.to,
                         line: next,
                     };
-                    now.source.growing.insert(run.slice, place);
+                    now.source.growing.insert_mut(run.slice, place);
                     return;
                 }
                 now.source = SourcePos {

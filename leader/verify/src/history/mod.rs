@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use common::ids::{Epoch, TaskId};
 use hydfs::client::{ClientId, Span, StreamInfo, Streams};
-use protocol::task_log::{Record, encode};
+use protocol::task_log::{Base, Record, encode};
 use rand::rngs::StdRng;
+use rand::seq::IteratorRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::{Checker, JobFacts, Outcome, TaskFiles, Verdict};
@@ -23,6 +24,8 @@ pub type Written = (Epoch, Record);
 pub struct History {
     pub facts: JobFacts,
     pub logs: BTreeMap<TaskId, Vec<Written>>,
+    /// Where the logs begin that were trimmed.
+    pub begins: BTreeMap<TaskId, u64>,
     /// Length of each snapshot file.
     pub snapshots: BTreeMap<TaskId, u64>,
     pub dest: Streams,
@@ -34,6 +37,7 @@ pub struct History {
 #[derive(Debug, Clone)]
 pub struct Stored {
     pub log: Vec<u8>,
+    pub begin: u64,
     pub streams: Streams,
     pub snapshots: Option<Streams>,
 }
@@ -51,6 +55,7 @@ pub fn file(streams: Vec<StreamInfo>) -> Streams {
     Streams {
         base: 0,
         len: streams.iter().map(|s| s.length).sum(),
+        base: 0,
         missing: false,
         clients: streams.into_iter().map(|s| (s.client, s)).collect(),
     }
@@ -59,10 +64,11 @@ pub fn file(streams: Vec<StreamInfo>) -> Streams {
 impl History {
     pub fn stored(&self, task: TaskId) -> Stored {
         let (mut log, mut spans): (Vec<u8>, Vec<Span>) = Default::default();
+        let begin = self.begins.get(&task).copied().unwrap_or(0);
         for (epoch, record) in self.logs.get(&task).into_iter().flatten() {
-            let start = log.len() as u64;
+            let start = begin + log.len() as u64;
             encode(record, &mut log);
-            let end = log.len() as u64;
+            let end = begin + log.len() as u64;
             match spans.last_mut().filter(|s| s.epoch == *epoch) {
                 Some(last) => last.end = end,
                 None => spans.push(Span {
@@ -83,6 +89,7 @@ impl History {
         });
         Stored {
             log,
+            begin,
             streams: file(vec![stream(&name, spans)]),
             snapshots,
         }
@@ -100,6 +107,7 @@ impl History {
             tamper(*task, &mut stored);
             let files = TaskFiles {
                 log: &stored.log,
+                log_begin: stored.begin,
                 log_streams: &stored.streams,
                 snapshots: stored.snapshots.as_ref(),
             };
@@ -178,6 +186,51 @@ pub fn running(seed: u64) -> History {
     }
     // Some of it may be under way still.
     job.dest.len = job.dest.total() - rng.random_range(0..=job.dest.total().min(5));
+    job
+}
+
+/// Drops what stands before a base that may be the log's beginning. `false`: there is none.
+pub fn trim(job: &mut History, task: TaskId, rng: &mut StdRng) -> bool {
+    let Some(log) = job.logs.get_mut(&task) else {
+        return false;
+    };
+    let covered = |i: usize, base: &Base| {
+        log[i..].iter().any(|(_, record)| match record {
+            Record::Checkpoint(cut) => {
+                let mut arrived = cut.acked.iter().zip(&base.cut.emitted);
+                cut.pos >= base.cut.pos && arrived.all(|(acked, emitted)| acked >= emitted)
+            }
+            _ => false,
+        })
+    };
+    // A process that declared void what a base speaks of did not trim up to it.
+    let void = |i: usize, base: &Base| {
+        let mut later = log[i..].iter();
+        later.any(|(_, record)| matches!(record, Record::Began { pos, .. } if *pos < base.cut.pos))
+    };
+    let bases = log
+        .iter()
+        .enumerate()
+        .filter_map(|(i, (_, record))| match record {
+            Record::Base(base) if covered(i, base) && !void(i, base) => Some((i, base.at)),
+            _ => None,
+        });
+    let Some((first, at)) = bases.choose(rng) else {
+        return false;
+    };
+    log.drain(..first);
+    job.begins.insert(task, at);
+    true
+}
+
+/// The same job, some of whose logs were trimmed.
+pub fn trimmed(mut job: History, seed: u64) -> History {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x7717);
+    for task in job.logs.keys().copied().collect::<Vec<_>>() {
+        if rng.random_bool(0.7) {
+            trim(&mut job, task, &mut rng);
+        }
+    }
     job
 }
 

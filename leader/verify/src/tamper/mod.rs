@@ -1,6 +1,7 @@
 //! Every way to falsify a history that the checker must see, with the words (one of them) that it must say.
 
 mod across;
+mod bases;
 mod checkpoints;
 mod epochs;
 mod orders;
@@ -124,6 +125,7 @@ fn renumber(log: &mut [Written], pos: u64, up: bool) {
             Record::Order { pos, .. } | Record::Began { pos, .. } => pos,
             Record::Production { pos, .. } | Record::Tuples { pos, .. } => pos,
             Record::Checkpoint(cut) => &mut cut.pos,
+            Record::Base(base) => &mut base.cut.pos,
         };
         match up {
             true if *p >= pos => *p += 1,
@@ -205,6 +207,7 @@ pub fn rows() -> impl Iterator<Item = &'static Row<Tamper>> {
         source::ROWS,
         checkpoints::ROWS,
         epochs::ROWS,
+        bases::ROWS,
         across::ROWS,
     ];
     tables.into_iter().flatten()

@@ -123,8 +123,10 @@ pub const ROWS: &[Row<Tamper>] = &[
                 r,
                 |_, c| !c.source.growing.is_empty(),
                 |c| {
-                    if let Some(place) = c.source.growing.values_mut().next() {
-                        place.at += 1
+                    let first = c.source.growing.first().map(|(slice, place)| (*slice, *place));
+                    if let Some((slice, mut place)) = first {
+                        place.at += 1;
+                        c.source.growing.insert_mut(slice, place);
                     }
                 },
             )
@@ -139,11 +141,12 @@ pub const ROWS: &[Row<Tamper>] = &[
                 r,
                 |_, c| !c.source.growing.is_empty(),
                 |c| {
-                    c.source.growing.pop_first();
+                    let first = c.source.growing.first().map(|(slice, _)| *slice);
+                    first.map(|slice| c.source.growing.remove_mut(&slice));
                 },
             )
         },
-        &["read up to nowhere"],
+        &["it says that slice"],
     ),
     (
         "a file that grows, or not",

@@ -26,12 +26,19 @@ mod scale;
 struct Stream {
     bytes: Vec<u8>,
     epoch: u64,
+    /// What is below cannot be read any more.
+    base: u64,
 }
 
-struct Append {
+/// What a process wants done to a file.
+struct Deed {
     file: &'static str,
-    offset: u64,
-    bytes: Bytes,
+    what: What,
+}
+
+enum What {
+    Append { offset: u64, bytes: Bytes },
+    Trim { base: u64 },
 }
 
 /// A connection from one process to another: frames one way, acknowledgements the other.
@@ -50,7 +57,7 @@ struct Process {
     task: Task,
     /// What its clients of HyDFS have taken over, by file: an append goes where the last one ended.
     queued: BTreeMap<&'static str, u64>,
-    appends: VecDeque<Append>,
+    deeds: VecDeque<Deed>,
     links: BTreeMap<usize, Link>,
     state: State,
     fenced: bool,
@@ -89,6 +96,8 @@ struct World {
     connections: ConnectionId,
     trace: u64,
     crashes_with_work: u64,
+    /// Logs and snapshot files that a process found trimmed when it began.
+    trimmed: [u64; 2],
 }
 
 /// A value that the operator cannot digest.
@@ -142,6 +151,7 @@ impl World {
             connections: 0,
             trace: 0,
             crashes_with_work: 0,
+            trimmed: [0, 0],
             rng,
         };
         for id in world.tasks(0) {
@@ -202,21 +212,36 @@ impl World {
             window_bytes: self
                 .rng
                 .random_range(if self.growing || self.scales { 60 } else { 20 }..2000),
-            snapshot_slack: self.rng.random_range(0..300),
+            bounds: Bounds {
+                log_every: self.rng.random_range(0..600),
+                keep_log: false,
+                snapshot_slack: [0, self.rng.random_range(0..300)][self.rng.random_range(0..2)],
+                snapshot_dead: self.rng.random_range(1..20),
+            },
         };
         let neighbours = self.neighbours(id);
         let streams = streams(id, &config, &neighbours);
         let length = |file| self.files[&(id, file)].bytes.len() as u64;
         let outputs: Vec<(usize, u64)> = streams.iter().map(|(i, file)| (*i, length(*file))).collect();
+        let log = &self.files[&(id, "log")];
         let stored = Stored {
-            log: &self.files[&(id, "log")].bytes,
+            log: &log.bytes[log.base as usize..],
+            log_begin: log.base,
             outputs: &outputs,
             snapshots: length("snap"),
         };
         let task = Task::recover(config, &neighbours, stored, self.now).expect("the log is readable");
-        let snap = &self.files[&(id, "snap")].bytes;
+        let Stream {
+            bytes: snap, base, ..
+        } = &self.files[&(id, "snap")];
+        self.trimmed[0] += u64::from(log.base > 0);
+        self.trimmed[1] += u64::from(*base > 0);
         let mut state = State::default();
         for (offset, len) in &task.now().snapshot {
+            assert!(
+                offset >= base,
+                "state at {offset} of a file that begins at {base}"
+            );
             state.restore(&snap[*offset as usize..(*offset + *len) as usize]);
         }
         state.remove(|key| task.is_foreign(&[key]));
@@ -225,7 +250,7 @@ impl World {
             epoch,
             queued: FILES.iter().map(|file| (*file, length(file))).collect(),
             task,
-            appends: VecDeque::new(),
+            deeds: VecDeque::new(),
             links: BTreeMap::new(),
             state,
             fenced: false,
@@ -240,18 +265,24 @@ impl World {
         let queued = process.queued.get_mut(file).expect("one of the files");
         let offset = *queued;
         *queued += bytes.len() as u64;
-        process.appends.push_back(Append { file, offset, bytes });
+        let what = What::Append { offset, bytes };
+        process.deeds.push_back(Deed { file, what });
     }
 
-    /// One append under way reaches HyDFS; its answer reaches the process if that still lives.
+    fn trim(&mut self, p: usize, file: &'static str, base: u64) {
+        let what = What::Trim { base };
+        self.processes[p].deeds.push_back(Deed { file, what });
+    }
+
+    /// One append or trim under way reaches HyDFS; its answer reaches the process if that still lives.
     fn land(&mut self, p: usize) {
         let process = &mut self.processes[p];
-        // Appends to one file keep their order; appends to different files overtake each other.
+        // What is done to one file keeps its order; what is done to different files overtakes each other.
         let file = FILES[self.rng.random_range(0..4)];
-        let Some(at) = process.appends.iter().position(|a| a.file == file) else {
+        let Some(at) = process.deeds.iter().position(|d| d.file == file) else {
             return;
         };
-        let Some(append) = process.appends.remove(at) else {
+        let Some(deed) = process.deeds.remove(at) else {
             return;
         };
         let stream = self.files.get_mut(&(process.id, file)).expect("made at start");
@@ -260,23 +291,27 @@ impl World {
             return;
         }
         let have = stream.bytes.len() as u64;
-        if append.offset > have {
-            assert!(
-                self.mutant.is_some(),
-                "a gap in {file}: {} after {have}",
-                append.offset
-            );
+        let (offset, bytes) = match deed.what {
+            What::Append { offset, bytes } => (offset, bytes),
+            What::Trim { base } => {
+                assert!(base <= have, "{file} is trimmed behind its end");
+                stream.base = stream.base.max(base);
+                return;
+            }
+        };
+        if offset > have {
+            assert!(self.mutant.is_some(), "a gap in {file}: {offset} after {have}");
             return;
         }
-        let skip = (have - append.offset).min(append.bytes.len() as u64) as usize;
-        let news = &append.bytes[skip..];
+        let skip = (have - offset).min(bytes.len() as u64) as usize;
+        let news = &bytes[skip..];
         stream.bytes.extend_from_slice(news);
         match file {
             "dest" => self.dest.extend_from_slice(news),
             "aside" => self.aside.extend_from_slice(news),
             _ => {}
         }
-        let upto = append.offset + append.bytes.len() as u64;
+        let upto = offset + bytes.len() as u64;
         let output = process.task.aside().filter(|_| file == "aside").unwrap_or(0);
         self.give(
             p,
@@ -371,18 +406,20 @@ fn streams(id: TaskId, config: &Config, neighbours: &Neighbours) -> Vec<(usize, 
 fn output_is_exact_whatever_crashes() {
     let asked = Seeds::from_env(0..2000);
     let seeds = asked.count();
-    let (mut crashes, mut retired, mut moved) = (0, 0, 0);
+    let (mut crashes, mut retired, mut moved, mut trimmed) = (0, 0, 0, [0, 0]);
     for seed in asked.range {
         let result = std::panic::catch_unwind(|| {
             let mut world = World::new(seed, None);
             let result = world.run();
-            (result, (world.crashes_with_work, world.retired, world.moved))
+            let counts = (world.crashes_with_work, world.retired, world.moved);
+            (result, counts, world.trimmed)
         });
         match result {
-            Ok((Ok(()), (n, gone, keys))) => {
+            Ok((Ok(()), (n, gone, keys), [logs, snaps])) => {
                 (crashes, retired, moved) = (crashes + n, retired + gone, moved + keys);
+                trimmed = [trimmed[0] + logs, trimmed[1] + snaps];
             }
-            Ok((Err(wrong), _)) => panic!("seed {seed}: {wrong}\n  {}", again(seed, "worker", "output_is")),
+            Ok((Err(wrong), ..)) => panic!("seed {seed}: {wrong}\n  {}", again(seed, "worker", "output_is")),
             Err(_) => panic!("seed {seed} panicked; {}", again(seed, "worker", "output_is")),
         }
     }
@@ -400,6 +437,10 @@ fn output_is_exact_whatever_crashes() {
     assert!(
         moved >= 2 * seeds,
         "only {moved} keys were handed over in {seeds} seeds"
+    );
+    assert!(
+        trimmed[0] >= seeds && trimmed[1] >= seeds / 50,
+        "only {trimmed:?} logs and snapshot files were found trimmed in {seeds} seeds"
     );
 }
 

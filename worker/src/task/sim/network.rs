@@ -21,6 +21,8 @@ impl World {
             match effect {
                 Effect::AppendLog { records } => self.append(p, "log", records.into()),
                 Effect::AppendSnapshot { state } => self.append(p, "snap", state.into()),
+                Effect::TrimLog { upto } => self.trim(p, "log", upto),
+                Effect::TrimSnapshots { upto } => self.trim(p, "snap", upto),
                 Effect::AppendOutput { output, bytes } => {
                     let file = match self.processes[p].task.aside() == Some(output) {
                         true => "aside",

@@ -1,8 +1,12 @@
-//! What a task's log in HyDFS holds: order records, and now and then a checkpoint. Written by the task, read back by its
-//! next process and by whoever checks a job's logs.
+//! What a task's log in HyDFS holds: order records, now and then a checkpoint, and, more rarely, a base, before which the log
+//! can be trimmed. Written by the task, read back by its next process and by whoever checks a job's logs.
 //!
 //! On disk a record is `length u32 | XXH3-64 of the body | body`, all big-endian, the body MessagePack with named fields
 //! under a one-letter tag. A new kind of record is a new tag; `Cut::version` grows when a checkpoint's meaning changes.
+
+mod base;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +14,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use base::{Base, Digest};
+
 use crate::control::{OpCode, OpKind, Route, TaskPlan};
 use common::ids::{Creation, Epoch, TaskId};
 
-pub const CUT_VERSION: u8 = 1;
+/// What is written. Version 1 is read as well: its checkpoints name every file that grows, not only those that have moved.
+pub const CUT_VERSION: u8 = 2;
 
 /// A place in one file: the next line's first byte, and its number, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -21,6 +28,9 @@ pub struct LinePosition {
     pub at: u64,
     pub line: u64,
 }
+
+/// Places in files that may still grow, by slice. A copy costs nothing, however many there are: cuts are copied for each unit of work.
+pub type Places = rpds::RedBlackTreeMapSync<u32, LinePosition>;
 
 /// A place in the source's input: what comes next.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -32,8 +42,8 @@ pub struct SourcePos {
     /// Number of the next line, from 1.
     pub line: u64,
     /// Where the task stands in the slices whose files may still grow, by slice.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub growing: BTreeMap<u32, LinePosition>,
+    #[serde(default, skip_serializing_if = "Places::is_empty")]
+    pub growing: Places,
 }
 
 /// Lines that the source took in one go.
@@ -53,6 +63,17 @@ pub struct SourceRun {
     /// The slice is one of several that are read in turn, since their files may grow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub growing: bool,
+}
+
+impl SourcePos {
+    /// Takes in where `news` stands in files that grow. Nobody ever goes back in one.
+    pub fn catch_up(&mut self, news: &Places) {
+        for (slice, place) in news {
+            if self.growing.get(slice).is_none_or(|have| have.at < place.at) {
+                self.growing.insert_mut(*slice, *place);
+            }
+        }
+    }
 }
 
 /// One thing that a task consumed. The unit of replay.
@@ -179,7 +200,7 @@ impl Cut {
                         at: run.to,
                         line: run.first_line + run.lines,
                     };
-                    source.growing.insert(run.slice, place);
+                    source.growing.insert_mut(run.slice, place);
                 } else {
                     (source.slice, source.at, source.line) = match run.last {
                         true => (run.slice + 1, None, 0),
@@ -222,6 +243,7 @@ pub enum Record {
     #[serde(rename = "o")]
     Order { pos: u64, order: Order },
     #[serde(rename = "c")]
+    /// Of the places in files that grow it names those that have moved since the checkpoint before it.
     Checkpoint(Box<Cut>),
     /// Process `epoch` goes on from here; order records up to `pos` are its predecessors'.
     #[serde(rename = "b")]
@@ -241,7 +263,12 @@ pub enum Record {
     /// What order record `pos` consumed, kept because the operator cannot save its state: the data frame.
     #[serde(rename = "t")]
     Tuples { pos: u64, frame: Bytes },
+    #[serde(rename = "k")]
+    Base(Box<Base>),
 }
+
+/// A record's length and checksum.
+const HEAD: usize = 12;
 
 /// A task's log cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -284,13 +311,13 @@ impl Keeps {
 /// Appends the record's stored form to `out`.
 pub fn encode(record: &Record, out: &mut Vec<u8>) {
     let at = out.len();
-    out.extend_from_slice(&[0; 12]);
+    out.extend_from_slice(&[0; HEAD]);
     // Writing to a Vec cannot fail, and these types have no map keys or lengths that MessagePack could not say.
     rmp_serde::encode::write_named(out, record).expect("records are representable in MessagePack");
-    let len = (out.len() - at - 12) as u32;
-    let sum = xxh3_64(&out[at + 12..]);
+    let len = (out.len() - at - HEAD) as u32;
+    let sum = xxh3_64(&out[at + HEAD..]);
     out[at..at + 4].copy_from_slice(&len.to_be_bytes());
-    out[at + 4..at + 12].copy_from_slice(&sum.to_be_bytes());
+    out[at + 4..at + HEAD].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// All records of a log. HyDFS keeps appends whole, so a torn record is damage, not an expected end.
@@ -318,24 +345,29 @@ impl Records<'_> {
     fn read(&self) -> Result<(Record, usize), Error> {
         let (log, at) = (self.log, self.at);
         let damaged = |why| Error::Damaged { at, why };
-        let head: [u8; 12] = log
-            .get(at..at + 12)
+        let head: [u8; HEAD] = log
+            .get(at..at + HEAD)
             .and_then(|h| h.try_into().ok())
             .ok_or(damaged("a torn head"))?;
         let (len, sum) = head.split_at(4);
         let len = len.iter().fold(0usize, |acc, &b| acc << 8 | b as usize);
         let sum = sum.iter().fold(0u64, |acc, &b| acc << 8 | b as u64);
-        let body = log.get(at + 12..at + 12 + len).ok_or(damaged("a torn body"))?;
+        let body = log
+            .get(at + HEAD..at + HEAD + len)
+            .ok_or(damaged("a torn body"))?;
         if xxh3_64(body) != sum {
             return Err(damaged("the checksum is wrong"));
         }
         let record = rmp_serde::from_slice(body).map_err(|_| damaged("not a record"))?;
-        if let Record::Checkpoint(cut) = &record
-            && cut.version != CUT_VERSION
-        {
+        let cut = match &record {
+            Record::Checkpoint(cut) => Some(&**cut),
+            Record::Base(base) => Some(&base.cut),
+            _ => None,
+        };
+        if let Some(cut) = cut.filter(|cut| !(1..=CUT_VERSION).contains(&cut.version)) {
             return Err(Error::Version(cut.version));
         }
-        Ok((record, at + 12 + len))
+        Ok((record, at + HEAD + len))
     }
 }
 
@@ -357,152 +389,5 @@ impl Iterator for Records<'_> {
                 Err(error)
             }
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn any_task() -> impl Strategy<Value = TaskId> {
-        (0u16..4, 0u16..9).prop_map(|(s, i)| TaskId::new(s, i))
-    }
-
-    fn any_record() -> impl Strategy<Value = Record> {
-        let order = prop_oneof![
-            (any_task(), any::<u64>(), any::<u64>()).prop_map(|(from, start, end)| Order::Input {
-                from,
-                start,
-                end
-            }),
-            (any_task(), any::<u64>()).prop_map(|(from, at)| Order::InputEnd { from, at }),
-            any::<(u32, u64, u64, u64, u64, bool)>().prop_map(
-                |(slice, from, to, first_line, lines, last)| {
-                    Order::Source(SourceRun {
-                        creation: None,
-                        slice,
-                        from,
-                        to,
-                        first_line,
-                        lines,
-                        last,
-                        growing: last,
-                    })
-                }
-            ),
-            Just(Order::Finish),
-            (any::<u32>(), prop::collection::vec(any_task(), 0..4))
-                .prop_map(|(version, tasks)| Order::Route { version, tasks }),
-            (
-                any_task(),
-                any::<u64>(),
-                any::<u32>(),
-                prop::collection::vec(any_task(), 0..4)
-            )
-                .prop_map(|(from, at, version, tasks)| Order::Mark {
-                    from,
-                    at,
-                    version,
-                    tasks
-                }),
-            (any_task(), any::<u64>(), any::<u64>()).prop_map(|(from, start, end)| Order::Adopt {
-                from,
-                start,
-                end
-            }),
-            (any::<u32>(), prop::collection::vec(any_task(), 0..4))
-                .prop_map(|(version, to)| Order::HandOver { version, to }),
-        ];
-        let cut = (
-            any::<u64>(),
-            prop::collection::btree_map(any_task(), any::<u64>(), 0..4),
-            prop::collection::btree_set(any_task(), 0..4),
-            any::<Vec<u64>>(),
-            any::<(u32, Option<u64>, u64, bool)>(),
-            any::<Vec<(u64, u64)>>(),
-        )
-            .prop_map(
-                |(pos, consumed, ended, emitted, (slice, at, line, done), snapshot)| Cut {
-                    version: CUT_VERSION,
-                    pos,
-                    consumed,
-                    ended,
-                    emitted,
-                    source: SourcePos {
-                        slice,
-                        at,
-                        line,
-                        growing: BTreeMap::from([(7, LinePosition { at: pos, line: 1 })]),
-                    },
-                    done,
-                    snapshot,
-                    owned: done.then(|| Owned {
-                        table: Route {
-                            version: slice,
-                            tasks: vec![TaskId::new(1, 0)],
-                        },
-                        next: at.map(|_| Route::default()),
-                        marks: BTreeMap::from([(TaskId::new(0, 1), slice)]),
-                    }),
-                    ..Cut::default()
-                },
-            );
-        prop_oneof![
-            (any::<u64>(), order).prop_map(|(pos, order)| Record::Order { pos, order }),
-            cut.prop_map(|c| Record::Checkpoint(Box::new(c))),
-            any::<(u64, u64)>().prop_map(|(e, pos)| Record::Began { epoch: Epoch(e), pos }),
-            any::<(u64, u16, u64, Vec<u8>)>().prop_map(|(pos, output, start, payload)| Record::Production {
-                pos,
-                output,
-                start,
-                end: pos,
-                tuples: start,
-                born_us: pos,
-                payload: payload.into(),
-            }),
-            any::<(u64, Vec<u8>)>().prop_map(|(pos, frame)| Record::Tuples {
-                pos,
-                frame: frame.into()
-            }),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn records_round_trip(records in prop::collection::vec(any_record(), 0..6)) {
-            let mut log = vec![];
-            records.iter().for_each(|r| encode(r, &mut log));
-            prop_assert_eq!(decode_all(&log).unwrap(), records.clone());
-            // What stands before the damage is read, and nothing behind it.
-            log.push(0);
-            let read: Vec<_> = super::records(&log).collect();
-            prop_assert_eq!(read.len(), records.len() + 1);
-            let whole = read.iter().flatten().map(|(_, r)| r.clone()).collect::<Vec<_>>();
-            prop_assert_eq!(whole, records);
-            prop_assert!(read.last().is_some_and(|r| r.is_err()));
-        }
-
-        #[test]
-        fn a_flipped_bit_is_found(record in any_record(), at: prop::sample::Index, bit in 0u8..8) {
-            let mut log = vec![];
-            encode(&record, &mut log);
-            let at = at.index(log.len());
-            log[at] ^= 1 << bit;
-            prop_assert!(decode_all(&log).is_err());
-        }
-    }
-
-    #[test]
-    fn another_versions_checkpoint_is_refused() {
-        let mut log = vec![];
-        encode(
-            &Record::Checkpoint(Box::new(Cut {
-                version: 9,
-                ..Cut::default()
-            })),
-            &mut log,
-        );
-        assert_eq!(decode_all(&log), Err(Error::Version(9)));
     }
 }
