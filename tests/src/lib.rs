@@ -24,6 +24,7 @@ pub mod network;
 pub mod procs;
 pub mod proxy;
 pub mod records;
+pub mod soak;
 pub mod storage;
 pub mod tap;
 

@@ -106,6 +106,15 @@ rainstorm.run()
 const GREP: (&str, &str) = ("grep", "static");
 const GREP_BY_WORD: (&str, &str) = ("grep", "--key word:0 static");
 
+/// One executable of a Python operator and the SDK.
+pub fn bundle(source: &Path, executable: &Path) -> Result<()> {
+    let mut bundle = Command::new("python3");
+    bundle.args(["-m", "rainstorm", "bundle"]).arg(source);
+    bundle.arg("-o").arg(executable);
+    bundle.env("PYTHONPATH", root().join("ops/python"));
+    succeed(bundle.env("PYTHONDONTWRITEBYTECODE", "1")).map(drop)
+}
+
 impl Kind {
     pub const ALL: [(u64, Kind); 12] = [
         (4, Kind::Replace),
@@ -164,17 +173,7 @@ impl Kind {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
         } else {
             std::fs::write(&source, format!("{script}# {seed}\n"))?;
-            let mut bundle = Command::new("python3");
-            bundle
-                .args(["-m", "rainstorm", "bundle"])
-                .arg(&source)
-                .arg("-o")
-                .arg(&path);
-            succeed(
-                bundle
-                    .env("PYTHONPATH", root().join("ops/python"))
-                    .env("PYTHONDONTWRITEBYTECODE", "1"),
-            )?;
+            bundle(&source, &path)?;
         }
         Ok(path.to_string_lossy().into_owned())
     }

@@ -104,7 +104,7 @@ impl LogTail {
 }
 
 /// `2026-01-31T08:49:34.011735Z LEVEL WORD name=value ...`; values with spaces are in quotes.
-fn parse(line: &str, leader: bool) -> Option<Event> {
+pub fn parse(line: &str, leader: bool) -> Option<Event> {
     let mut words = line.splitn(4, ' ');
     let (time, _level, word) = (words.next()?, words.next()?, words.next()?);
     let mut clock = time.split_once('T')?.1.strip_suffix('Z')?.split(':');
