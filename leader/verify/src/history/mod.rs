@@ -55,7 +55,6 @@ pub fn file(streams: Vec<StreamInfo>) -> Streams {
     Streams {
         base: 0,
         len: streams.iter().map(|s| s.length).sum(),
-        base: 0,
         missing: false,
         clients: streams.into_iter().map(|s| (s.client, s)).collect(),
     }
