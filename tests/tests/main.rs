@@ -24,6 +24,7 @@ mod t280_scripts;
 mod t290_formats;
 mod t300_surroundings;
 mod t30_processes;
+mod t310_soak;
 mod t40_operators;
 mod t50_strangers;
 mod t60_sizes;

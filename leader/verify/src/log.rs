@@ -160,6 +160,8 @@ impl Check<'_> {
     /// Is the log one stream, of this task? Its spans, if they can be relied on.
     fn owners(&mut self, ended: bool, name: &str, files: &TaskFiles<'_>) -> Option<Vec<Span>> {
         let (streams, len) = (files.log_streams, files.log_begin + files.log.len() as u64);
+        // It may have been trimmed since it was read.
+        let trimmed = files.log_begin > 0 || streams.base > 0;
         let others = streams
             .clients
             .values()
@@ -174,7 +176,7 @@ impl Check<'_> {
             }
             return None;
         };
-        if let Some(what) = spans_wrong(mine, streams.missing, files.log_begin > 0) {
+        if let Some(what) = spans_wrong(mine, streams.missing, trimmed) {
             self.wrong_file(format!("its log: {what}"));
         }
         if mine.length < len || (ended && mine.length != len) {

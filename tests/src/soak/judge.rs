@@ -87,7 +87,9 @@ impl Check {
         let text = std::str::from_utf8(line).context("not text")?;
         match self {
             Self::Numbers(numbers) => {
-                let (number, key) = text.split_once(' ').context("no number and key")?;
+                // The Python program puts its opinion before the line.
+                let line = text.rsplit('\t').next().unwrap_or_default();
+                let (number, key) = line.split_once(' ').context("no number and key")?;
                 let number: u64 = number.parse()?;
                 ensure!(
                     key.parse() == Ok(feed::key(number)),

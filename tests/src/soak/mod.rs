@@ -18,7 +18,7 @@ pub mod watch;
 
 use std::time::Duration;
 
-/// `demo/operators/mood.py` and its SDK as one executable, in the cluster's folder: its values are the lines as they were.
+/// `demo/operators/mood.py` and its SDK as one executable, in the cluster's folder: its values end with the lines as they were.
 const MOOD: &str = "./mood";
 
 /// What a job of the soak does.

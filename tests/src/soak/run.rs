@@ -49,7 +49,9 @@ struct Row {
 pub struct Report {
     pub struck: Struck,
     pub lines: u64,
+    /// Bytes ever written to the tasks' logs, and those that are kept.
     pub logged: u64,
+    pub kept: u64,
     pub trends: Vec<Trend>,
     pub wrong: Vec<String>,
 }
@@ -68,6 +70,7 @@ struct Soak<'a> {
     rows: Vec<Row>,
     table: File,
     logged: u64,
+    kept: u64,
     wrong: Vec<String>,
 }
 
@@ -100,6 +103,7 @@ pub fn run(cluster: &Cluster, options: &Options, table: &Path) -> Result<Report>
         rows: vec![],
         table: File::create(table)?,
         logged: 0,
+        kept: 0,
         wrong: vec![],
     };
     let went = soak.start().and_then(|()| soak.go_on()).and_then(|()| soak.end());
@@ -246,7 +250,7 @@ impl Soak<'_> {
         for (kind, bytes) in &sample.kept {
             figures.push((format!("kept {kind} MiB"), *bytes as f64 / MIB));
         }
-        self.logged = sample.logged;
+        (self.logged, self.kept) = (sample.logged, sample.kept("log"));
         figures.push(("logged MiB".into(), sample.logged as f64 / MIB));
         figures.push(("disk MiB".into(), sample.disk as f64 / MIB));
         for (program, taken) in &sample.taken {
@@ -370,6 +374,7 @@ impl Soak<'_> {
             struck: self.struck,
             lines: self.lines(),
             logged: self.logged,
+            kept: self.kept,
             trends,
             wrong: std::mem::take(&mut self.wrong),
         }

@@ -121,6 +121,10 @@ impl History {
                 }
             }
         }
+        if begin > 0 && history.base.is_none() {
+            let why = "nothing stands there";
+            return Err(Error::LogBegin { at: begin, why });
+        }
         history.digest.take(log);
         let covered = history.cut.as_ref().map_or(0, |cut| cut.pos);
         if covered < history.begin() {
@@ -290,6 +294,7 @@ impl Task {
         self.channels.restart(consumed);
         self.checkpoints.stand_at(cut);
         self.now = cut.clone();
+        self.now.version = CUT_VERSION;
         self.regroup();
     }
 

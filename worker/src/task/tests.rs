@@ -406,3 +406,43 @@ fn the_next_process_consumes_in_the_logged_order() {
         matches!(next.task.next_work(begin()), Some(Work::Tuples { start: 2, batch, .. }) if batch.len() == 2)
     );
 }
+
+/// What was trimmed is told by a base; a log that begins with anything else, or with nothing, is refused.
+#[test]
+fn a_trimmed_log_begins_with_its_base() {
+    let mut config = Config::for_tests();
+    config.bounds.log_every = 1;
+    let neighbours = Neighbours {
+        downstream: vec![TaskId::new(1, 0)],
+        ..Neighbours::default()
+    };
+    let mut bench = Bench::new(config.clone(), &neighbours);
+    let mut trimmed = None;
+    for line in 1..6 {
+        bench.read(line, false);
+        for _ in 0..3 {
+            for effect in bench.flush(begin() + ms(20 * line)) {
+                if let Effect::TrimLog { upto } = effect {
+                    trimmed = Some(upto);
+                }
+            }
+            bench.stored(begin() + ms(20 * line));
+        }
+    }
+    let at = trimmed.expect("the log has grown") as usize;
+    assert!(at > 0 && at < bench.log.len());
+    let again = |log: &[u8], log_begin| {
+        let stored = Stored {
+            log,
+            log_begin,
+            ..Stored::default()
+        };
+        Task::recover(config.clone(), &neighbours, stored, begin())
+    };
+    let task = again(&bench.log[at..], at as u64).unwrap();
+    assert_eq!(task.now().source, bench.task.now().source);
+    let whole = again(&bench.log, 0).unwrap();
+    assert_eq!(whole.now().source, task.now().source);
+    assert!(matches!(again(&bench.log, 7), Err(Error::LogBegin { at: 7, .. })));
+    assert!(matches!(again(&[], 7), Err(Error::LogBegin { at: 7, .. })));
+}
