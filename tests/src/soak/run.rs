@@ -28,6 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// What a figure may grow by in any case: see [`trend`].
 const FLOOR_BYTES: f64 = 6.0 * MIB;
 const FLOOR_DESCRIPTORS: f64 = 8.0;
+/// A storage node keeps so many segment files open.
+const HANDLES: f64 = 512.0;
 const FLOOR_MS: f64 = 60.0;
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -351,7 +353,7 @@ impl Soak<'_> {
             ("hydfsd MiB", FLOOR_BYTES / MIB),
             ("leader MiB", FLOOR_BYTES / MIB),
             ("memberd descriptors", FLOOR_DESCRIPTORS),
-            ("hydfsd descriptors", FLOOR_DESCRIPTORS),
+            ("hydfsd descriptors", HANDLES),
             ("leader descriptors", FLOOR_DESCRIPTORS),
             ("worker descriptors", FLOOR_DESCRIPTORS),
             ("recovery ms", FLOOR_MS),
