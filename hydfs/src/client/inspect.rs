@@ -438,6 +438,39 @@ mod tests {
     }
 
     #[test]
+    fn segments_that_were_closed_or_dropped_a_moment_ago_are_no_flaws() {
+        let part = |part, entries, sealed| Segment {
+            id: SegmentId(2).with_part(part),
+            ..segment(2, entries, sealed)
+        };
+        let old = segment(1, 3, true);
+        let ahead = copy(&[old.clone(), part(0, 9, true), part(1, 5, true), part(2, 1, false)]);
+        for (behind, common) in [
+            (copy(std::slice::from_ref(&old)), None),
+            (copy(&[old.clone(), part(0, 4, false)]), Some((SegmentId(2), 4))),
+            (copy(&[old.clone(), part(0, 9, true)]), Some((SegmentId(2), 9))),
+        ] {
+            for pair in [[ahead.clone(), behind.clone()], [behind.clone(), ahead.clone()]] {
+                let compared = with(&pair);
+                assert_eq!(compared.flaws, vec![], "{behind:?}");
+                assert!(common.is_none() || compared.open == common);
+            }
+        }
+        // One has dropped what the other is about to.
+        let trimmed = CopyInfo {
+            dropped: Some(SegmentId(2).with_part(1)),
+            ..copy(&[part(2, 1, false)])
+        };
+        assert_eq!(with(&[ahead.clone(), trimmed.clone()]).flaws, vec![]);
+        assert_eq!(with(&[trimmed, ahead.clone()]).flaws, vec![]);
+        // What lacks a segment in between, or has another one, is a flaw.
+        let gap = copy(&[old.clone(), part(0, 9, true), part(2, 1, false)]);
+        assert_eq!(with(&[ahead.clone(), gap]).flaws.len(), 1);
+        let other = copy(&[old, part(0, 8, true), part(1, 5, true), part(2, 1, false)]);
+        assert_eq!(with(&[ahead, other]).flaws.len(), 1);
+    }
+
+    #[test]
     fn flaws_are_named() {
         let good = copy(&[segment(1, 3, true), segment(2, 4, false)]);
         let missing = Segment {

@@ -15,7 +15,7 @@ use hydfs::view::View;
 impl DiskStore {
     /// Would installing `target` change nothing?
     fn unchanged(file: &File, target: &File) -> bool {
-        file.nonce == target.nonce
+        (file.nonce, file.base, file.dropped) == (target.nonce, target.base, target.dropped)
             && file.streams == target.streams
             && file.segments.len() == target.segments.len()
             && file

@@ -4,11 +4,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+
 use super::frame::{self, Found, MAGIC_LEN, Scan};
 use super::record::{META_MAGIC, Meta};
 
 /// A log shorter than this is never rewritten.
 const SMALL: u64 = 4 * 1024 * 1024;
+/// So much room is kept behind its end, for what is to be written down though the disk is full: some hundred records.
+const RESERVE: u64 = 64 * 1024;
 
 pub struct MetaLog {
     path: PathBuf,
@@ -19,6 +24,30 @@ pub struct MetaLog {
     pub unsynced: bool,
     /// The end of the log was torn when it was opened, and was cut off.
     pub torn: bool,
+    /// The file system keeps room for the log up to here.
+    reserved: u64,
+}
+
+/// How records stand to the room on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// They leave the reserve as it is.
+    Room,
+    /// What the protocol remembers, a few hundred bytes at a time: half of the reserve is for it, so that a node takes part while its disk is full.
+    Memory,
+    /// What they say frees room.
+    MakesRoom,
+}
+
+impl Need {
+    /// How much of the reserve is to be left behind them.
+    fn leaves(self) -> u64 {
+        match self {
+            Need::Room => RESERVE,
+            Need::Memory => RESERVE / 2,
+            Need::MakesRoom => 0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -82,25 +111,50 @@ impl MetaLog {
             snapshot: 0,
             unsynced: true,
             torn,
+            reserved: 0,
         })
     }
 
     /// All of them or, on failure, none.
-    pub fn write(&mut self, records: &[Meta]) -> io::Result<()> {
+    pub fn write(&mut self, records: &[Meta], need: Need) -> io::Result<()> {
         let mut bytes = Vec::new();
         for record in records {
             frame::put(record, &mut bytes)?;
         }
+        self.reserve(bytes.len() as u64, need.leaves())?;
         #[cfg(test)]
-        let room = super::room::take(&self.file, bytes.len());
+        let room = match need {
+            Need::Room => super::room::take(&self.file, bytes.len()),
+            Need::Memory | Need::MakesRoom => Ok(()),
+        };
         #[cfg(not(test))]
         let room = Ok::<(), io::Error>(());
         if let Err(error) = room.and_then(|()| (&self.file).write_all(&bytes)) {
             self.file.set_len(self.size)?;
+            self.reserved = 0;
             return Err(error);
         }
         self.size += bytes.len() as u64;
         self.unsynced = true;
+        Ok(())
+    }
+
+    /// Room for `len` bytes, and `rest` behind them.
+    fn reserve(&mut self, len: u64, rest: u64) -> io::Result<()> {
+        let reserve = |room: u64| {
+            let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            fallocate(&self.file, flags, self.size as i64, room as i64).map(|()| self.size + room)
+        };
+        if self.size + len + rest <= self.reserved {
+            return Ok(());
+        }
+        // More than is needed, if that can be had: then it is not asked for each time.
+        self.reserved = match reserve(len + 2 * RESERVE).or_else(|_| reserve(len + rest)) {
+            Ok(end) => end,
+            Err(Errno::ENOSPC | Errno::EDQUOT) => return Err(io::ErrorKind::StorageFull.into()),
+            // A file system that keeps no room: then there is no reserve.
+            Err(_) => u64::MAX,
+        };
         Ok(())
     }
 
@@ -142,6 +196,7 @@ impl MetaLog {
             File::open(folder)?.sync_all()?;
         }
         (self.file, self.size, self.snapshot, self.unsynced) = (file, size, size, false);
+        self.reserved = 0;
         Ok(())
     }
 }

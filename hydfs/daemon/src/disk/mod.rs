@@ -37,7 +37,7 @@ use hydfs::ring::RangeIx;
 use hydfs::view::View;
 
 use handles::Handles;
-use meta::MetaLog;
+use meta::{MetaLog, Need};
 use record::{Meta, Opened, SegmentHead};
 use segment::SegmentPlace;
 
@@ -189,8 +189,12 @@ impl DiskStore {
     /// `now`: durable when this returns, whatever the setting. What the protocol remembers changes seldom, and a machine that came back from a power
     /// failure without it could contradict itself.
     fn log(&mut self, records: &[Meta], now: bool) -> Result<(), Error> {
+        self.log_that(records, Need::Room, now)
+    }
+
+    fn log_that(&mut self, records: &[Meta], need: Need, now: bool) -> Result<(), Error> {
         self.meta
-            .write(records)
+            .write(records, need)
             .map_err(|e| failed("write the meta log", e))?;
         if now {
             let lost = |source| Error::Io {
@@ -275,7 +279,7 @@ impl Store for DiskStore {
     }
 
     fn set_node(&mut self, facts: NodeFacts) -> Result<(), Error> {
-        self.log(&[Meta::Node(facts.clone())], true)?;
+        self.log_that(&[Meta::Node(facts.clone())], Need::Memory, true)?;
         self.node = Some(facts);
         self.lost_newest = false;
         self.tidy();
@@ -295,7 +299,8 @@ impl Store for DiskStore {
             range: *range,
             facts: facts.clone(),
         };
-        self.log(&facts.iter().map(record).collect::<Vec<_>>(), true)?;
+        let records: Vec<Meta> = facts.iter().map(record).collect();
+        self.log_that(&records, Need::Memory, true)?;
         self.ranges.extend(facts);
         self.tidy();
         Ok(())

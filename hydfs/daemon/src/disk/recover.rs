@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::handles::Handles;
-use super::meta::{self, MetaLog};
+use super::meta::{self, MetaLog, Need};
 use super::record::{Meta, Opened};
 use super::segment::{ScanEnd, ScannedSegment, SegmentPlace};
 use super::{OpenError, StoredFile};
@@ -211,7 +211,7 @@ pub fn recover(folder: &Path, mut handles: Handles, now: &Opened) -> Result<Reco
     }
     lost.push(Meta::Opened(now.clone()));
     // Known before the evidence is gone.
-    let written = meta.write(&lost).and_then(|()| meta.sync());
+    let written = meta.write(&lost, Need::MakesRoom).and_then(|()| meta.sync());
     written.map_err(|source| OpenError::Io { path, source })?;
     for SegmentCut { file, size, .. } in cuts {
         file.set_len(size).map_err(|source| OpenError::Io {

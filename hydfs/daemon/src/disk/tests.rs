@@ -8,10 +8,18 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::segment::begin_of;
 use super::*;
 use crate::store::mem::MemStore;
-use hydfs::content::{ClientId, Epoch};
+use hydfs::content::{ClientId, Epoch, SegmentLimits};
 use hydfs::view::{Incarnation, NodeIx};
 
+mod trims;
+
 const RANGE: RangeIx = RangeIx(1);
+/// Segments are closed soon here.
+const LIMITS: SegmentLimits = SegmentLimits {
+    bytes: 600,
+    entries: 5,
+    dead: 100,
+};
 
 fn name(n: u8) -> FileName {
     FileName::new(format!("dir/f{n}")).unwrap()
@@ -101,6 +109,11 @@ enum Op {
         drop: u8,
         stranger: bool,
     },
+    /// To this share of the file.
+    Trim {
+        file: u8,
+        share: u8,
+    },
     DropRange,
     Lose(prop::sample::Index),
     Repair {
@@ -119,6 +132,7 @@ fn op() -> impl Strategy<Value = Op> {
         12 => (0u8..4, 0u64..3, len).prop_map(|(file, client, len)| Op::Append { file, client, len }),
         2 => (0u8..4, 0u64..3).prop_map(|(file, client)| Op::Fence { file, client }),
         3 => (any::<u8>(), any::<u8>(), any::<bool>()).prop_map(|(share, drop, stranger)| Op::Install { share, drop: drop & 0x11, stranger }),
+        4 => (0u8..4, any::<u8>()).prop_map(|(file, share)| Op::Trim { file, share }),
         1 => Just(Op::DropRange),
         2 => any::<prop::sample::Index>().prop_map(Op::Lose),
         3 => (1usize..5, prop::bool::weighted(0.2)).prop_map(|(step, wrong)| Op::Repair { step, wrong }),
@@ -144,13 +158,15 @@ impl World {
         assert_eq!(disk, mem);
     }
 
-    fn segment(&self) -> SegmentId {
-        SegmentId::of(&view(self.set))
+    /// Where the next entry of the file goes, once it is trimmed so far.
+    fn segment(&self, file: &FileName, base: u64) -> SegmentId {
+        let view = SegmentId::of(&view(self.set));
+        let held = self.mem.file(RANGE, file);
+        held.map_or(view, |f| f.next_segment(view, base, LIMITS))
     }
 
     fn step(&mut self, op: Op) {
         self.count += 1;
-        let segment = self.segment();
         match op {
             Op::Create(n) => {
                 let nonce = self.count;
@@ -159,10 +175,12 @@ impl World {
             Op::Remove(n) => self.both(|s| s.remove(RANGE, &name(n))),
             Op::Append { file, client, len } => {
                 let bytes = payload(self.count, len);
+                let segment = self.segment(&name(file), 0);
                 self.both(|s| s.append_next(&name(file), segment, client, &bytes));
             }
             Op::Fence { file, client } => {
                 let (nonce, file) = (self.count, name(file));
+                let segment = self.segment(&file, 0);
                 let Some(held) = self.mem.file(RANGE, &file) else {
                     return;
                 };
@@ -174,6 +192,13 @@ impl World {
                 drop,
                 stranger,
             } => self.install(share, drop, stranger),
+            Op::Trim { file, share } => {
+                let file = name(file);
+                let length = self.mem.file(RANGE, &file).map_or(0, File::length);
+                let base = length * u64::from(share) / 255;
+                let next = self.segment(&file, base);
+                self.both(|s| s.trim(RANGE, &file, base, next));
+            }
             Op::DropRange => self.both(|s| s.drop_range(RANGE)),
             Op::Lose(which) => {
                 let sealed = |f: &File| {
@@ -246,6 +271,9 @@ impl World {
                     };
                 }
             }
+            // Another source had trimmed more of it.
+            let base = target.length() * u64::from(share) / 500;
+            target.trim(base, SegmentId::of(&view(self.set)));
             files.push((name.clone(), target));
         }
         if stranger && files.iter().all(|(n, _)| *n != name(9)) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::meta::Need;
 use super::record::Meta;
 use super::{DiskStore, StoredFile};
 use crate::store::Error;
@@ -77,7 +78,7 @@ impl DiskStore {
         };
         let records: Vec<Meta> = closed.into_iter().chain([trim]).collect();
         // Durable before the segment files go: a machine that lost power without it would look for them.
-        self.log(&records, count > 0)?;
+        self.log_that(&records, Need::MakesRoom, count > 0)?;
         let held = self.held_mut(range, name)?;
         let gone = held.file.trim(base, next);
         let places: Vec<_> = gone.iter().filter_map(|id| held.places.remove(id)).collect();

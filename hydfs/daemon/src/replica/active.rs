@@ -249,6 +249,22 @@ impl ActiveRange {
             });
             sent = true;
         }
+        if sent && member.full {
+            // What makes room does not wait behind what needs it.
+            let trims = (self.base + 1..).zip(&self.ops).filter(|(_, op)| op.makes_room());
+            let trim = |(first, op): (u64, &RangeOp)| Effect::Send {
+                to,
+                message: Message::Replicate {
+                    view,
+                    range,
+                    first,
+                    ops: vec![op.clone()],
+                    commit,
+                    probe,
+                },
+            };
+            out.extend(trims.filter(|(first, _)| *first > member.acked).map(trim));
+        }
         if !sent && news {
             let first = member.sent + 1;
             let ops = Vec::new();

@@ -153,10 +153,7 @@ pub(crate) fn seal(sources: &[SourceCopy<'_>], view: SegmentId) -> Vec<(FileName
 }
 
 fn seal_file(whole: &[&File], doubtful: &[&File], view: SegmentId) -> File {
-    let position = |file: &&&File| {
-        let (part, entries) = file.position(view);
-        (if Mutant::LastPartOnly.is_on() { 0 } else { part }, entries)
-    };
+    let position = |file: &&&File| file.position(view);
     // What was closed within the view says what it was when it is damaged, too.
     let sound = |file: &&&File| file.segments_of(view).all(|s| !s.missing || s.sealed);
     let all = || whole.iter().chain(doubtful);

@@ -138,12 +138,14 @@ impl FollowState {
         self.probe = self.probe.max(news.probe);
         if news.first > self.seq + 1 {
             (self.standing, self.due) = (Standing::Gap, true);
-            return Ok(false);
+            return make_room(store, range, view, &news.ops);
         }
         self.standing = Standing::Well;
         let have = (self.seq + 1 - news.first) as usize;
         let before = self.seq;
-        for op in news.ops.into_iter().skip(have) {
+        let mut ops = news.ops.into_iter();
+        ops.by_ref().take(have).for_each(drop);
+        while let Some(op) = ops.next() {
             if is_damaged(&op) {
                 // As if it had not come.
                 (self.standing, self.due) = (Standing::Gap, true);
@@ -156,6 +158,7 @@ impl FollowState {
                 }
                 Err(store::Error::Full) => {
                     self.standing = Standing::Full;
+                    make_room(store, range, view, ops.as_slice())?;
                     break;
                 }
                 // Its copy of the segment is damaged, and the view that says so could not be written down yet.
@@ -190,6 +193,35 @@ impl FollowState {
                 .map(|(file, length)| Effect::Committed { range, file, length }),
         );
     }
+}
+
+/// Trims ahead of their turn: what comes before may be waiting for the room. Nothing is closed before all that goes into it has come. True if
+/// something was written.
+fn make_room<S: Store>(
+    store: &mut S,
+    range: RangeIx,
+    view: SegmentId,
+    ops: &[RangeOp],
+) -> Result<bool, store::Error> {
+    let mut written = false;
+    for op in ops {
+        let RangeOp::Trim {
+            file, nonce, base, ..
+        } = op
+        else {
+            continue;
+        };
+        let held = store.file(range, file).filter(|held| held.nonce == *nonce);
+        if held.is_none_or(|held| held.base >= *base || held.length() < *base) {
+            continue;
+        }
+        match store.trim(range, file, *base, view) {
+            Ok(()) => written = true,
+            Err(store::Error::Full) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
 }
 
 /// Damaged on the way?

@@ -28,10 +28,8 @@ common::mutants! {
         ForgetBase,
         /// A returning node's copy from before a trim counts.
         ReturnTrimmed,
-        /// Who is furthest in a view's segments is judged by the last one alone.
-        LastPartOnly,
-        /// A segment's number is used again when all segments were dropped.
-        ReuseSegment,
+        /// A process that was replaced may trim.
+        UnfencedTrim,
         /// A lookup is answered by whoever believes to coordinate, without a probe to the members.
         Unprobed,
     }

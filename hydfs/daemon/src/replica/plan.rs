@@ -32,7 +32,7 @@ pub(super) struct Standing {
 }
 
 pub(super) fn plan(file: Option<&File>, request: Request, standing: Standing) -> Plan {
-    let part = |file: &File| next_part(file, 0, standing);
+    let part = |file: &File| file.next_segment(standing.view, 0, standing.limits).part();
     match (request, file) {
         (Request::Create { file, nonce }, None) => {
             Plan::Do(vec![RangeOp::Create { file, nonce }], Answer::Created)
@@ -132,20 +132,15 @@ pub(super) fn plan(file: Option<&File>, request: Request, standing: Standing) ->
                 file: name, base, by, ..
             },
             Some(file),
-        ) => match by.map(|by| check_open(file, by)) {
+        ) => match by
+            .filter(|_| !Mutant::UnfencedTrim.is_on())
+            .map(|by| check_open(file, by))
+        {
             Some(Err(refused)) => Plan::Refuse(refused),
             Some(Ok(_)) | None => trim(file, name, base, standing),
         },
         (Request::Stat { .. } | Request::Find { .. }, _) => Plan::Refuse(Refused::NoSuchFile),
     }
-}
-
-/// Of the view's segments of the file, the one that the next entry goes into.
-fn next_part(file: &File, base: u64, standing: Standing) -> u32 {
-    if Mutant::ReuseSegment.is_on() && file.segments_of(standing.view).next().is_none() {
-        return 0;
-    }
-    file.next_segment(standing.view, base, standing.limits).part()
 }
 
 /// Is this the process that has the stream open?
@@ -178,7 +173,7 @@ fn trim(file: &File, name: FileName, base: u64, standing: Standing) -> Plan {
         file: name,
         nonce: file.nonce,
         base,
-        part: next_part(file, base, standing),
+        part: file.next_segment(standing.view, base, standing.limits).part(),
     };
     Plan::Do(vec![op], Answer::Trimmed { base })
 }

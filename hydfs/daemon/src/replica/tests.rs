@@ -14,6 +14,8 @@ use hydfs::content::{ClientId, FileName, SegmentId};
 use hydfs::ring::Ring;
 use hydfs::view::{Incarnation, NodeIx, View};
 
+mod trims;
+
 const A: ClientId = ClientId(1);
 
 struct Group {

@@ -72,6 +72,8 @@ pub struct Sent {
     at_least: u64,
     /// What the file had been trimmed to, or of a trim, what was committed when it came to the one who answers.
     base: u64,
+    /// Another process had taken the stream over when a trim came to the one who answers.
+    stale: bool,
     cancelled: bool,
 }
 
@@ -163,12 +165,13 @@ impl Clients {
                     return;
                 };
                 let request = sent.request.clone();
-                if let Request::Trim { file, base, .. } = &request {
+                if let Request::Trim { file, base, by, .. } = &request {
                     let Some(committed) = oracle::seen_up_to(w, node, file, *base) else {
                         return;
                     };
+                    let stale = by.is_some_and(|by| w.oracle.is_replaced(file, by.client, by.epoch));
                     if let Some(sent) = w.clients.sent.get_mut(&conn) {
-                        sent.base = committed;
+                        (sent.base, sent.stale) = (committed, stale);
                     }
                 }
                 if w.nodes[node].life == life {
@@ -229,6 +232,7 @@ impl Clients {
                 request,
                 at_least,
                 base,
+                stale: false,
                 cancelled: false,
             },
         );
@@ -355,7 +359,7 @@ impl Clients {
             return;
         };
         let (request, at_least, process) = (sent.request.clone(), sent.at_least, sent.process);
-        let known = sent.base;
+        let (known, stale) = (sent.base, sent.stale);
         w.log(|| format!("node {node} answers {conn}: {result:?}"));
         let wrong = match (&request, &result) {
             (
@@ -390,6 +394,9 @@ impl Clients {
                 "{file} is said to begin at {} after it was trimmed to {known}",
                 info.base
             )),
+            (Request::Trim { file, by, .. }, Ok(Answer::Trimmed { .. })) if stale => {
+                Some(format!("{file} is trimmed by {by:?}, which was replaced"))
+            }
             (Request::Trim { file, base, .. }, Ok(Answer::Trimmed { base: now })) => {
                 w.oracle.trimmed(file, *base, *now, known)
             }

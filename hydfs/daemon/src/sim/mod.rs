@@ -135,22 +135,21 @@ fn nothing_acknowledged_is_lost_whatever_fails() {
 /// Within how many seeds it is found: many times as many as it took when this was written (behind it, the first seed that found it).
 fn seeds_for(mutant: Mutant) -> u64 {
     match mutant {
-        Mutant::TwoAcks => 50,        // 0
-        Mutant::NoMajority => 50,     // 0
-        Mutant::ForgetAsked => 100,   // 33
-        Mutant::ShareOfAll => 50,     // 0
-        Mutant::SealAll => 1000,      // 47
-        Mutant::Fence => 50,          // 1
-        Mutant::UnionReturning => 50, // 4
-        Mutant::NewDisksCount => 100, // 4
-        Mutant::BelieveLosers => 100, // 5
-        Mutant::DropEarly => 50,      // 0
-        Mutant::TrimUncommitted => 250,
-        Mutant::ForgetBase => 250,
-        Mutant::ReturnTrimmed => 250,
-        Mutant::LastPartOnly => 250,
-        Mutant::ReuseSegment => 250,
-        Mutant::Unprobed => 250, // 25
+        Mutant::TwoAcks => 50,          // 0
+        Mutant::NoMajority => 50,       // 0
+        Mutant::ForgetAsked => 100,     // 0
+        Mutant::ShareOfAll => 50,       // 1
+        Mutant::SealAll => 1000,        // 38
+        Mutant::Fence => 50,            // 0
+        Mutant::UnionReturning => 50,   // 0
+        Mutant::NewDisksCount => 100,   // 0
+        Mutant::BelieveLosers => 100,   // 7
+        Mutant::DropEarly => 50,        // 0
+        Mutant::TrimUncommitted => 100, // 3
+        Mutant::ForgetBase => 50,       // 0
+        Mutant::ReturnTrimmed => 50,    // 0
+        Mutant::UnfencedTrim => 500,    // 44
+        Mutant::Unprobed => 250,        // 13
     }
 }
 

@@ -87,6 +87,14 @@ impl Oracle {
             .sum()
     }
 
+    /// Was a later epoch of this client told that its stream is open?
+    pub fn is_replaced(&self, file: &FileName, client: ClientId, epoch: Epoch) -> bool {
+        let fences = self.fences.get(&(file.clone(), client));
+        fences
+            .and_then(|f| f.last_key_value())
+            .is_some_and(|(newest, _)| *newest > epoch)
+    }
+
     pub fn trimmed_to(&self, file: &FileName) -> u64 {
         self.trimmed.get(file).copied().unwrap_or(0)
     }

@@ -61,6 +61,11 @@ impl RangeOp {
         }
     }
 
+    /// May it be carried out ahead of its turn, by who has no room for what comes before? All have the bytes that a trim names, or it would not be.
+    pub fn makes_room(&self) -> bool {
+        matches!(self, RangeOp::Trim { .. })
+    }
+
     /// Bytes that it keeps in memory while it is not acknowledged.
     pub fn bytes(&self) -> usize {
         128 + match self {

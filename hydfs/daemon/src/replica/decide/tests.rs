@@ -362,3 +362,63 @@ fn what_may_have_lost_the_newest_is_believed_in_what_it_has_only() {
     damaged.segment_mut(OPEN).unwrap().lose();
     assert_eq!(entries(&sealed_of(&[&[("f", &damaged)]], &[&[("f", &short)]])), 2);
 }
+
+/// A copy of a file whose entries of five bytes were put into parts of so many; trimmed to `base`.
+fn parts(counts: &[u64], base: u64) -> File {
+    let mut file = File::new(1);
+    for (part, count) in counts.iter().enumerate() {
+        for _ in 0..*count {
+            let id = OPEN.with_part(part as u32);
+            let have = file.streams.get(&CLIENT).copied().unwrap_or_default();
+            let entry = file.next_append(id, CLIENT, have.epoch, have.length, b"line\n", 0);
+            file.apply(id, entry);
+        }
+    }
+    let next = file.position(OPEN).0;
+    file.trim(base, OPEN.with_part(next));
+    file
+}
+
+#[test]
+fn who_is_in_an_earlier_part_is_the_shorter_one() {
+    // More entries, in an earlier part.
+    let (short, long) = (parts(&[4, 3], 0), parts(&[4, 6, 1], 0));
+    for copies in [[&short, &long], [&long, &short]] {
+        let all = sealed(&[&[("f", copies[0])], &[("f", copies[1])]]);
+        assert_eq!(all[&name("f")].length(), 35);
+        // If nothing is sure, it is the one that has more.
+        let all = sealed_of(&[], &[&[("f", copies[0])], &[("f", copies[1])]]);
+        assert_eq!(all[&name("f")].length(), 55);
+    }
+    // What was closed and is damaged still says how long it was, what was open does not.
+    let mut damaged = long.clone();
+    damaged.segments[1].lose();
+    let all = sealed(&[&[("f", &damaged)], &[("f", &long)]]);
+    let f = &all[&name("f")];
+    assert_eq!((f.length(), f.misses()), (55, false));
+}
+
+#[test]
+fn the_highest_base_is_kept_and_nothing_below_it() {
+    // The longer one has a trim that the shorter one has not got, and has dropped what lies below.
+    let (short, long) = (parts(&[4, 3], 0), parts(&[4, 6, 1], 25));
+    assert_eq!((long.dropped.bytes, long.segments.len()), (20, 2));
+    let all = sealed(&[&[("f", &long)], &[("f", &short)]]);
+    let f = &all[&name("f")];
+    assert_eq!((f.base, f.dropped.bytes, f.length()), (25, 20, 35));
+    for copy in [&long, &short] {
+        let mut copy = (*copy).clone();
+        copy.install(f);
+        assert!(!copy.misses() && copy.length() == 35 && copy.dropped == f.dropped);
+    }
+    // Also if all of it that is left is a part that the other has not opened.
+    let (short, long) = (parts(&[4], 0), parts(&[4, 1], 20));
+    let all = sealed(&[&[("f", &long)], &[("f", &short)]]);
+    let f = &all[&name("f")];
+    assert_eq!((f.base, f.length(), f.segments.len()), (20, 20, 0));
+    // Where all may have lost their newest, a base may lie behind what is left.
+    let mut lost = parts(&[4], 0);
+    lost.base = 99;
+    let all = sealed_of(&[], &[&[("f", &lost)]]);
+    assert_eq!((all[&name("f")].base, all[&name("f")].length()), (20, 20));
+}
