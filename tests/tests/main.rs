@@ -10,6 +10,7 @@ mod t150_members;
 mod t160_console;
 mod t170_scaling;
 mod t200_appends;
+mod t203_trims;
 mod t20_input;
 mod t210_disk;
 mod t220_partition;

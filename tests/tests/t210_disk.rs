@@ -125,6 +125,39 @@ fn t211_a_full_disk_acknowledges_nothing_says_so_and_goes_on_when_there_is_room(
     Ok(())
 }
 
+/// The one thing that can be done from here about a full disk: it does not need the room that it makes.
+#[test]
+fn t213_a_trim_makes_room_on_a_full_disk() -> Result<()> {
+    let mut storage = Storage::new("127.0.71", 3, "")?;
+    let _mount = match Mount::tmpfs(&storage.path("n2/data"), "44m") {
+        Ok(mount) => mount,
+        Err(error) => {
+            skip(format_args!("no tmpfs can be mounted here: {error:#}"));
+            return Ok(());
+        }
+    };
+    storage.start_all(false)?;
+    std::fs::write(storage.path("old"), "old line\n".repeat(34 * 1024 * 1024 / 9))?;
+    storage.hydfs_ok(1, &["create", "old", "old"])?;
+    storage.hydfs_ok(1, &["create", "/dev/null", "new"])?;
+    std::fs::write(storage.path("piece"), "new line\n".repeat(1024 * 1024 / 9))?;
+    let append = |storage: &Storage| storage.hydfs(1, &["--patience", "3", "append", "piece", "new"]);
+    let mut appended = 0;
+    while append(&storage)?.status.success() {
+        appended += 1;
+        ensure!(appended < 40, "a disk of 44 MiB took {appended} MiB more");
+    }
+    // While appends are refused.
+    let trimmed = storage.hydfs_ok(1, &["trim", "old", "33554432"])?;
+    ensure!(trimmed == "old\t33554432\n", "{trimmed}");
+    for _ in 0..20 {
+        storage.hydfs_ok(1, &["append", "piece", "new"])?;
+    }
+    let merged = storage.hydfs_ok(1, &["merge", "new"])?;
+    ensure!(merged.contains("3 replicas identical"), "{merged}");
+    Ok(())
+}
+
 /// All segment files of a node, the newest last: they are numbered as they are made.
 fn segments(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();

@@ -220,7 +220,7 @@ fn t251_what_the_system_keeps_is_not_for_users() -> Result<()> {
         .finish(LIMIT)?;
     let log = "jobs/kept/s1t0.log";
     let before = cluster.hydfs(&["stat", log, "--json"])?;
-    let words: [&[&str]; 9] = [
+    let words: [&[&str]; 10] = [
         &["create", "data.txt", "jobs/kept/mine"],
         &["create", "data.txt", "ops/mine"],
         &["create", "data.txt", "out/kept.poison"],
@@ -230,6 +230,7 @@ fn t251_what_the_system_keeps_is_not_for_users() -> Result<()> {
         &["multicreate", "--prefix", "jobs/kept/", "1", "data.txt"],
         &["rm", log],
         &["rm", "jobs/kept/journal"],
+        &["trim", log, "1"],
     ];
     for words in words {
         for program in ["hydfs", "rainstormctl"] {

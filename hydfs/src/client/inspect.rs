@@ -406,7 +406,6 @@ mod tests {
             file: "f".into(),
             nonce: 5,
             committed: 0,
-            base: 0,
             dropped: None,
             segments: segments.collect(),
         }

@@ -242,8 +242,6 @@ pub struct CopyInfo {
     pub nonce: u64,
     /// What this node knows to be on all replicas.
     pub committed: u64,
-    /// Bytes before this are gone here.
-    pub base: u64,
     /// Segments up to this one were dropped here.
     pub dropped: Option<SegmentId>,
     pub segments: Vec<SegmentInfo>,

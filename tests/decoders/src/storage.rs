@@ -367,12 +367,16 @@ fn fill(store: &mut DiskStore, range: RangeIx, name: &FileName) -> Result<(), hy
     store.set_ranges(vec![(range, facts)])?;
     store.create(range, name, 5)?;
     let payload = Bytes::from_static(b"some\nlines\n");
-    for n in 0..3 {
+    let first = SegmentId::of(&view());
+    for n in 0..4 {
         let file = store.file(range, name).cloned().unwrap_or_else(|| File::new(5));
-        let id = SegmentId::of(&view());
+        // The last one goes into a segment of its own: the one before is closed.
+        let id = first.with_part(u32::from(n == 3));
         let offset = n * payload.len() as u64;
         let entry = file.next_append(id, ClientId(3), Epoch(1), offset, &payload, xxh3_64(&payload));
         store.append(range, name, id, entry, &payload)?;
     }
+    // Nothing is dropped yet: the first segment file is there.
+    store.trim(range, name, 5, first)?;
     store.sync()
 }

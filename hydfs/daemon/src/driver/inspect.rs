@@ -82,7 +82,6 @@ impl Core {
                 file: name.as_str().to_owned(),
                 nonce: file.nonce,
                 committed: known.map_or(0, |k| k.length),
-                base: file.base,
                 dropped: file.dropped.last,
                 segments: segments.collect(),
             });

@@ -302,7 +302,7 @@ impl Core {
     /// `None`: its base lies within an entry that cannot be read here now.
     fn newlines_before_base(&self, name: &FileName, held: &hydfs::content::File) -> Option<u64> {
         let mut newlines = held.dropped.newlines;
-        let mut left = held.base - held.dropped.bytes;
+        let mut left = held.base.saturating_sub(held.dropped.bytes);
         for segment in &held.segments {
             if left >= segment.bytes {
                 (newlines, left) = (newlines + segment.newlines, left - segment.bytes);

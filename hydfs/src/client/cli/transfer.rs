@@ -182,9 +182,12 @@ impl Target {
 
 pub async fn get(client: &Client, name: &str, to: &Path, out: &mut Out<'_>) -> Result<(), Error> {
     // Asked first: a file that is not there must not leave anything here.
-    let mut stream = match client.get(name, 0..u64::MAX).await {
-        Err(Error::Trimmed { base, .. }) => client.get(name, base..u64::MAX).await?,
-        other => other?,
+    let mut from = 0;
+    let mut stream = loop {
+        match client.get(name, from..u64::MAX).await {
+            Err(Error::Trimmed { base, .. }) => from = base,
+            other => break other?,
+        }
     };
     say_base(name, stream.base());
     if to == Path::new("-") {
