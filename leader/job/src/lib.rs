@@ -6,6 +6,7 @@
 //!   journal    keeps it, in HyDFS
 //!   autoscale  when a stage gets a task, or loses one
 //!   machine    the running job: a state machine without I/O
+//!   standby    leaders that wait for the first one's end
 //! ```
 
 pub mod autoscale;
@@ -13,3 +14,4 @@ pub mod journal;
 pub mod machine;
 pub mod plan;
 pub mod record;
+pub mod standby;

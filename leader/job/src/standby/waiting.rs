@@ -1,0 +1,335 @@
+//! A standby: when it believes that its leader is gone, and what it makes sure of before it leads. A state machine without
+//! I/O.
+//!
+//! ```text
+//!            connected              closed                  nobody listens, or silent for a lease
+//!   Dialling ---------> Linked ----------------> Dialling ----------------------+
+//!      ^                                                                        v
+//!      |                           the journal cannot be read or fenced     Due (by rank)
+//!      +-------------------------------------------------------------------+    |
+//!                                                                          |    v
+//!                             Leading <--- Fencing <---- goes on --- Reading the journal
+//!                                             |                                 |
+//!                                             +--> Over <-- ended, or another leader has it
+//! ```
+
+use std::time::Duration;
+
+use common::clock::Time;
+use common::ids::{Epoch, NodeName};
+use common::lateness::{Lateness, patience};
+
+use super::mutants::Mutant;
+use super::wire::ToStandby;
+use super::{BEATS, TICK};
+use crate::record::{Entry, Record};
+
+/// How much later each standby acts than the one before it: as long as reading and fencing a journal takes, and some more.
+const RANK_WAIT: Duration = Duration::from_millis(700);
+/// How often a leader that does not answer is dialled.
+const DIAL_EVERY: Duration = Duration::from_millis(200);
+/// After a try to take the job up that failed: long enough to find a leader that is well.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// How long it is tried to take the job up, while storage does not answer. Then somebody has to look.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
+
+/// What a standby must know of a journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JournalFacts {
+    /// The block of epochs of the newest leader.
+    pub base: Epoch,
+    /// Where that leader runs; `None`: it is the first.
+    pub leader: Option<(NodeName, u32)>,
+    /// The job has ended, well or not, and nobody has taken it up since.
+    pub ended: bool,
+}
+
+impl JournalFacts {
+    pub fn of(records: &[Record]) -> Self {
+        let mut facts = Self::default();
+        for record in records {
+            match &record.entry {
+                Entry::Resumed { base, node, pid, .. } => {
+                    facts = Self {
+                        base: *base,
+                        leader: Some((node.clone(), *pid)),
+                        ended: false,
+                    };
+                }
+                Entry::End { .. } => facts.ended = true,
+                _ => {}
+            }
+        }
+        facts
+    }
+}
+
+#[derive(Debug, Clone)]
+pub enum StandbyInput {
+    /// The connection is there, and the standby has registered.
+    Connected,
+    /// Nobody listens at the leader's address.
+    Refused,
+    /// The leader could not be reached, and nobody knows why.
+    Unreachable,
+    Heard(ToStandby),
+    /// The connection has ended.
+    Closed,
+    /// What membership says of the leader's node.
+    NodeFailed,
+    NodeAlive,
+    /// The journal as it is, asked for by [`StandbyEffect::Read`].
+    Read(JournalFacts),
+    /// The journal is fenced, and this is in it: asked for by [`StandbyEffect::Fence`].
+    Fenced(JournalFacts),
+    /// The journal could be neither read nor fenced.
+    Failed,
+    Tick,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StandbyEffect {
+    Dial,
+    /// The connection is of no use any more.
+    Hang,
+    Beat {
+        late_ms: u64,
+    },
+    Read,
+    Fence,
+    /// The journal is this one's: it leads the job from here.
+    Lead {
+        why: String,
+    },
+    End {
+        why: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Dialling { again: Option<Time> },
+    Linked,
+    Due { at: Time },
+    Reading,
+    Fencing,
+    Leading,
+    Over,
+}
+
+pub struct Standby {
+    lease: Duration,
+    /// The newest leader's block of epochs when this standby was started: another one means another leader.
+    base: Epoch,
+    rank: u16,
+    state: State,
+    heard: Time,
+    /// How late the leader said that it is.
+    leader_late: Duration,
+    node_failed: bool,
+    lateness: Lateness,
+    next_beat: Time,
+    /// Since when, and why, the leader is taken for gone.
+    gone: Option<(Time, String)>,
+    /// The job is not tried to be taken up before.
+    not_before: Time,
+}
+
+impl Standby {
+    /// `base`: of the leader that started it.
+    pub fn new(now: Time, lease: Duration, base: Epoch) -> Self {
+        Self {
+            lease,
+            base,
+            rank: 0,
+            state: State::Dialling { again: Some(now) },
+            heard: now,
+            leader_late: Duration::ZERO,
+            node_failed: false,
+            lateness: Lateness::new(TICK),
+            next_beat: now,
+            gone: None,
+            not_before: now,
+        }
+    }
+
+    /// Since when the leader is taken for gone.
+    pub fn gone_since(&self) -> Option<Time> {
+        self.gone.as_ref().map(|(at, _)| *at)
+    }
+
+    /// When the leader last gave a sign of life.
+    pub fn heard_at(&self) -> Time {
+        self.heard
+    }
+
+    pub fn handle(&mut self, now: Time, input: StandbyInput, out: &mut Vec<StandbyEffect>) {
+        if matches!(self.state, State::Over | State::Leading) {
+            return;
+        }
+        match input {
+            StandbyInput::Connected => {
+                if let State::Dialling { .. } | State::Due { .. } = self.state {
+                    self.state = State::Linked;
+                    self.next_beat = now;
+                    self.heard(now);
+                }
+            }
+            StandbyInput::Refused => self.take_for_gone(now, || "nobody listens at its address".into()),
+            StandbyInput::Unreachable => {
+                if let State::Dialling { again: again @ None } = &mut self.state {
+                    *again = Some(now + DIAL_EVERY);
+                }
+            }
+            StandbyInput::Heard(ToStandby::Beat { late_ms, rank }) => {
+                self.leader_late = Duration::from_millis(late_ms);
+                self.rank = rank;
+                self.heard(now);
+            }
+            StandbyInput::Heard(ToStandby::Finish { why }) => self.end(why, out),
+            StandbyInput::Heard(ToStandby::OtherJob) => {
+                if self.state == State::Linked {
+                    self.state = State::Dialling { again: None };
+                }
+                self.take_for_gone(now, || "another job's leader has its address".into());
+            }
+            StandbyInput::Closed => {
+                if self.state == State::Linked {
+                    self.state = State::Dialling { again: Some(now) };
+                    self.dial(now, out);
+                }
+            }
+            StandbyInput::NodeFailed => self.node_failed = true,
+            StandbyInput::NodeAlive => self.node_failed = false,
+            StandbyInput::Read(facts) => {
+                if self.state == State::Reading && self.goes_on(&facts, out) {
+                    if Mutant::SkipFence.is_on() {
+                        return self.lead(out);
+                    }
+                    self.state = State::Fencing;
+                    out.push(StandbyEffect::Fence);
+                }
+            }
+            StandbyInput::Fenced(facts) => {
+                // Whoever led before can write no more. What another has done in between was done before the fence.
+                if self.state == State::Fencing && self.has_not_ended(&facts, out) {
+                    self.lead(out);
+                }
+            }
+            StandbyInput::Failed => {
+                if matches!(self.state, State::Reading | State::Fencing) {
+                    let since = self.gone_since().unwrap_or(now);
+                    if now.since(since) >= GIVE_UP_AFTER {
+                        let seconds = GIVE_UP_AFTER.as_secs();
+                        let why = format!("its journal could not be read or fenced for {seconds} s");
+                        return self.end(why, out);
+                    }
+                    // Perhaps it is this node that is cut off, and the leader is well.
+                    self.not_before = now + TRY_AGAIN;
+                    self.state = State::Dialling { again: Some(now) };
+                }
+            }
+            StandbyInput::Tick => self.tick(now, out),
+        }
+    }
+
+    fn heard(&mut self, now: Time) {
+        self.heard = now;
+        if self.state == State::Linked {
+            self.gone = None;
+        }
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Vec<StandbyEffect>) {
+        // Nothing could be heard in that time.
+        self.heard = now.min(self.heard + self.lateness.tick(now));
+        if self.state == State::Linked && now >= self.next_beat {
+            self.next_beat = now + self.lease / BEATS;
+            let late_ms = self.lateness.worst().as_millis() as u64;
+            out.push(StandbyEffect::Beat { late_ms });
+        }
+        match self.state {
+            State::Dialling { .. } | State::Linked
+                if now >= self.not_before && !Mutant::WaitForClose.is_on() =>
+            {
+                let silent = now.since(self.heard);
+                // Membership alone may be wrong: a leader that is heard is there.
+                let accused = self.node_failed && silent >= self.lease / 3;
+                if accused || silent >= patience(self.lease, self.leader_late) {
+                    if self.state == State::Linked {
+                        self.state = State::Dialling { again: None };
+                        out.push(StandbyEffect::Hang);
+                    }
+                    let node = if accused { ", and its node failed" } else { "" };
+                    self.take_for_gone(now, || format!("silent for {} ms{node}", silent.as_millis()));
+                }
+            }
+            _ => {}
+        }
+        match self.state {
+            State::Due { at } if now >= at => {
+                self.state = State::Reading;
+                out.push(StandbyEffect::Read);
+            }
+            State::Dialling { .. } => self.dial(now, out),
+            _ => {}
+        }
+    }
+
+    fn dial(&mut self, now: Time, out: &mut Vec<StandbyEffect>) {
+        if let State::Dialling { again } = &mut self.state
+            && again.is_some_and(|at| now >= at)
+        {
+            *again = None;
+            out.push(StandbyEffect::Dial);
+        }
+    }
+
+    fn take_for_gone(&mut self, now: Time, why: impl FnOnce() -> String) {
+        if !matches!(self.state, State::Dialling { .. }) {
+            return;
+        }
+        self.gone.get_or_insert_with(|| (now, why()));
+        let wait = match Mutant::ForgetRank.is_on() {
+            true => Duration::ZERO,
+            false => RANK_WAIT * u32::from(self.rank),
+        };
+        self.state = State::Due {
+            at: self.not_before.max(now + wait),
+        };
+    }
+
+    /// Nobody else has taken the job up, and there is something to take up.
+    fn goes_on(&mut self, facts: &JournalFacts, out: &mut Vec<StandbyEffect>) -> bool {
+        if facts.base > self.base && !Mutant::IgnoreSuccessor.is_on() {
+            let by = facts
+                .leader
+                .as_ref()
+                .map_or("another leader".into(), |(node, pid)| {
+                    format!("the leader on node {node}, process {pid}")
+                });
+            self.end(format!("the job was taken up by {by}"), out);
+            return false;
+        }
+        self.has_not_ended(facts, out)
+    }
+
+    fn has_not_ended(&mut self, facts: &JournalFacts, out: &mut Vec<StandbyEffect>) -> bool {
+        if facts.ended && !Mutant::TakeUpEnded.is_on() {
+            self.end("the job has ended".into(), out);
+            return false;
+        }
+        true
+    }
+
+    fn lead(&mut self, out: &mut Vec<StandbyEffect>) {
+        self.state = State::Leading;
+        let why = self.gone.take().map_or(String::new(), |(_, why)| why);
+        out.push(StandbyEffect::Lead { why });
+    }
+
+    fn end(&mut self, why: String, out: &mut Vec<StandbyEffect>) {
+        self.state = State::Over;
+        out.push(StandbyEffect::End { why });
+    }
+}
