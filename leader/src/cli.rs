@@ -5,11 +5,12 @@ mod positionals;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use common::ids::JobName;
+use common::ids::{Epoch, JobName};
 use protocol::control::Format;
 
 /// An example that works, shown with every refusal.
@@ -119,6 +120,16 @@ pub struct Request {
 pub enum What {
     Start(Start),
     Resume(Resume),
+    StandBy(StandBy),
+}
+
+/// A job whose leader may end: wait for that.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StandBy {
+    pub job: JobName,
+    pub leader: SocketAddr,
+    /// That leader's processes have epochs above it.
+    pub base: Epoch,
 }
 
 /// A job to be planned and begun.
@@ -145,6 +156,8 @@ pub struct Start {
     pub rate: u64,
     /// Stages gain and lose tasks by themselves.
     pub scaling: Option<job::plan::Scaling>,
+    /// How many leaders wait for this one's end; `None`: one, where there is a node for it.
+    pub standbys: Option<u16>,
 }
 
 /// A job whose leader is gone. `None`: as the job was planned.
@@ -154,6 +167,7 @@ pub struct Resume {
     pub op_timeout: Option<Duration>,
     pub max_restarts: Option<u32>,
     pub poison: Option<Poison>,
+    pub standbys: Option<u16>,
 }
 
 impl Start {

@@ -112,6 +112,13 @@ impl Job<'_> {
         self.child.as_ref().map(Child::id)
     }
 
+    /// The leader was killed by other means: its end is taken note of.
+    pub fn reap(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+
     /// `kill -9` of the leader.
     pub fn kill_leader(&mut self) -> Result<()> {
         ensure!(

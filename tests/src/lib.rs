@@ -20,6 +20,7 @@ pub mod chaos;
 pub mod disks;
 pub mod job;
 pub mod jobs;
+pub mod leaders;
 pub mod network;
 pub mod procs;
 pub mod proxy;

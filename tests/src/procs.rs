@@ -63,6 +63,11 @@ impl Process {
         name == program || name.ends_with(&format!("/{program}"))
     }
 
+    /// A leader that was started as a standby. It may lead now.
+    fn is_standby(&self) -> bool {
+        self.is("leader") && self.option("--standby").is_some()
+    }
+
     /// A variable of the environment it was started with.
     pub fn variable(&self, name: &str) -> Option<String> {
         let all = std::fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
@@ -128,6 +133,18 @@ impl Cluster {
         Ok(all.into_iter().filter(|w| w.task == task).max_by_key(|w| w.epoch))
     }
 
+    /// The processes that were started as standbys of a job's leaders: pid and node. One of them may lead now.
+    pub fn standbys(&self, job: &str) -> Result<Vec<(i32, String)>> {
+        let config = self.config();
+        let config = config.to_string_lossy();
+        let of = |p: &Process| {
+            let ours =
+                p.is_standby() && p.option("--cluster") == Some(&config) && p.option("--job") == Some(job);
+            ours.then(|| Some((p.pid, p.option("--node")?.to_owned())))?
+        };
+        Ok(all()?.iter().filter_map(of).collect())
+    }
+
     /// Foreign operators of a job, with all that they have started. A job's name is of one cluster only in these tests.
     pub fn operators(&self, job: &str) -> Result<Vec<OperatorProcess>> {
         let of = |p: Process| {
@@ -141,14 +158,15 @@ impl Cluster {
         Ok(all()?.into_iter().filter_map(of).collect())
     }
 
-    /// P: every process of a job but its leader, on every node: workers, operators, and what starts workers on a node.
+    /// P: every process of a job but its first leader, on every node: workers, operators, standbys, and what starts workers on a node.
     pub fn left_of(&self, job: &str) -> Result<Vec<String>> {
         let config = self.config();
         let config = config.to_string_lossy();
         let mut left = vec![];
         for p in all()? {
-            let ours =
-                p.option("--cluster") == Some(&config) && p.option("--job") == Some(job) && !p.is("leader");
+            let ours = p.option("--cluster") == Some(&config)
+                && p.option("--job") == Some(job)
+                && (!p.is("leader") || p.is_standby());
             if ours || p.variable("RAINSTORM_JOB").as_deref() == Some(job) {
                 left.push(format!("{} {}", p.pid, p.args.join(" ")));
             }
@@ -181,7 +199,7 @@ impl Cluster {
                 let sshd = format!(" -f {} ", self.path(&format!("run/{node}/sshd_config")).display());
                 let by_option = p.option("--cluster") == Some(&config)
                     && p.option("--node") == Some(node)
-                    && !p.is("leader");
+                    && (!p.is("leader") || p.is_standby());
                 by_option || format!(" {} ", p.args.join(" ")).contains(&sshd)
             })
         };

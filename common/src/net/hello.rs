@@ -47,6 +47,8 @@ pub enum Role {
     Control,
     /// Operator's console to leader.
     Console,
+    /// Standby leader to leader.
+    Standby,
     /// Worker to worker.
     Data,
 }

@@ -217,6 +217,7 @@ mod tests {
                 max_restarts: 1,
                 op_timeout_ms: 1,
                 poison: None,
+                standbys: None,
             },
         });
         entries.extend([launch(1001), launch(1002)]);

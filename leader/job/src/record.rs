@@ -88,6 +88,9 @@ pub struct Settings {
     pub max_restarts: u32,
     pub op_timeout_ms: u64,
     pub poison: Option<String>,
+    /// `None`: as many as before.
+    #[serde(default)]
+    pub standbys: Option<u16>,
 }
 
 impl Settings {
@@ -95,6 +98,7 @@ impl Settings {
         plan.max_restarts = self.max_restarts;
         plan.op_timeout_ms = self.op_timeout_ms;
         plan.poison.clone_from(&self.poison);
+        plan.standbys = self.standbys.unwrap_or(plan.standbys);
     }
 }
 
@@ -200,6 +204,7 @@ mod tests {
                     max_restarts: 1,
                     op_timeout_ms: 2,
                     poison: Some("out.poison".into()),
+                    standbys: None,
                 },
             },
             Entry::End {

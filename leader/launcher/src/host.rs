@@ -19,7 +19,7 @@ use tokio::io::{
 use tokio::sync::mpsc;
 
 use super::kill::kill_worker;
-use super::{Launcher, Order, ProcessEvent};
+use super::{Launcher, Order, ProcessEvent, StandbyOrder};
 use crate::local::Local;
 
 /// How long workers may go on when the leader has gone.
@@ -40,6 +40,8 @@ const SHOWN: usize = 200;
 #[serde(rename_all = "snake_case")]
 pub enum HostCommand {
     Launch(Order),
+    /// Starts a standby leader, which goes on when this host ends.
+    StandBy(StandbyOrder),
     /// Kills that process if it is the host's own, or else process `pid` if its command line holds `must`.
     Kill {
         task: TaskId,
@@ -131,6 +133,10 @@ pub async fn serve(
                     local.launch(order);
                     continue;
                 }
+                Some(Ok(HostCommand::StandBy(order))) => {
+                    local.stand_by(order);
+                    continue;
+                }
                 Some(Ok(HostCommand::Kill { task, epoch, pid, must })) => {
                     let killed = if local.runs(task, epoch) {
                         local.kill(task, epoch, node.clone(), pid);
@@ -146,7 +152,7 @@ pub async fn serve(
                 Some(Err(text)) => break Err(Error::Command(text.chars().take(SHOWN).collect())),
             },
             Some(event) = ended.recv() => {
-                running -= 1;
+                running -= usize::from(event.worker().is_some());
                 HostReply::Event(event)
             }
         };
@@ -173,7 +179,7 @@ async fn tell_ends(
     while *running > 0
         && let Some(event) = ended.recv().await
     {
-        *running -= 1;
+        *running -= usize::from(event.worker().is_some());
         let _ = say(stdout, &HostReply::Event(event)).await;
     }
 }

@@ -49,6 +49,14 @@ pub struct Order {
     pub data: PathBuf,
 }
 
+/// A standby leader to start. It outlives who starts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyOrder {
+    pub node: NodeName,
+    pub program: PathBuf,
+    pub args: Vec<String>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProcessEvent {
     Exited {
@@ -59,6 +67,18 @@ pub enum ProcessEvent {
     },
     /// It was not started.
     Failed { task: TaskId, epoch: Epoch, why: String },
+    /// A standby was not started, or has ended.
+    StandbyEnded { node: NodeName, why: String },
+}
+
+impl ProcessEvent {
+    /// Which worker has ended.
+    pub(crate) fn worker(&self) -> Option<(TaskId, Epoch)> {
+        match self {
+            Self::Exited { task, epoch, .. } | Self::Failed { task, epoch, .. } => Some((*task, *epoch)),
+            Self::StandbyEnded { .. } => None,
+        }
+    }
 }
 
 /// One event for each launch: as many are queued as processes were launched and have not ended.
@@ -68,6 +88,8 @@ pub type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Starts processes; what becomes of them arrives as [`ProcessEvent`]s.
 pub trait Launcher: Send {
     fn launch(&mut self, order: Order);
+    /// Starts a process that goes on when this one ends.
+    fn stand_by(&mut self, order: StandbyOrder);
     /// Best effort: kills that process if it is still the one it was.
     fn kill(&mut self, task: TaskId, epoch: Epoch, node: NodeName, pid: u32);
     /// Leaves nothing of the launcher's own behind.
@@ -117,6 +139,35 @@ pub fn order(
         program,
         args,
         data: node.data.clone(),
+    }
+}
+
+/// The order to start a standby of the leader at `leader`, whose processes have epochs above `base`. `launcher`: how that leader
+/// starts its workers.
+pub fn standby_order(
+    cluster: &Cluster,
+    node: &Node,
+    job: &JobName,
+    leader: SocketAddr,
+    base: Epoch,
+    launcher: &str,
+    own: &Path,
+) -> StandbyOrder {
+    let words = [
+        ("--cluster", cluster.path.display().to_string()),
+        ("--node", node.name.to_string()),
+        ("--job", job.to_string()),
+        ("--standby", leader.to_string()),
+        ("--base", base.to_string()),
+        ("--launcher", launcher.to_owned()),
+    ];
+    StandbyOrder {
+        node: node.name.clone(),
+        program: node.bin.as_deref().unwrap_or(own).join("leader"),
+        args: words
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .collect(),
     }
 }
 

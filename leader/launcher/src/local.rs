@@ -8,16 +8,19 @@ use common::ids::{Epoch, NodeName, TaskId};
 use common::secret::Secret;
 use common::{orphans, spawn, work_folder};
 use nix::sys::signal::Signal;
-use tokio::process::Command;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
-use super::{Closing, Launcher, Order, ProcessEvent, ProcessEvents, attend};
+use super::{Closing, Launcher, Order, ProcessEvent, ProcessEvents, StandbyOrder, attend};
 use common::exit::Exit;
 
 pub struct Local {
     secret: Secret,
     events: ProcessEvents,
     running: BTreeMap<(TaskId, Epoch), (Arc<Notify>, spawn::Guard)>,
+    /// No orphans, though nobody here ends them: one a node.
+    standbys: BTreeMap<NodeName, (orphans::Own, spawn::Guard)>,
 }
 
 impl Local {
@@ -26,6 +29,7 @@ impl Local {
             secret,
             events,
             running: BTreeMap::new(),
+            standbys: BTreeMap::new(),
         }
     }
 
@@ -54,6 +58,34 @@ impl Launcher for Local {
             .insert(id, (kill, spawn::guarded("local-process", run)));
     }
 
+    fn stand_by(&mut self, order: StandbyOrder) {
+        self.standbys.retain(|_, (_, guard)| !guard.is_finished());
+        let StandbyOrder { node, program, args } = order;
+        let mut command = Command::new(&program);
+        // What it has to say is in its log: who started it may be gone.
+        command
+            .args(&args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let failed = |why: String| {
+            let node = node.clone();
+            // The receiver is gone only when the job is over.
+            let _ = self.events.send(ProcessEvent::StandbyEnded { node, why });
+        };
+        let child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => return failed(format!("cannot start {}: {error}", program.display())),
+        };
+        let Some(pid) = child.id() else {
+            return failed("it ended at once".into());
+        };
+        let own = orphans::own(pid);
+        let attend = attend_standby(child, node.clone(), self.secret.clone(), self.events.clone());
+        self.standbys
+            .insert(node, (own, spawn::guarded("standby", attend)));
+    }
+
     fn kill(&mut self, task: TaskId, epoch: Epoch, _: NodeName, _: u32) {
         if let Some((kill, _)) = self.running.get(&(task, epoch)) {
             kill.notify_one();
@@ -63,11 +95,35 @@ impl Launcher for Local {
     fn close(self: Box<Self>) -> Closing {
         // Dropping the tasks kills what still runs.
         Box::pin(async move {
-            drop(self);
+            let Self {
+                running, standbys, ..
+            } = *self;
+            drop(running);
             tokio::task::yield_now().await;
             orphans::end(None, None);
+            drop(standbys);
         })
     }
+}
+
+/// Gives a standby the secret, and tells its end.
+async fn attend_standby(
+    mut child: Child,
+    node: NodeName,
+    secret: Secret,
+    events: ProcessEvents,
+) -> Result<(), std::convert::Infallible> {
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that has ended already does not read it.
+        let _ = stdin.write_all(format!("{}\n", secret.to_hex()).as_bytes()).await;
+    }
+    let exit = child
+        .wait()
+        .await
+        .map_or_else(|e| Exit::Unknown(e.to_string()), Exit::from);
+    let why = format!("its process ended: {exit}; leader.log on node {node} says why");
+    let _ = events.send(ProcessEvent::StandbyEnded { node, why });
+    Ok(())
 }
 
 async fn run(

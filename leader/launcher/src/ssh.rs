@@ -17,7 +17,10 @@ use tokio::task::JoinHandle;
 
 use super::host::{self, HostCommand, HostReply};
 use super::remote::{Channel, Remote, Unreachable, reason};
-use super::{Closing, DRAIN, LastLines, Launcher, Order, ProcessEvent, ProcessEvents, signature, with_last};
+use super::{
+    Closing, DRAIN, LastLines, Launcher, Order, ProcessEvent, ProcessEvents, StandbyOrder, signature,
+    with_last,
+};
 use common::exit::Exit;
 
 /// A host answers as soon as it is there.
@@ -120,6 +123,19 @@ impl Launcher for Ssh {
         };
         // The receiver is gone only when the job is over.
         let _ = self.events.send(ProcessEvent::Failed { task, epoch, why });
+    }
+
+    fn stand_by(&mut self, order: StandbyOrder) {
+        let node = order.node.clone();
+        let word = HostRequest::Command(HostCommand::StandBy(order));
+        if self
+            .nodes
+            .get(&node)
+            .is_none_or(|(ask, _)| ask.try_send(word).is_err())
+        {
+            let why = format!("the SSH session of node {node} takes no orders");
+            let _ = self.events.send(ProcessEvent::StandbyEnded { node, why });
+        }
     }
 
     fn kill(&mut self, task: TaskId, epoch: Epoch, node: NodeName, pid: u32) {
@@ -332,6 +348,10 @@ impl Keeper {
                 let why = error.to_string();
                 let _ = self.events.send(ProcessEvent::Failed { task, epoch, why });
             }
+            HostRequest::Command(HostCommand::StandBy(StandbyOrder { node, .. })) => {
+                let why = error.to_string();
+                let _ = self.events.send(ProcessEvent::StandbyEnded { node, why });
+            }
             HostRequest::Command(HostCommand::Kill { task, epoch, pid, .. }) => {
                 tracing::info!(%task, %epoch, node = %error.node, pid, why = %error, "TASK_KILL_FAILED");
             }
@@ -344,9 +364,9 @@ impl Keeper {
         match said {
             HostReply::Ready | HostReply::KilledProcess { .. } => {}
             HostReply::Event(event) => {
-                let (ProcessEvent::Exited { task, epoch, .. } | ProcessEvent::Failed { task, epoch, .. }) =
-                    &event;
-                host.running.remove(&(*task, *epoch));
+                if let Some(worker) = event.worker() {
+                    host.running.remove(&worker);
+                }
                 let _ = self.events.send(event);
             }
             HostReply::Killed {
@@ -384,9 +404,9 @@ impl Keeper {
         // Told before it was lost.
         while let Ok(last_said) = said.try_recv() {
             if let HostReply::Event(event) = last_said {
-                let (ProcessEvent::Exited { task, epoch, .. } | ProcessEvent::Failed { task, epoch, .. }) =
-                    &event;
-                left.remove(&(*task, *epoch));
+                if let Some(worker) = event.worker() {
+                    left.remove(&worker);
+                }
                 let _ = self.events.send(event);
             }
         }

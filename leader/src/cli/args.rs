@@ -1,17 +1,18 @@
 //! The options, and what of them goes together.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use common::ids::JobName;
+use common::ids::{Epoch, JobName};
 use ops::foreign::DESCRIBE_WITHIN;
 use protocol::control::Format;
 
 use super::positionals::Positionals;
 use super::{
-    Console, Error, IfExists, LauncherKind, Poison, Productions, Progress, Request, Resume, Start, What,
-    refuse,
+    Console, Error, IfExists, LauncherKind, Poison, Productions, Progress, Request, Resume, StandBy, Start,
+    What, refuse,
 };
 use job::plan::Scaling;
 
@@ -44,7 +45,10 @@ Example: lines with `static` in them, `static` written large, three tasks per st
 --resume JOB: takes up a job whose leader was killed, or that failed, from any node of the cluster. Nothing is read
   or written twice that should not be. The whole output of the job is printed, from where it began in the
   destination, also what its earlier leader printed: each tuple once per invocation. With it go --cluster, --node,
-  --console, --summary, --report, --progress, --launcher, and as changes to the plan --op-timeout, --max-restarts, --poison.
+  --console, --summary, --report, --progress, --launcher, and as changes to the plan --op-timeout, --max-restarts, --poison,
+  --standbys.
+--standbys N: when this leader dies, one of them takes the job up by itself, as --resume does. The output in HyDFS goes on;
+  what this leader printed to its terminal does not. `rainstormctl attach JOB` prints it from anywhere.
 
 Output tuples go to standard output as they become final, everything else to standard error.
 Exit code: 0 done, 1 the job failed (why is the last line), 2 bad usage.";
@@ -131,9 +135,17 @@ pub(super) struct Args {
     /// Allow a source and a destination that RainStorm keeps for itself: under jobs/ and ops/, and *.poison
     #[arg(long)]
     system: bool,
+    /// How many leaders wait on other nodes, to take the job up when this one dies, up to 7 [default: 1 where there is a second node]
+    #[arg(long, value_name = "N")]
+    standbys: Option<u16>,
     /// Takes up a job whose leader is gone; see below
     #[arg(long, value_name = "JOB")]
     resume: Option<String>,
+    // Leaders start it; nobody needs to by hand.
+    #[arg(long, value_name = "LEADER", hide = true, requires = "job", requires = "base")]
+    standby: Option<SocketAddr>,
+    #[arg(long, value_name = "EPOCH", hide = true, requires = "standby")]
+    base: Option<u64>,
     /// See below
     #[arg(
         value_name = "ARGUMENTS",
@@ -146,29 +158,44 @@ pub(super) struct Args {
 
 const OP_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_RESTARTS: u32 = 5;
+const MOST_STANDBYS: u16 = 7;
 
 impl Args {
     pub fn check(self) -> Result<Request, Error> {
         let op_timeout = self.op_timeout.map(|s| seconds("--op-timeout", s)).transpose()?;
-        let what = match &self.resume {
-            Some(job) => What::Resume(Resume {
+        if self.standbys.is_some_and(|n| n > MOST_STANDBYS) {
+            let what = format!("give 0 to {MOST_STANDBYS}");
+            return Err(Error::Option {
+                option: "--standbys",
+                what,
+            });
+        }
+        let what = match (&self.resume, self.standby) {
+            (None, Some(leader)) => What::StandBy(StandBy {
+                job: job_name("--job", self.job.as_deref().unwrap_or_default())?,
+                leader,
+                base: Epoch(self.base.unwrap_or(0)),
+            }),
+            (Some(job), _) => What::Resume(Resume {
                 job: job_name("--resume", job)?,
                 op_timeout,
                 max_restarts: self.max_restarts,
                 poison: self.poison,
+                standbys: self.standbys,
             }),
-            None => What::Start(self.start(op_timeout)?),
+            (None, None) => What::Start(self.start(op_timeout)?),
         };
         if self.resume.is_some() {
             self.alone()?;
         }
+        let unseen = matches!(what, What::StandBy(_));
         Ok(Request {
             cluster: self.cluster,
             node: self.node,
-            console: self.console,
+            console: if unseen { Console::None } else { self.console },
             summary: self.summary,
             report: self.report,
-            progress: self.progress,
+            progress: if unseen { Progress::Never } else { self.progress },
             launcher: self.launcher,
             what,
         })
@@ -273,6 +300,7 @@ impl Args {
                 most: self.max_tasks.unwrap_or(given.tasks.saturating_mul(2).max(8)),
                 stateful: self.scale_stateful,
             }),
+            standbys: self.standbys,
         };
         if start.poison == Poison::Skip {
             let file = hydfs::client::names::poison_file(&start.dest);

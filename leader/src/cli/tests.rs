@@ -15,7 +15,7 @@ fn start(line: &str) -> Result<(Request, Start), Error> {
     let request = run(line)?;
     match request.what.clone() {
         What::Start(start) => Ok((request, start)),
-        What::Resume(_) => panic!("{line} resumes"),
+        _ => panic!("{line} starts nothing"),
     }
 }
 

@@ -1,18 +1,21 @@
-//! The control port: who connects is either a worker, which registers first, or a console, which asks.
+//! The control port: who connects is a worker or a standby, which register first, or a console, which asks.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::ids::{Epoch, JobName, TaskId};
+use common::ids::{Epoch, JobName, NodeName, TaskId};
 use common::net::door::{self, Guest, Limits};
 use common::net::{self, Connection, Identity, Role};
 use protocol::control::{ToLeader, ToWorker};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use api::wire;
 use job::machine::ConnId;
+use job::standby::wire::{FromStandby, ToStandby};
 
 /// A job has a thousand tasks a stage at most, and processes of a task that was replaced go soon.
 const LIMITS: Limits = Limits {
@@ -25,6 +28,8 @@ pub const HEARD: usize = 4096;
 /// a thousand a stage at most.
 const TOLD: usize = 16_384;
 const REGISTER_WITHIN: Duration = Duration::from_secs(5);
+/// Beats to one standby that it has not taken. More says that it takes nothing.
+const BEATS: usize = 64;
 
 /// What the control port hears.
 pub enum ControlEvent {
@@ -42,6 +47,16 @@ pub enum ControlEvent {
     },
     Closed {
         conn: ConnId,
+    },
+    StandbyRegistered {
+        conn: ConnId,
+        node: NodeName,
+        pid: u32,
+        out: mpsc::Sender<ToStandby>,
+    },
+    StandbyBeat {
+        conn: ConnId,
+        late_ms: u64,
     },
     Asked {
         request: wire::Request,
@@ -62,6 +77,7 @@ pub async fn listen(listener: TcpListener, me: Identity, job: JobName, tell: Tel
 async fn serve(guest: Guest, job: JobName, tell: Tell) -> Result<(), net::Error> {
     match guest.connection.peer.role {
         Role::Control => worker(guest.connection, &job, ConnId(guest.number), tell).await,
+        Role::Standby => standby(guest.connection, &job, ConnId(guest.number), tell).await,
         Role::Console => console(guest.connection, tell).await,
         role => {
             guest.refuse(format_args!("a leader does not serve {role:?}"));
@@ -104,26 +120,64 @@ async fn worker(
     let _ = tell.send(registered).await;
     let Connection { tx, rx, .. } = connection;
     let end = tokio::select! {
-        end = read(rx, conn, &tell) => end,
+        end = read(rx, &tell, |message| ControlEvent::Message { conn, message }) => end,
         end = write(tx, queue) => end,
     };
     let _ = tell.send(ControlEvent::Closed { conn }).await;
+    unless_gone(end)
+}
+
+/// A process that was killed is not worth a line: the job's own events tell of it.
+fn unless_gone(end: Result<(), net::Error>) -> Result<(), net::Error> {
     match end {
-        // A process that was killed is not worth a line: the job's own events tell of it.
         Err(net::Error::Io(_) | net::Error::Closed) => Ok(()),
         other => other,
     }
 }
 
-async fn read(mut rx: net::Receiver, conn: ConnId, tell: &Tell) -> Result<(), net::Error> {
+async fn standby(
+    mut connection: Connection,
+    job: &JobName,
+    conn: ConnId,
+    tell: Tell,
+) -> Result<(), net::Error> {
+    let first = tokio::time::timeout(REGISTER_WITHIN, connection.rx.recv::<FromStandby>()).await;
+    let Some(FromStandby::Register { job: its, node, pid }) = first.map_err(|_| net::Error::Timeout)?? else {
+        return Err(net::Error::Closed);
+    };
+    if its != *job {
+        return connection.tx.send(&ToStandby::OtherJob).await;
+    }
+    let (out, queue) = mpsc::channel(BEATS);
+    let _ = tell
+        .send(ControlEvent::StandbyRegistered { conn, node, pid, out })
+        .await;
+    let Connection { tx, rx, .. } = connection;
+    let beat = |said| match said {
+        FromStandby::Beat { late_ms } => ControlEvent::StandbyBeat { conn, late_ms },
+        FromStandby::Register { .. } => ControlEvent::StandbyBeat { conn, late_ms: 0 },
+    };
+    let end = tokio::select! {
+        end = read(rx, &tell, beat) => end,
+        end = write(tx, queue) => end,
+    };
+    let _ = tell.send(ControlEvent::Closed { conn }).await;
+    unless_gone(end)
+}
+
+async fn read<T: DeserializeOwned>(
+    mut rx: net::Receiver,
+    tell: &Tell,
+    event: impl Fn(T) -> ControlEvent,
+) -> Result<(), net::Error> {
     while let Some(message) = rx.recv().await? {
-        let _ = tell.send(ControlEvent::Message { conn, message }).await;
+        let _ = tell.send(event(message)).await;
     }
     Ok(())
 }
 
 /// Ends when the sender is dropped and all is sent.
-async fn write(mut tx: net::Sender, mut queue: mpsc::Receiver<ToWorker>) -> Result<(), net::Error> {
+async fn write<T: Serialize>(mut tx: net::Sender, mut queue: mpsc::Receiver<T>) -> Result<(), net::Error> {
     while let Some(message) = queue.recv().await {
         tx.send(&message).await?;
     }
@@ -144,7 +198,6 @@ async fn console(mut connection: Connection, tell: Tell) -> Result<(), net::Erro
 mod tests {
     use super::*;
     use common::cluster::Security;
-    use common::ids::NodeName;
     use common::secret::Secret;
     use common::spawn;
 

@@ -33,8 +33,13 @@ pub enum Error {
     #[error("job {job} failed: {why}")]
     Job { job: common::ids::JobName, why: String },
     /// This leader was taken for gone, or was told to go.
-    #[error("job {job} was taken up by another leader, this one has stopped: {why}")]
-    Replaced { job: common::ids::JobName, why: String },
+    #[error("job {job} was taken up by {by}, this one has stopped: {why}")]
+    Replaced {
+        job: common::ids::JobName,
+        /// Which leader has it.
+        by: String,
+        why: String,
+    },
     #[error(
         "job {job} is done, but its output could not be printed in full: {why}; read it with: hydfs cat {dest}"
     )]

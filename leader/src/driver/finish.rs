@@ -19,6 +19,7 @@ use crate::summary::{Summary, Times};
 use job::journal;
 use job::machine::TICK;
 use job::record::Entry;
+use job::standby::JournalFacts;
 
 /// How long workers have to exit when they are told to, and again when they are killed.
 const EXIT_WITHIN: Duration = Duration::from_secs(2);
@@ -120,16 +121,20 @@ impl Run {
             tracing::warn!(file = %file, error = %error, "NOT_KEPT");
             whys.push(format!("{what} could not be kept in {file}: {error}"));
         }
+        let flushed = tokio::time::timeout(EXIT_WITHIN, self.journal.flush()).await;
+        // Not before: if this leader is killed now, one of them ends the job. Nor if the journal is another's: then they find
+        // out who has the job, or take it up.
+        if self.replaced.is_none() && !self.journal_lost && !matches!(flushed, Ok(Err(_))) {
+            self.end_standbys("the job has ended").await;
+        }
         let Self {
             base,
             job,
-            mut journal,
             launcher,
             mut replaced,
             ..
         } = self;
-        let flush = tokio::time::timeout(EXIT_WITHIN, journal.flush());
-        let (flushed, ()) = tokio::join!(flush, launcher.close());
+        launcher.close().await;
         let plan = job.plan();
         match flushed {
             Ok(Err(error @ hydfs::client::Error::Fenced { .. })) => {
@@ -140,10 +145,10 @@ impl Run {
             _ => {}
         }
         if let Some(why) = replaced {
-            return Err(Error::Replaced {
-                job: plan.job.clone(),
-                why,
-            });
+            let job = plan.job.clone();
+            let by = who_has(&base.client, &job).await;
+            tracing::warn!(by, "RUN_REPLACED");
+            return Err(Error::Replaced { job, by, why });
         }
         if job.lossy() > 0 {
             base.screen.say(&format!(
@@ -192,6 +197,19 @@ impl Run {
                 why: whys.join("; "),
             }),
         }
+    }
+}
+
+/// The leader that has taken the job up, for people.
+async fn who_has(client: &hydfs::client::Client, job: &common::ids::JobName) -> String {
+    let read = tokio::time::timeout(EXIT_WITHIN, journal::read(client, job)).await;
+    let facts = read
+        .ok()
+        .and_then(Result::ok)
+        .map(|records| JournalFacts::of(&records));
+    match facts.and_then(|facts| facts.leader) {
+        Some((node, pid)) => format!("the leader on node {node}, process {pid}"),
+        None => "another leader".into(),
     }
 }
 

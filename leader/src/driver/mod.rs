@@ -7,6 +7,7 @@
 //!   follow.rs    looks out for new files
 //!   finish.rs    the end: workers go, the rest is printed, figures are written
 //!   report.rs    events to the log, rows for the console
+//!   standbys.rs  the leaders that wait for this one's end
 //!   watched.rs   snapshots for the page
 //! ```
 
@@ -18,6 +19,7 @@ mod prepare;
 mod printing;
 mod report;
 mod run;
+mod standbys;
 mod watched;
 
 use common::output;
@@ -56,5 +58,6 @@ pub async fn run(request: Request, started_us: u64) -> Result<(), Error> {
             run::run(*ready, signals).await
         }
         prepare::Outcome::DryRun(text) => Ok(output::print(&text)?),
+        prepare::Outcome::NotNeeded => Ok(()),
     }
 }

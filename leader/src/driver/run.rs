@@ -21,11 +21,13 @@ use super::follow::{FoundFiles, Lookout};
 use super::prepare::{Base, Ready};
 use super::printing::Printing;
 use super::report;
+use super::standbys::StandbyLinks;
 use crate::progress::Display;
 use api::wire::{Reply, Request};
 use job::journal::Journal;
 use job::machine::{ConnId, Effect, Input, Job, JobEvent, TICK};
 use job::record::{Entry, Ticket};
+use job::standby::StandbysInput;
 use launcher::{self, Launcher};
 use page::{Dashboard, Outcome};
 
@@ -42,8 +44,8 @@ pub(super) struct Run {
     pub job: Job,
     pub journal: Journal,
     pub launcher: Box<dyn Launcher>,
-    addr: SocketAddr,
-    own_folder: PathBuf,
+    pub addr: SocketAddr,
+    pub own_folder: PathBuf,
     conns: BTreeMap<ConnId, mpsc::Sender<ToWorker>>,
     lookout: Option<Lookout>,
     /// It was told to look for the last time.
@@ -56,10 +58,11 @@ pub(super) struct Run {
     rate_asked: Vec<(u64, oneshot::Sender<Reply>)>,
     /// When the last stage first reported output: for runs that print nothing.
     pub first_report_us: Option<u64>,
+    pub standbys: StandbyLinks,
     /// Another leader has the job: why this one knows.
     pub replaced: Option<String>,
     /// Nothing can be written any more.
-    journal_lost: bool,
+    pub journal_lost: bool,
     outcome: Option<Result<(), String>>,
 }
 
@@ -75,6 +78,7 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
         launcher,
         mut launched,
         own_folder,
+        standbys,
     } = ready;
     let plan = job.plan();
     report::run_start(plan, &base.node.name, addr);
@@ -105,6 +109,7 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
         dashboard,
         rate_asked: Vec::new(),
         first_report_us: None,
+        standbys: StandbyLinks::new(standbys),
         replaced: None,
         journal_lost: false,
         outcome: None,
@@ -131,6 +136,7 @@ pub async fn run(ready: Ready, mut signals: Signals) -> Result<(), Error> {
             found = found(&mut run.lookout) => run.found(found),
             _ = tick.tick() => {
                 run.give(Input::Tick);
+                run.give_standbys(StandbysInput::Tick);
                 let now = clock::now();
                 display.show(&run.job, now);
                 run.note_arrivals(now);
@@ -263,7 +269,6 @@ impl Run {
         let job = self.job.plan().job.clone();
         let why = match &error {
             StoreError::Fenced { .. } => {
-                tracing::warn!(error = %error, "RUN_REPLACED");
                 self.replaced = Some(error.to_string());
                 error.to_string()
             }
@@ -355,6 +360,15 @@ impl Run {
             ControlEvent::Closed { conn } => {
                 self.conns.remove(&conn);
                 self.give(Input::ConnClosed { conn });
+                self.standbys.remove(conn);
+                self.give_standbys(StandbysInput::Closed { conn });
+            }
+            ControlEvent::StandbyRegistered { conn, node, pid, out } => {
+                self.standbys.add(conn, out);
+                self.give_standbys(StandbysInput::Registered { conn, node, pid });
+            }
+            ControlEvent::StandbyBeat { conn, late_ms } => {
+                self.give_standbys(StandbysInput::Beat { conn, late_ms });
             }
             ControlEvent::Asked {
                 request: Request::SetRate(rate),
@@ -397,6 +411,9 @@ impl Run {
             launcher::ProcessEvent::Failed { task, epoch, why } => {
                 self.give(Input::LaunchFailed { task, epoch, why })
             }
+            launcher::ProcessEvent::StandbyEnded { node, why } => {
+                self.give_standbys(StandbysInput::StartFailed { node, why });
+            }
         }
     }
 
@@ -408,8 +425,14 @@ impl Run {
         for member in view.members.values() {
             let name = member.name.clone();
             match member.state {
-                memberd::State::Failed | memberd::State::Left => self.give(Input::NodeFailed(name)),
-                memberd::State::Alive => self.give(Input::NodeAlive(name)),
+                memberd::State::Failed | memberd::State::Left => {
+                    self.give(Input::NodeFailed(name.clone()));
+                    self.give_standbys(StandbysInput::NodeFailed(name));
+                }
+                memberd::State::Alive => {
+                    self.give(Input::NodeAlive(name.clone()));
+                    self.give_standbys(StandbysInput::NodeAlive(name));
+                }
                 memberd::State::Suspect => {}
             }
         }

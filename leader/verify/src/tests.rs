@@ -227,6 +227,7 @@ fn the_journal_says_whether_the_job_has_ended() {
         max_restarts: 1,
         op_timeout_ms: 1,
         poison: Some("out.poison".into()),
+        standbys: None,
     };
     let again = Entry::Resumed {
         base: Epoch(1000),

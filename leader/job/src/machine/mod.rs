@@ -200,6 +200,11 @@ impl Job {
         self.tasks.get(id)
     }
 
+    /// This leader's processes have epochs above it.
+    pub fn base(&self) -> Epoch {
+        self.base
+    }
+
     /// How many processes were replaced so far.
     pub fn restarts(&self) -> u32 {
         self.tasks.restarts()

@@ -212,6 +212,7 @@ mod tests {
             max_restarts: 9,
             op_timeout_ms: 1,
             poison: None,
+            standbys: None,
         }
     }
 

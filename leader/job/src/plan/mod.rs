@@ -140,6 +140,9 @@ pub struct Plan {
     pub scaling: Option<Scaling>,
     #[serde(default)]
     pub routing: Routing,
+    /// How many leaders wait on other nodes for this one's end.
+    #[serde(default)]
+    pub standbys: u16,
 }
 
 impl Plan {

@@ -59,5 +59,6 @@ pub fn sample(stages: u16, tasks: u16, sources: u16, nodes: &[NodeName]) -> Plan
         skips: BTreeMap::new(),
         scaling: None,
         routing: Routing::default(),
+        standbys: 0,
     }
 }

@@ -288,6 +288,7 @@ impl World {
                 max_restarts: 1,
                 op_timeout_ms: 1,
                 poison: None,
+                standbys: None,
             },
         });
         self.lead(node, fence, resumed.base);

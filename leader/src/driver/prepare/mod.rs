@@ -3,6 +3,7 @@
 
 pub(super) mod files;
 mod resume;
+mod standby;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use common::cluster::{Cluster, Node};
 use common::ids::{JobName, NodeName};
 use common::net::Identity;
 use common::replacement;
+use common::secret::Secret;
 use common::signals::Stop;
 use common::telemetry;
 use hydfs::client::Client;
@@ -27,6 +29,7 @@ use crate::cli::{LauncherKind, Request, What};
 use crate::progress::Screen;
 use job::journal::Journal;
 use job::machine::Job;
+use job::standby::Standbys;
 use launcher::ssh::{Opening, Ssh};
 use launcher::{self, Launcher, local::Local};
 use page::Events;
@@ -46,11 +49,14 @@ pub struct Ready {
     pub launched: mpsc::UnboundedReceiver<launcher::ProcessEvent>,
     /// Where this program is: workers are beside it unless the cluster file says otherwise.
     pub own_folder: PathBuf,
+    pub standbys: Standbys,
 }
 
 pub enum Outcome {
     Ready(Box<Ready>),
     DryRun(String),
+    /// A standby that had nothing to take up.
+    NotNeeded,
 }
 
 /// Asked to stop, it leaves nothing behind and ends with [`Error::Stopped`].
@@ -63,6 +69,10 @@ pub async fn prepare(request: Request, started_us: u64, stop: &Stop) -> Result<O
             .unless(resume::prepare(request, how, started_us))
             .await
             .map_err(Error::Stopped)?,
+        What::StandBy(how) => stop
+            .unless(standby::prepare(request, how, started_us))
+            .await
+            .unwrap_or(Ok(Outcome::NotNeeded)),
     }
 }
 
@@ -83,7 +93,8 @@ pub struct Base {
 }
 
 impl Base {
-    fn new(request: Request, job: &JobName) -> Result<Self, Error> {
+    /// `secret`: where the cluster's own secret file is not to be read.
+    fn new(request: Request, job: &JobName, secret: Option<Secret>) -> Result<Self, Error> {
         let cluster = Arc::new(Cluster::find(request.cluster.as_deref())?);
         let node = match &request.node {
             Some(name) => cluster.node(name)?,
@@ -95,7 +106,10 @@ impl Base {
             })?,
         }
         .clone();
-        let secret = cluster.secret()?;
+        let secret = match secret {
+            Some(secret) => secret,
+            None => cluster.secret()?,
+        };
         let screen = Screen::new(request.progress);
         let events = Events::default();
         let tap = Some(events.tap());
@@ -125,8 +139,14 @@ impl Base {
 
     /// Not usable as the job starts.
     fn failed(&self, alive: &BTreeSet<NodeName>) -> BTreeSet<NodeName> {
-        let all = self.cluster.nodes.iter().map(|n| n.name.clone());
-        all.filter(|name| !alive.contains(name)).collect()
+        let mut all = self.all_nodes();
+        all.retain(|name| !alive.contains(name));
+        all.into_iter().collect()
+    }
+
+    /// In the cluster file's order.
+    fn all_nodes(&self) -> Vec<NodeName> {
+        self.cluster.nodes.iter().map(|n| n.name.clone()).collect()
     }
 }
 
@@ -137,18 +157,27 @@ struct LeaderEndpoint {
 }
 
 impl Ready {
+    /// `failed`: nodes that are not usable as it starts.
     fn new(
         base: Base,
         started_us: u64,
         job: Job,
         journal: Journal,
         place: LeaderEndpoint,
+        failed: BTreeSet<NodeName>,
     ) -> Result<Self, Error> {
         let LeaderEndpoint { listener, launcher } = place;
         let addr = listener.local_addr().map_err(|source| Error::Io {
             what: "the control port".into(),
             source,
         })?;
+        let standbys = Standbys::new(
+            job.plan().standbys,
+            base.cluster.job_lease(),
+            base.node.name.clone(),
+            base.all_nodes(),
+            failed,
+        );
         Ok(Self {
             base,
             started_us,
@@ -159,6 +188,7 @@ impl Ready {
             launcher: launcher.0,
             launched: launcher.1,
             own_folder: own_folder()?,
+            standbys,
         })
     }
 }

@@ -1,7 +1,9 @@
 //! A job that is taken up: what its journal says is read first, refused if it must be, then fenced and read again. From the
 //! fence on no earlier leader can write, so what is decided then stays true.
 
-use common::ids::{Epoch, JobName};
+use std::collections::BTreeSet;
+
+use common::ids::{Epoch, JobName, NodeName};
 use hydfs::client::Error as StoreError;
 use hydfs::client::names::poison_file;
 
@@ -14,11 +16,11 @@ use api::wire;
 use job::journal::{self, Journal, OpenError};
 use job::machine::{Config, Job, ResumeError, Resumed, resume};
 use job::plan::Plan;
-use job::record::{Entry, Settings};
+use job::record::{Entry, Record, Settings};
 
 pub(super) async fn prepare(request: Request, how: Resume, started_us: u64) -> Result<Outcome, Error> {
     let job = how.job.clone();
-    let base = Base::new(request, &job)?;
+    let base = Base::new(request, &job, None)?;
     let client = &base.client;
     let refuse_it = |error| refuse(&job, error);
 
@@ -33,20 +35,7 @@ pub(super) async fn prepare(request: Request, how: Resume, started_us: u64) -> R
     let nodes = place_of(&base.cluster, &alive);
     let taken = async {
         let taken = Journal::take_over(client, &job).await;
-        let (mut journal, records, fence) = taken.map_err(|e| unreadable(&job, e))?;
-        let mut resumed = resume(&records, fence).map_err(refuse_it)?;
-        let settings = settings(&how, &resumed.plan);
-        settings.apply(&mut resumed.plan);
-        let resuming = Entry::Resumed {
-            base: resumed.base,
-            node: base.node.name.clone(),
-            pid: std::process::id(),
-            settings,
-        };
-        journal.write(resuming);
-        let flushed = async { Ok(journal.flush().await?) };
-        ((), resumed.before) = tokio::try_join!(flushed, destination(&base, &resumed))?;
-        Ok((journal, resumed))
+        carry_on(&base, &how, taken.map_err(|e| unreadable(&job, e))?).await
     };
     let bound = async { bind(&base.cluster, &base.node).await };
     let ((journal, resumed), gone, listener) = tokio::try_join!(taken, opened(hosts, &nodes), bound)?;
@@ -54,19 +43,47 @@ pub(super) async fn prepare(request: Request, how: Resume, started_us: u64) -> R
         node = %base.node.name, pid = std::process::id(), base = %resumed.base, done = resumed.done.len(),
         failed = resumed.failed.as_deref().unwrap_or(""), "RUN_RESUME"
     );
+    let failed = base.failed(&(&alive - &gone));
+    let place = LeaderEndpoint { listener, launcher };
+    ready(base, started_us, (journal, resumed), place, failed)
+}
+
+/// What a fenced journal says is carried on from here, and the journal says so.
+pub(super) async fn carry_on(
+    base: &Base,
+    how: &Resume,
+    (mut journal, records, fence): (Journal, Vec<Record>, Epoch),
+) -> Result<(Journal, Resumed), Error> {
+    let mut resumed = resume(&records, fence).map_err(|error| refuse(&how.job, error))?;
+    let settings = settings(how, &resumed.plan);
+    settings.apply(&mut resumed.plan);
+    let resuming = Entry::Resumed {
+        base: resumed.base,
+        node: base.node.name.clone(),
+        pid: std::process::id(),
+        settings,
+    };
+    journal.write(resuming);
+    let flushed = async { Ok(journal.flush().await?) };
+    ((), resumed.before) = tokio::try_join!(flushed, destination(base, &resumed))?;
+    Ok((journal, resumed))
+}
+
+/// `failed`: nodes that are not usable as it goes on.
+pub(super) fn ready(
+    base: Base,
+    started_us: u64,
+    (journal, resumed): (Journal, Resumed),
+    place: LeaderEndpoint,
+    failed: BTreeSet<NodeName>,
+) -> Result<Outcome, Error> {
     let config = Config {
         lease: base.cluster.job_lease(),
         max_restarts: resumed.plan.max_restarts,
     };
-    let all = base.cluster.nodes.iter().map(|n| n.name.clone()).collect();
-    let job = Job::resumed(resumed, config, all, base.failed(&(&alive - &gone)));
-    Ok(Outcome::Ready(Box::new(Ready::new(
-        base,
-        started_us,
-        job,
-        journal,
-        LeaderEndpoint { listener, launcher },
-    )?)))
+    let job = Job::resumed(resumed, config, base.all_nodes(), failed.clone());
+    let ready = Ready::new(base, started_us, job, journal, place, failed)?;
+    Ok(Outcome::Ready(Box::new(ready)))
 }
 
 /// A leader that answers for this job is not gone.
@@ -124,6 +141,7 @@ fn settings(how: &Resume, plan: &Plan) -> Settings {
             Some(Poison::Fail) => None,
             Some(Poison::Skip) => Some(poison_file(&plan.dest)),
         },
+        standbys: how.standbys,
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn prepare(
         Some(job) => job.clone(),
         None => job_name()?,
     };
-    let base = Base::new(request, &job)?;
+    let base = Base::new(request, &job, None)?;
     let client = &base.client;
     let (launcher, hosts) = start_launcher(&base, &job, !start.dry_run)?;
 
@@ -58,7 +58,8 @@ pub(super) async fn prepare(
         .flat_map(|r| &r.notes)
         .for_each(|note| base.screen.say(note));
     let nodes = place_of(&base.cluster, &alive);
-    let plan = planned(&start, job, &inputs, &resolved, dest, &nodes)?;
+    let mut plan = planned(&start, job, &inputs, &resolved, dest, &nodes)?;
+    plan.standbys = start.standbys.unwrap_or(u16::from(base.cluster.nodes.len() > 1));
     if start.dry_run {
         return Ok(Outcome::DryRun(plan.describe()));
     }
@@ -105,15 +106,11 @@ pub(super) async fn prepare(
         lease: base.cluster.job_lease(),
         max_restarts: plan.max_restarts,
     };
-    let all = base.cluster.nodes.iter().map(|n| n.name.clone()).collect();
-    let job = Job::new(plan, config, all, base.failed(&(&alive - &gone)));
-    Ok(Outcome::Ready(Box::new(Ready::new(
-        base,
-        started_us,
-        job,
-        journal,
-        LeaderEndpoint { listener, launcher },
-    )?)))
+    let failed = base.failed(&(&alive - &gone));
+    let job = Job::new(plan, config, base.all_nodes(), failed.clone());
+    let place = LeaderEndpoint { listener, launcher };
+    let ready = Ready::new(base, started_us, job, journal, place, failed)?;
+    Ok(Outcome::Ready(Box::new(ready)))
 }
 
 /// Removes what was made for a job that does not begin, and nothing of others'.
@@ -236,6 +233,7 @@ fn planned(
         skips: Default::default(),
         scaling: start.scaling,
         routing: Default::default(),
+        standbys: 0,
     })
 }
 

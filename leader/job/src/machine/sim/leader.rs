@@ -100,6 +100,7 @@ impl World {
                 max_restarts: 1,
                 op_timeout_ms: 1,
                 poison: resumed.plan.poison.clone(),
+                standbys: None,
             },
         }));
         self.said_done = resumed.done.keys().copied().collect();

@@ -1,0 +1,107 @@
+//! The leader's standbys: what [`Standbys`] decides is carried out here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::clock;
+use job::machine::ConnId;
+use job::standby::wire::ToStandby;
+use job::standby::{Standbys, StandbysEffect, StandbysEvent, StandbysInput};
+use tokio::sync::mpsc;
+
+use super::run::Run;
+use crate::cli::LauncherKind;
+
+/// How long standbys have to go when they are told to.
+const GO_WITHIN: Duration = Duration::from_secs(1);
+
+/// The standbys, and the connections to them.
+pub(super) struct StandbyLinks {
+    pub machine: Standbys,
+    conns: BTreeMap<ConnId, mpsc::Sender<ToStandby>>,
+}
+
+impl StandbyLinks {
+    pub fn new(machine: Standbys) -> Self {
+        Self {
+            machine,
+            conns: BTreeMap::new(),
+        }
+    }
+
+    pub fn add(&mut self, conn: ConnId, out: mpsc::Sender<ToStandby>) {
+        self.conns.insert(conn, out);
+    }
+
+    pub fn remove(&mut self, conn: ConnId) {
+        self.conns.remove(&conn);
+    }
+}
+
+impl Run {
+    pub(super) fn give_standbys(&mut self, input: StandbysInput) {
+        let mut effects = vec![];
+        self.standbys.machine.handle(clock::now(), input, &mut effects);
+        for effect in effects {
+            match effect {
+                StandbysEffect::Start { node } => self.start_standby(node.as_str()),
+                StandbysEffect::Tell { conn, message } => {
+                    // One that takes nothing loses its connection, and is replaced.
+                    if self
+                        .standbys
+                        .conns
+                        .get(&conn)
+                        .is_some_and(|out| out.try_send(message).is_err())
+                    {
+                        self.standbys.conns.remove(&conn);
+                    }
+                }
+                StandbysEffect::Close { conn } => self.standbys.remove(conn),
+                StandbysEffect::Event(event) => tell(&event),
+            }
+        }
+    }
+
+    fn start_standby(&mut self, node: &str) {
+        let (cluster, job) = (&self.base.cluster, &self.job);
+        // Nodes come from the cluster file.
+        if let Ok(node) = cluster.node(node) {
+            let kind = match self.base.request.launcher {
+                LauncherKind::Ssh => "ssh",
+                LauncherKind::Local => "local",
+            };
+            let name = &job.plan().job;
+            let order =
+                launcher::standby_order(cluster, node, name, self.addr, job.base(), kind, &self.own_folder);
+            self.launcher.stand_by(order);
+        }
+    }
+
+    /// The job is over, and the journal has it: its standbys are told to end, and waited for, within bounds.
+    pub(super) async fn end_standbys(&mut self, why: &str) {
+        let outs: Vec<_> = self.standbys.conns.values().cloned().collect();
+        self.give_standbys(StandbysInput::Over { why: why.into() });
+        let gone = async {
+            for out in outs {
+                let weak = out.downgrade();
+                drop(out);
+                // The connection ends with its last message.
+                while weak.upgrade().is_some_and(|out| !out.is_closed()) {
+                    clock::sleep_until(clock::now() + Duration::from_millis(2)).await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(GO_WITHIN, gone).await;
+    }
+}
+
+fn tell(event: &StandbysEvent) {
+    match event {
+        StandbysEvent::Starting { node } => tracing::info!(node = %node, "STANDBY_START"),
+        StandbysEvent::Ready { node, pid } => tracing::info!(node = %node, pid, "STANDBY_READY"),
+        StandbysEvent::Lost { node, pid, why } => {
+            let pid = pid.map_or("-".into(), |p| p.to_string());
+            tracing::warn!(node = %node, pid, why, "STANDBY_LOST");
+        }
+    }
+}
