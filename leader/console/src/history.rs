@@ -1,11 +1,10 @@
 //! `history`: the jobs that were, out of their journals in HyDFS.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::clock;
 use common::cluster::Cluster;
-use common::ids::{Epoch, JobName, TaskId};
+use common::ids::JobName;
 use common::net::Identity;
 use common::spawn;
 use hydfs::client::Client;
@@ -16,8 +15,8 @@ use crate::show::{self, HistoryRow};
 use api::find::ask_all;
 use api::wire::{Reply, Request};
 use job::journal;
-use job::record::Counts;
-use job::record::{Entry, Record};
+use job::record::Record;
+use job::state::{DoneTask, Ended, JobState};
 
 /// Journals read at a time.
 const AT_ONCE: usize = 8;
@@ -107,36 +106,24 @@ fn row(job: &JobName, records: &[Record], now_us: Option<u64>) -> HistoryRow {
         dest: String::new(),
         at_us: first,
     };
-    let mut done: BTreeMap<TaskId, Counts> = BTreeMap::new();
-    let mut base = Epoch(0);
-    for record in records {
-        match &record.entry {
-            Entry::Plan(plan) => {
-                row.stages = plan.stages.iter().map(|s| s.label()).collect();
-                row.tasks = plan.nodes.len();
-                row.src.clone_from(&plan.src);
-                row.dest.clone_from(&plan.dest);
-            }
-            // The first of each leader is no restart.
-            Entry::Launch { epoch, .. } => row.restarts += u64::from(epoch.0 > base.0 + 1),
-            Entry::Done { task, counts, .. } => {
-                done.insert(*task, *counts);
-            }
-            Entry::Resumed { base: from, .. } => {
-                base = *from;
-                row.resumed += 1;
-                row.outcome = open;
-                row.why = None;
-            }
-            Entry::End { ok, why } => {
-                row.outcome = if *ok { "done" } else { "failed" };
-                row.why = (!ok).then(|| why.clone());
-            }
-            _ => {}
-        }
+    let Some(state) = JobState::of(records) else {
+        return row;
+    };
+    let JobState { plan, life, .. } = state;
+    row.at_us = life.began_us;
+    row.started = Some(when(life.began_us));
+    row.seconds = now_us.unwrap_or(life.last_us).saturating_sub(life.began_us) as f64 / 1e6;
+    row.stages = plan.stages.iter().map(|s| s.label()).collect();
+    row.tasks = plan.nodes.len();
+    (row.src, row.dest) = (plan.src, plan.dest);
+    (row.restarts, row.resumed) = (life.restarts, life.resumed);
+    match state.ended {
+        Some(Ended { ok: true, .. }) => row.outcome = "done",
+        Some(Ended { why, .. }) => (row.outcome, row.why) = ("failed", Some(why)),
+        None => {}
     }
     let last = row.stages.len().saturating_sub(1);
-    for (task, counts) in done {
+    for (task, DoneTask { counts, .. }) in state.done {
         if task.stage == 0 {
             row.lines_in += counts.tuples_in;
         }
@@ -156,9 +143,9 @@ fn when(us: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::ids::NodeName;
+    use common::ids::{Epoch, NodeName, TaskId};
     use job::plan::sample::sample;
-    use job::record::VERSION;
+    use job::record::{Counts, Entry, VERSION};
 
     fn records(entries: Vec<Entry>) -> Vec<Record> {
         let at = |i: usize| 1_795_262_400_000_000 + i as u64 * 1_000_000;

@@ -61,6 +61,43 @@ async fn read_to(client: &Client, name: &str, len: u64) -> Result<Vec<Record>, O
     }
 }
 
+/// A journal that is read on as it grows, whoever writes it.
+pub struct Follower {
+    client: Client,
+    name: String,
+    /// Where the next record begins.
+    at: u64,
+    rest: Vec<u8>,
+}
+
+impl Follower {
+    /// Also returns what is in it now.
+    pub async fn begin(client: &Client, job: &JobName) -> Result<(Self, Vec<Record>), OpenError> {
+        let name = name(job);
+        let len = client.stat(&name).await?.len;
+        let records = read_to(client, &name, len).await?;
+        let follower = Self {
+            client: client.clone(),
+            name,
+            at: len,
+            rest: vec![],
+        };
+        Ok((follower, records))
+    }
+
+    /// What has come since; nothing when nothing came within `wait`. Not to be dropped half-way.
+    pub async fn next(&mut self, wait: Duration) -> Result<Vec<Record>, OpenError> {
+        const PIECE: usize = 1 << 20;
+        let from = self.at + self.rest.len() as u64;
+        let piece = self.client.tail(&*self.name, from, PIECE, wait).await?;
+        self.rest.extend_from_slice(&piece);
+        let (records, at) = decode_some(&self.rest)?;
+        self.rest.drain(..at);
+        self.at += at as u64;
+        Ok(records)
+    }
+}
+
 /// Writes the journal. Records are stored in order; nobody waits for each.
 pub struct Journal {
     appender: Appender,

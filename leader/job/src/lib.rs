@@ -3,6 +3,7 @@
 //! ```text
 //!   plan       what is to run, and how it may change
 //!   record     what the journal keeps of it
+//!   state      what a journal comes to
 //!   journal    keeps it, in HyDFS
 //!   autoscale  when a stage gets a task, or loses one
 //!   machine    the running job: a state machine without I/O
@@ -15,3 +16,4 @@ pub mod machine;
 pub mod plan;
 pub mod record;
 pub mod standby;
+pub mod state;

@@ -10,6 +10,7 @@ use protocol::task_log::SourcePos;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Change, Plan};
+use crate::state::JobState;
 
 pub const VERSION: u8 = 1;
 const HEAD: usize = 12;
@@ -26,6 +27,8 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Entry {
     Plan(Box<Plan>),
+    /// All that the records before it come to: they may be gone.
+    State(Box<JobState>),
     /// Written before the process is started.
     Launch {
         task: TaskId,

@@ -37,7 +37,8 @@ use hydfs::client::{StreamInfo, Streams};
 use protocol::control::TaskPlan;
 
 use job::plan::Plan;
-use job::record::{Entry, Record};
+use job::record::Record;
+use job::state::{Ended, JobState};
 
 pub use log::TaskLog;
 
@@ -67,40 +68,16 @@ pub struct JobFacts {
 impl JobFacts {
     /// `None`: the journal holds no plan.
     pub fn of(journal: &[Record]) -> Option<Self> {
-        let mut plan: Option<Plan> = None;
-        let mut outcome = Outcome::Open;
-        let mut launched: BTreeMap<TaskId, Epoch> = BTreeMap::new();
-        let mut done = BTreeSet::new();
-        for record in journal {
-            match &record.entry {
-                Entry::Plan(p) => plan = Some(p.as_ref().clone()),
-                Entry::Launch { task, epoch, .. } => {
-                    let newest = launched.entry(*task).or_default();
-                    *newest = (*newest).max(*epoch);
-                }
-                Entry::Done { task, .. } => drop(done.insert(*task)),
-                Entry::Change(change) => {
-                    if let Some(plan) = &mut plan {
-                        plan.apply(change);
-                    }
-                }
-                Entry::Resumed { settings, .. } => {
-                    outcome = Outcome::Open;
-                    if let Some(plan) = &mut plan {
-                        settings.apply(plan);
-                    }
-                }
-                Entry::End { ok: true, .. } => outcome = Outcome::Ended,
-                Entry::End { ok: false, why } => outcome = Outcome::Failed(why.clone()),
-                // Without exactly-once only.
-                Entry::Arrived { .. } | Entry::Scaled { .. } => {}
-            }
-        }
+        let state = JobState::of(journal)?;
         Some(Self {
-            plan: plan?,
-            outcome,
-            launched,
-            done,
+            plan: state.plan,
+            outcome: match state.ended {
+                None => Outcome::Open,
+                Some(Ended { ok: true, .. }) => Outcome::Ended,
+                Some(Ended { why, .. }) => Outcome::Failed(why),
+            },
+            launched: state.launched,
+            done: state.done.into_keys().collect(),
         })
     }
 }

@@ -4,6 +4,7 @@ use rand::seq::IteratorRandom;
 
 use super::history::{History, ended, running, trimmed};
 use super::*;
+use job::record::Entry;
 use proptest::prelude::*;
 
 fn says(verdict: &Verdict) -> String {

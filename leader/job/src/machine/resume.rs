@@ -9,8 +9,9 @@ use common::ids::{Epoch, TaskId};
 use protocol::task_log::SourcePos;
 
 use super::mutants::Mutant;
-use crate::plan::{Change, Plan};
-use crate::record::{Counts, Entry, Record};
+use crate::plan::Plan;
+use crate::record::{Counts, Record};
+use crate::state::JobState;
 
 /// Epochs per leader: far more than one leader launches of one task before another takes the job up.
 const BLOCK: u64 = 1000;
@@ -52,62 +53,22 @@ pub struct Resumed {
 
 /// Reads a journal that was fenced under `fence`. The first leader's journal epoch is 1.
 pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> {
-    let mut entries = records.iter().map(|r| &r.entry);
-    let plan = entries.by_ref().find_map(|entry| match entry {
-        Entry::Plan(plan) => Some(plan.as_ref().clone()),
-        _ => None,
-    });
-    let mut resumed = Resumed {
-        plan: plan.ok_or(ResumeError::NeverBegan)?,
-        base: Epoch(fence.0.saturating_sub(1) * BLOCK),
-        done: BTreeMap::new(),
-        settled: BTreeMap::new(),
-        arrived: BTreeMap::new(),
-        poisoned: 0,
-        launched: false,
-        before: 0,
-        failed: None,
-    };
-    let mut newest = 0;
-    let mut routes = BTreeMap::new();
-    for entry in entries {
-        match entry {
-            Entry::Plan(_) => {}
-            Entry::Launch { epoch, .. } => {
-                resumed.launched = true;
-                newest = newest.max(epoch.0);
-            }
-            Entry::Done {
-                task, counts, routed, ..
-            } => {
-                resumed.done.insert(*task, *counts);
-                routes.insert(*task, *routed);
-            }
-            Entry::Scaled { stage, version } => drop(resumed.settled.insert(*stage, *version)),
-            Entry::Change(change) => {
-                if let Change::Scale { .. } = change {
-                    // One at a time: those before it were over.
-                    resumed.settled = resumed.plan.versions();
-                }
-                let before = resumed.plan.skips.values().map(Vec::len).sum::<usize>();
-                resumed.plan.apply(change);
-                let after = resumed.plan.skips.values().map(Vec::len).sum::<usize>();
-                resumed.poisoned += (after - before) as u64;
-            }
-            Entry::Arrived { task, place } => drop(resumed.arrived.insert(*task, place.clone())),
-            Entry::Resumed { base, settings, .. } => {
-                // A leader that has launched nothing has used none, but who knows that it has not?
-                newest = newest.max(base.0 + 1);
-                resumed.failed = None;
-                if !resumed.plan.exactly_once {
-                    resumed.plan.unroute();
-                }
-                settings.apply(&mut resumed.plan);
-            }
-            Entry::End { ok: true, .. } => return Err(ResumeError::Ended),
-            Entry::End { ok: false, why } => resumed.failed = Some(why.clone()),
-        }
+    let state = JobState::of(records).ok_or(ResumeError::NeverBegan)?;
+    if state.ended.as_ref().is_some_and(|ended| ended.ok) {
+        return Err(ResumeError::Ended);
     }
+    let JobState { newest, done, .. } = state;
+    let mut resumed = Resumed {
+        plan: state.plan,
+        base: Epoch(fence.0.saturating_sub(1) * BLOCK),
+        done: done.iter().map(|(task, done)| (*task, done.counts)).collect(),
+        settled: state.settled,
+        arrived: state.arrived,
+        poisoned: state.poisoned,
+        launched: !state.launched.is_empty(),
+        before: 0,
+        failed: state.ended.map(|ended| ended.why),
+    };
     if Mutant::KeepBlock.is_on() {
         resumed.base = Epoch(0);
     } else if newest > 0 {
@@ -117,7 +78,8 @@ pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> 
     resumed.without_logs();
     // One that has not heard of who came later has to tell them its end.
     let (plan, gone) = (&resumed.plan, resumed.gone());
-    let told = |t: &TaskId| routes.get(t).copied().unwrap_or(0) >= plan.version(t.stage + 1);
+    let routed = |t: &TaskId| done.get(t).map_or(0, |done| done.routed);
+    let told = |t: &TaskId| routed(t) >= plan.version(t.stage + 1);
     resumed.done.retain(|t, _| told(t) || gone.contains(t));
     Ok(resumed)
 }
@@ -157,9 +119,9 @@ impl Resumed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::OPEN;
     use crate::plan::sample::sample;
-    use crate::record::{Settings, VERSION};
+    use crate::plan::{Change, OPEN};
+    use crate::record::{Entry, Settings, VERSION};
     use common::ids::NodeName;
     use protocol::control::{Slice, Unit};
 

@@ -22,7 +22,8 @@ use common::lateness::{Lateness, patience};
 use super::mutants::Mutant;
 use super::wire::ToStandby;
 use super::{BEATS, TICK};
-use crate::record::{Entry, Record};
+use crate::record::Record;
+use crate::state::JobState;
 
 /// How much later each standby acts than the one before it: as long as reading and fencing a journal takes, and some more.
 const RANK_WAIT: Duration = Duration::from_millis(700);
@@ -45,22 +46,19 @@ pub struct JournalFacts {
 }
 
 impl JournalFacts {
+    /// A journal without a plan is no job's: nothing is to be taken up.
     pub fn of(records: &[Record]) -> Self {
-        let mut facts = Self::default();
-        for record in records {
-            match &record.entry {
-                Entry::Resumed { base, node, pid, .. } => {
-                    facts = Self {
-                        base: *base,
-                        leader: Some((node.clone(), *pid)),
-                        ended: false,
-                    };
-                }
-                Entry::End { .. } => facts.ended = true,
-                _ => {}
-            }
+        match JobState::of(records) {
+            Some(state) => Self {
+                base: state.base,
+                leader: state.leader,
+                ended: state.ended.is_some(),
+            },
+            None => Self {
+                ended: true,
+                ..Self::default()
+            },
         }
-        facts
     }
 }
 
