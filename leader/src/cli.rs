@@ -113,7 +113,27 @@ pub struct Request {
     pub report: Option<PathBuf>,
     pub progress: Progress,
     pub launcher: LauncherKind,
+    pub detach: Option<Detach>,
+    /// Which node is to lead the job, instead of this process.
+    pub on: Option<On>,
     pub what: What,
+}
+
+/// The job is to go on without who started it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detach {
+    /// Starts the process that leads, and waits until the job is under way.
+    Starter,
+    /// Is that process.
+    Leader,
+}
+
+/// Where a job is led.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum On {
+    /// The living node with the fewest tasks.
+    Any,
+    Node(String),
 }
 
 #[derive(Debug, Clone, PartialEq)]

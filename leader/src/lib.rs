@@ -6,9 +6,11 @@
 //!                                  +-- launcher        starts worker processes, over SSH or here
 //!                                  +-- page            what a browser and Prometheus see
 //!                                  +-- printer, progress, summary
+//!   detach   a job that goes on without who started it
 //! ```
 
 pub mod cli;
+pub mod detach;
 pub mod driver;
 pub mod operators;
 pub mod printer;

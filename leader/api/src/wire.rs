@@ -12,6 +12,10 @@ pub enum Request {
     Rates,
     /// The sources' rate, tuples per second over all; 0: no limit.
     SetRate(u64),
+    /// End the job: when all that is there has been read, where it follows its input, or at once.
+    Stop {
+        now: bool,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +26,10 @@ pub enum Reply {
     /// The rate is stored, and the sources are told.
     RateSet {
         was: u64,
+    },
+    /// It ends: `drains`, once what is there has been read.
+    Stopping {
+        drains: bool,
     },
 }
 

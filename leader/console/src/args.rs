@@ -14,6 +14,8 @@ Examples:
   rainstormctl list_tasks myjob --json   the same for scripts
   rainstormctl kill_task n2 4711         kill -9 of that worker on node n2: its task is restarted
   rainstormctl status                    what each stage of each job is doing
+  rainstormctl attach myjob              its output from now on, and how far it is
+  rainstormctl stop myjob                a job that follows reads what is there, and ends
   rainstormctl history                   the jobs that were, and how they ended
   rainstormctl grep -i TASK_RESTART      all machines' logs at once
   rainstormctl rates myjob               what the resource manager sees: rates and backlogs
@@ -23,7 +25,7 @@ Examples:
   rainstormctl verify myjob              do the job's logs prove that everything counted exactly once?
 
 Exit code: 0 done, 1 it could not be done (why is on standard error), 2 bad usage, 128 and the signal's number when stopped by one.
-Of verify: 0 proved, 1 refuted, 2 it could not be checked. Of grep: 0 something was found, 1 nothing, 2 a machine failed.
+Of attach: that of the job, 0 done or 1 failed. Of verify: 0 proved, 1 refuted, 2 it could not be checked. Of grep: 0 something was found, 1 nothing, 2 a machine failed.
 Of words from standard input: that of the last one that failed.";
 
 /// Looks at running jobs and at the cluster, and kills tasks to see them come back.
@@ -81,6 +83,36 @@ pub(crate) enum ConsoleCommand {
         job: Option<String>,
         #[arg(long)]
         json: bool,
+    },
+    /// Starts a job as `leader` does, on the node with most room, and leaves it running: rainstorm [LEADER-OPTIONS] ARGUMENTS
+    #[command(
+        override_usage = "rainstorm [LEADER-OPTIONS] ARGUMENTS",
+        long_about = RAINSTORM_HELP
+    )]
+    Rainstorm {
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "LEADER-OPTIONS ARGUMENTS"
+        )]
+        job_words: Vec<String>,
+    },
+    /// Shows a job's output as it grows, and how far the job is, until it ends; also a job whose leader changes. Ctrl-C detaches
+    Attach {
+        job: JobName,
+        /// The whole output, and not only what comes from now on
+        #[arg(long)]
+        from_start: bool,
+        /// Nothing on standard error but why the job failed
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// Ends a running job: one that follows its input reads what is there, and ends well; any other ends at once, unfinished
+    Stop {
+        job: JobName,
+        /// At once. `leader --resume` goes on with it
+        #[arg(long)]
+        now: bool,
     },
     /// What the resource manager sees: each stage's and task's measured rates and backlog
     Rates {
@@ -197,6 +229,17 @@ does. What workers are left 3 s later are killed, with all that their operators 
 
 kill_task starts one as well, for as long as the kill takes.";
 
+const RAINSTORM_HELP: &str = "\
+Starts a job as `leader` does, with the same options and arguments (leader --help), and leaves it running.
+
+It is led by the node with most room: the living one with the fewest tasks, the first in the cluster file of several. `--on NODE`
+names another. Executables and other local paths are this machine's; executables are sent along. The job's name is printed when the
+job is under way. A refusal, and its exit code, are the leader's.
+
+Then: attach JOB shows its output, stop JOB ends it.
+
+Example: rainstorm 2 3 grep static replace 'static STATIC' src/code out.tsv true false";
+
 const GREP_HELP: &str = "\
 Searches the logs of all machines at once: *.log in each node's log folder.
 
@@ -221,14 +264,14 @@ impl ConsoleCommand {
     }
 }
 
-/// The command line, ready for clap: what follows `grep` is grep's own, `--` included.
+/// The command line, ready for clap: what follows `grep` is grep's own, `--` included, and so for `rainstorm`.
 pub fn parse<T: AsRef<OsStr>>(words: impl IntoIterator<Item = T>) -> Result<Args, clap::Error> {
     let words = words.into_iter().map(|w| w.as_ref().to_owned()).collect();
     Args::try_parse_from(as_meant(words, 1))
 }
 
-/// The first word from `at` on but for `--cluster FILE`: behind `grep` comes a `--`, so that the rest is grep's own (help is
-/// ours), and `get` without a name and a place for it is the membership's, not HyDFS'.
+/// The first word from `at` on but for `--cluster FILE`: behind `grep` and `rainstorm` comes a `--`, so that the rest is grep's or
+/// the leader's own (help is ours), and `get` without a name and a place for it is the membership's, not HyDFS'.
 pub(crate) fn as_meant(mut words: Vec<OsString>, mut at: usize) -> Vec<OsString> {
     let option = |w: &OsString| w.len() > 1 && w.as_encoded_bytes().starts_with(b"-");
     while words.get(at).is_some_and(option) {
@@ -243,7 +286,7 @@ pub(crate) fn as_meant(mut words: Vec<OsString>, mut at: usize) -> Vec<OsString>
         if given.count() < 2 && !rest.iter().any(|w| w == "--help" || w == "-h") {
             *word = "get_config".into();
         }
-    } else if *word == "grep" && rest.first().is_some_and(|word| word != "--help") {
+    } else if (*word == "grep" || *word == "rainstorm") && rest.first().is_some_and(|word| word != "--help") {
         words.insert(at + 1, "--".into());
     }
     words
@@ -263,6 +306,9 @@ mod tests {
             "kill_task n1 7",
             "jobs",
             "status j",
+            "attach j --from-start --quiet",
+            "stop j --now",
+            "rainstorm -- --follow 1 1 identity x in out true false",
             "rates j --json",
             "set_rate j 0",
             "list_mem",

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use crate::args::ConsoleCommand;
 use crate::outcome::{Done, Error};
-use crate::{grep, history, jobs, kill, log, members, rates, verify};
+use crate::{attach, grep, history, jobs, kill, log, members, rates, verify};
 
 /// How long a file that is unavailable is waited for.
 pub const STORE_PATIENCE: Duration = Duration::from_secs(10);
@@ -103,6 +103,13 @@ impl Console {
                 return history::run(cluster, me, &self.store(), most, json).await;
             }
             ConsoleCommand::Grep { words } => return grep::run(cluster, &words).await,
+            ConsoleCommand::Rainstorm { job_words } => jobs::submit(cluster, &job_words).await?,
+            ConsoleCommand::Attach {
+                job,
+                from_start,
+                quiet,
+            } => return attach::run(cluster, me, &self.store(), &job, from_start, quiet).await,
+            ConsoleCommand::Stop { job, now } => jobs::stop(cluster, me, &job, now).await?,
             ConsoleCommand::Rates { job, json } => rates::rates(cluster, me, job, json).await?,
             ConsoleCommand::SetRate { job, rate } => rates::set_rate(cluster, me, job.as_str(), rate).await?,
             ConsoleCommand::KillTask { node, pid } => kill::kill_task(cluster, me, &node, pid).await?,

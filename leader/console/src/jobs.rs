@@ -1,12 +1,15 @@
 //! `list_tasks`, `jobs`, `status`: what the leaders that run say.
 
+use std::path::Path;
+
 use common::cluster::Cluster;
 use common::ids::JobName;
 use common::net::Identity;
 
 use crate::outcome::{Error, json_or};
 use crate::show;
-use api::find::{LeaderAnswers, Missing, ask_all};
+use api::find::{LeaderAnswers, Missing, ask_all, ask_leader};
+use api::submit;
 use api::wire::{JobRow, Reply, Request, TaskRow};
 
 pub async fn list_tasks(
@@ -41,6 +44,23 @@ pub async fn status(
     let (mut rows, trouble) = ask(cluster, me).await;
     only(&mut rows, job.as_deref(), |r| &r.job, trouble)?;
     json_or(json, || &rows, || show::status(&rows))
+}
+
+/// The name of the job that it has started.
+pub async fn submit(cluster: &Cluster, words: &[String]) -> Result<String, Error> {
+    let exe = std::env::current_exe().map_err(Error::Programs)?;
+    let own = exe.parent().unwrap_or(Path::new("/"));
+    Ok(submit::submit(own, &cluster.path, words, None).await?.to_string())
+}
+
+pub async fn stop(cluster: &Cluster, me: &Identity, job: &JobName, now: bool) -> Result<String, Error> {
+    let reply = ask_leader(cluster, me, job.as_str(), Request::Stop { now }).await?;
+    Ok(match reply {
+        Reply::Stopping { drains: true } => {
+            format!("job {job} reads what is there, then ends; to wait for that: rainstormctl attach {job}")
+        }
+        _ => format!("job {job} ends now, unfinished; to go on with it: leader --resume {job}"),
+    })
 }
 
 async fn ask(cluster: &Cluster, me: &Identity) -> (Vec<JobRow>, String) {

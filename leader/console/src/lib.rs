@@ -6,6 +6,7 @@
 //! ```
 
 mod args;
+mod attach;
 mod console;
 mod files;
 mod grep;

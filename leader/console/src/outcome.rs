@@ -1,6 +1,7 @@
 //! What a word comes to, or why it was not carried out.
 
 use api::find::Missing;
+use api::submit::SubmitError;
 use common::ids::TaskId;
 use common::output;
 use common::signals::Asked;
@@ -54,6 +55,12 @@ pub enum Error {
     Journal { name: String, error: journal::OpenError },
     #[error("the journal of job {job} holds no plan: the job never started")]
     NoPlan { job: String },
+    #[error("cannot find out where the programs are: {0}")]
+    Programs(std::io::Error),
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    #[error(transparent)]
+    JobOutput(#[from] api::output::Error),
     #[error("{task} of job {job} has no log: {why}")]
     NoLog { job: String, task: TaskId, why: String },
     /// Neither proved nor refuted.
@@ -71,6 +78,7 @@ impl Error {
         match self {
             Self::Unverified(_) => UNCHECKED,
             Self::Grep(_) => FAILED,
+            Self::Submit(SubmitError::Refused { code, .. }) => *code,
             Self::Store(error) => error.code(),
             Self::Stopped(asked) => asked.code(),
             _ => 1,

@@ -9,7 +9,7 @@ use common::ssh::{Folder, Marker, Silent, quoted};
 use openssh::{
     Child, ChildStderr, ChildStdin, ChildStdout, ControlPersist, KnownHosts, Session, SessionBuilder, Stdio,
 };
-use tokio::io::BufReader;
+use tokio::io::{AsyncReadExt, BufReader};
 use tokio::sync::Mutex;
 
 use super::chain;
@@ -20,6 +20,8 @@ const BEGIN_WITHIN: Duration = Duration::from_secs(30);
 /// How long the reason of a command's end may take to arrive.
 const REASON_WITHIN: Duration = Duration::from_secs(1);
 const CLOSE_WITHIN: Duration = Duration::from_millis(500);
+/// What is kept of a command's words: more than anybody reads.
+const MOST_SAID: u64 = 64 * 1024;
 /// A master that nobody uses ends by itself after so many seconds: that is when this program was killed.
 const IDLE: usize = 10;
 
@@ -46,6 +48,16 @@ pub struct Channel {
     pub stdin: ChildStdin,
     pub stdout: BufReader<ChildStdout>,
     pub stderr: BufReader<ChildStderr>,
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// With exit code 0.
+    pub ok: bool,
+    /// How, for people.
+    pub how: String,
+    pub stderr: String,
 }
 
 impl Remote {
@@ -193,6 +205,33 @@ impl Remote {
             stdout,
             stderr,
         })
+    }
+
+    /// Runs a command to its end, with an empty standard input. What it says on standard error is kept, in part.
+    pub async fn output(&self, words: &[String], within: Duration) -> Result<Finished, Unreachable> {
+        let Channel {
+            child,
+            stdin,
+            stdout,
+            stderr,
+        } = self.run(words).await?;
+        drop(stdin);
+        let said = async {
+            let (mut stdout, mut stderr) = (stdout.take(MOST_SAID), stderr.take(MOST_SAID));
+            let (mut out, mut err) = (vec![], vec![]);
+            let _ = tokio::join!(stdout.read_to_end(&mut out), stderr.read_to_end(&mut err));
+            String::from_utf8_lossy(&err).into_owned()
+        };
+        let Ok(stderr) = tokio::time::timeout(within, said).await else {
+            let why = format!("it did not end within {} s", within.as_secs());
+            return Err(self.unreachable(why, &shell_words::join(words)));
+        };
+        let (ok, how) = match tokio::time::timeout(REASON_WITHIN, child.wait()).await {
+            Ok(Ok(status)) => (status.success(), status.to_string()),
+            Ok(Err(error)) => (false, chain(&error)),
+            Err(_) => (false, "no exit code".into()),
+        };
+        Ok(Finished { ok, how, stderr })
     }
 
     /// Closes the connection: the master ends once no session is left.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::output::{self, complain};
 use leader::cli::{self, Parsed};
-use leader::driver;
+use leader::{detach, driver};
 
 fn main() -> ExitCode {
     common::open_files::raise_limit();
@@ -18,6 +18,11 @@ fn main() -> ExitCode {
         }
         Err(error) => return refuse(&error),
     };
+    match request.detach {
+        Some(cli::Detach::Starter) => return detach::start(),
+        Some(cli::Detach::Leader) => detach::leave_terminal(),
+        None => {}
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -11,8 +11,8 @@ use protocol::control::Format;
 
 use super::positionals::Positionals;
 use super::{
-    Console, Error, IfExists, LauncherKind, Poison, Productions, Progress, Request, Resume, StandBy, Start,
-    What, refuse,
+    Console, Detach, Error, IfExists, LauncherKind, On, Poison, Productions, Progress, Request, Resume,
+    StandBy, Start, What, refuse,
 };
 use job::plan::Scaling;
 
@@ -125,6 +125,17 @@ pub(super) struct Args {
     /// instead of making them again [default: auto]
     #[arg(long, value_enum)]
     productions: Option<Productions>,
+    /// Leaves the job running on this node: prints its name, and ends as soon as the job is under way. `rainstormctl attach JOB`
+    /// shows its output, `rainstormctl stop JOB` ends it
+    #[arg(long)]
+    detach: bool,
+    /// With --detach: the node that leads the job; `any`: the living one with the fewest tasks, the first in the cluster file of
+    /// several. Executables are those of this machine [default: this node]
+    #[arg(long, value_name = "NODE", requires = "detach", conflicts_with_all = ["summary", "report"])]
+    on: Option<String>,
+    // The process that --detach leaves running.
+    #[arg(long, hide = true)]
+    detached: bool,
     /// Keeps reading: files that grow, and new ones, until interrupted
     #[arg(long)]
     follow: bool,
@@ -188,7 +199,24 @@ impl Args {
         if self.resume.is_some() {
             self.alone()?;
         }
-        let unseen = matches!(what, What::StandBy(_));
+        if self.detach && (self.dry_run || self.standby.is_some()) {
+            return Err(Error::Option {
+                option: "--detach",
+                what: "no job starts here that could be left running; leave it out".into(),
+            });
+        }
+        let unseen = matches!(what, What::StandBy(_)) || self.detached;
+        let detach = match (self.detached, self.detach) {
+            // The process that stays is on that node.
+            _ if self.on.is_some() => None,
+            (true, _) => Some(Detach::Leader),
+            (false, true) => Some(Detach::Starter),
+            _ => None,
+        };
+        let on = self.on.as_deref().map(|on| match on {
+            "any" => On::Any,
+            node => On::Node(node.to_owned()),
+        });
         Ok(Request {
             cluster: self.cluster,
             node: self.node,
@@ -197,6 +225,8 @@ impl Args {
             report: self.report,
             progress: if unseen { Progress::Never } else { self.progress },
             launcher: self.launcher,
+            detach,
+            on,
             what,
         })
     }
@@ -216,6 +246,7 @@ impl Args {
             ("--follow", self.follow),
             ("--keep-logs", self.keep_logs),
             ("--system", self.system),
+            ("--on", self.on.is_some()),
         ];
         if let Some((option, _)) = planned.into_iter().find(|(_, given)| *given) {
             let what = "--resume takes the job up as it was planned; leave this option out".into();

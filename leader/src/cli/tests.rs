@@ -83,6 +83,7 @@ fn a_job_is_resumed_by_its_name_with_what_still_applies() {
             op_timeout: None,
             max_restarts: Some(9),
             poison: Some(Poison::Skip),
+            standbys: None,
         }
     );
 }

@@ -122,19 +122,24 @@ impl Run {
             whys.push(format!("{what} could not be kept in {file}: {error}"));
         }
         let flushed = tokio::time::timeout(EXIT_WITHIN, self.journal.flush()).await;
-        // Not before: if this leader is killed now, one of them ends the job. Nor if the journal is another's: then they find
-        // out who has the job, or take it up.
-        if self.replaced.is_none() && !self.journal_lost && !matches!(flushed, Ok(Err(_))) {
-            self.end_standbys("the job has ended").await;
-        }
+        let fenced = matches!(flushed, Ok(Err(hydfs::client::Error::Fenced { .. })));
+        // Not before: if this leader is killed now, one of them ends the job. Where it is this leader that cannot write, they
+        // take the job up, or find out who has.
+        let dismiss = !fenced && !self.journal_lost;
         let Self {
             base,
             job,
             launcher,
+            standbys,
             mut replaced,
             ..
         } = self;
-        launcher.close().await;
+        let end_standbys = async {
+            if dismiss {
+                standbys.end("the job has ended").await;
+            }
+        };
+        tokio::join!(end_standbys, launcher.close());
         let plan = job.plan();
         match flushed {
             Ok(Err(error @ hydfs::client::Error::Fenced { .. })) => {

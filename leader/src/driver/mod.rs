@@ -26,6 +26,7 @@ use common::output;
 use common::signals::{Signals, Stopper};
 
 use crate::cli::Request;
+use crate::detach;
 pub use error::Error;
 
 /// Runs the job from start to end. `started_us`: when the program started, wall clock.
@@ -55,9 +56,16 @@ pub async fn run(request: Request, started_us: u64) -> Result<(), Error> {
             if let Some(asked) = stop.was_asked() {
                 signals.put_back(asked);
             }
+            if ready.base.request.detach.is_some() {
+                detach::under_way(&ready.job.plan().job).map_err(|source| Error::Io {
+                    what: "cannot let go of the terminal".into(),
+                    source,
+                })?;
+            }
             run::run(*ready, signals).await
         }
         prepare::Outcome::DryRun(text) => Ok(output::print(&text)?),
         prepare::Outcome::NotNeeded => Ok(()),
+        prepare::Outcome::HandedOver(job) => Ok(output::print(&format!("{job}\n"))?),
     }
 }

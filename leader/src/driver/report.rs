@@ -190,6 +190,8 @@ pub fn answer(request: Request, job: &Job, cluster: &Cluster, stands: Stands<'_>
         Request::List => Reply::Tasks(job.tasks().map(|t| task(job, cluster, t)).collect()),
         Request::Status => Reply::Status(Box::new(status(job, stands))),
         Request::Rates => Reply::Rates(Box::new(rates_row(job))),
+        // Answered where it is done.
+        Request::Stop { .. } => Reply::Stopping { drains: false },
         // Answered when it is stored.
         Request::SetRate(_) => Reply::RateSet { was: job.plan().rate },
     }

@@ -282,19 +282,38 @@ impl Run {
 
     /// Following ends with what is there now; the second time, and without following, the job ends at once.
     fn signalled(&mut self, asked: Asked) {
-        match &self.lookout {
-            // While the last look and the drain are under way, too, once more stops at once.
-            Some(lookout) if asked != Asked::Hangup && !self.ending => {
-                self.ending = true;
-                lookout.end();
-                self.base.screen.say(&format!(
-                    "{asked}: reading what is there, then ending (once more stops at once)"
-                ));
-            }
-            _ => self.give(Input::Stop {
+        // While the last look and the drain are under way, too, once more stops at once.
+        if asked != Asked::Hangup && !self.ending && self.end_following() {
+            self.base.screen.say(&format!(
+                "{asked}: reading what is there, then ending (once more stops at once)"
+            ));
+        } else {
+            self.give(Input::Stop {
                 why: format!("stopped by {asked}"),
-            }),
+            });
         }
+    }
+
+    /// What is there is read yet, then the job ends. False where it follows nothing.
+    fn end_following(&mut self) -> bool {
+        if let Some(lookout) = &self.lookout
+            && !self.ending
+        {
+            self.ending = true;
+            lookout.end();
+        }
+        self.ending || self.job.is_draining()
+    }
+
+    /// A user's `stop`, from anywhere. Asked for twice it does not end at once: whoever asks may not know of the other.
+    fn stop(&mut self, now: bool) -> bool {
+        if !now && self.end_following() {
+            return true;
+        }
+        self.give(Input::Stop {
+            why: "stopped by `rainstormctl stop`".into(),
+        });
+        false
     }
 
     fn found(&mut self, found: Option<FoundFiles>) {
@@ -378,6 +397,13 @@ impl Run {
                     self.rate_asked.push((self.job.plan().rate, reply));
                     self.give(Input::SetRate(rate));
                 }
+            }
+            ControlEvent::Asked {
+                request: Request::Stop { now },
+                reply,
+            } => {
+                let drains = self.stop(now);
+                let _ = reply.send(Reply::Stopping { drains });
             }
             ControlEvent::Asked { request, reply } => {
                 let base = &self.base;

@@ -13,7 +13,7 @@ use super::run::Run;
 use crate::cli::LauncherKind;
 
 /// How long standbys have to go when they are told to.
-const GO_WITHIN: Duration = Duration::from_secs(1);
+const GO_WITHIN: Duration = Duration::from_secs(3);
 
 /// The standbys, and the connections to them.
 pub(super) struct StandbyLinks {
@@ -35,6 +35,29 @@ impl StandbyLinks {
 
     pub fn remove(&mut self, conn: ConnId) {
         self.conns.remove(&conn);
+    }
+
+    /// The job is over, and the journal has it: the standbys are told to end, and waited for, within bounds.
+    pub async fn end(mut self, why: &str) {
+        let (mut effects, why) = (vec![], why.into());
+        self.machine
+            .handle(clock::now(), StandbysInput::Over { why }, &mut effects);
+        for effect in effects {
+            if let StandbysEffect::Tell { conn, message } = effect
+                && let Some(out) = self.conns.get(&conn)
+            {
+                // One that takes nothing finds out by itself.
+                let _ = out.try_send(message);
+            }
+        }
+        let gone = async {
+            for out in self.conns.values() {
+                out.closed().await;
+            }
+        };
+        if tokio::time::timeout(GO_WITHIN, gone).await.is_err() {
+            tracing::warn!("STANDBY_CLOSE_FAILED");
+        }
     }
 }
 
@@ -75,23 +98,6 @@ impl Run {
                 launcher::standby_order(cluster, node, name, self.addr, job.base(), kind, &self.own_folder);
             self.launcher.stand_by(order);
         }
-    }
-
-    /// The job is over, and the journal has it: its standbys are told to end, and waited for, within bounds.
-    pub(super) async fn end_standbys(&mut self, why: &str) {
-        let outs: Vec<_> = self.standbys.conns.values().cloned().collect();
-        self.give_standbys(StandbysInput::Over { why: why.into() });
-        let gone = async {
-            for out in outs {
-                let weak = out.downgrade();
-                drop(out);
-                // The connection ends with its last message.
-                while weak.upgrade().is_some_and(|out| !out.is_closed()) {
-                    clock::sleep_until(clock::now() + Duration::from_millis(2)).await;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(GO_WITHIN, gone).await;
     }
 }
 

@@ -19,6 +19,24 @@ const WITHIN: Duration = Duration::from_millis(800);
 /// What the cluster said is taken for true so long.
 const FRESH: Duration = Duration::from_secs(2);
 const MOST: usize = 300;
+/// Of a job that is started here; `leader --help` explains them.
+const LEADER_OPTIONS: [&str; 15] = [
+    "--append",
+    "--follow",
+    "--format",
+    "--job",
+    "--launcher",
+    "--max-restarts",
+    "--max-tasks",
+    "--on",
+    "--op-timeout",
+    "--overwrite",
+    "--poison",
+    "--productions",
+    "--scale-stateful",
+    "--standbys",
+    "--system",
+];
 
 /// What there is.
 pub trait Known {
@@ -85,6 +103,15 @@ impl<K: Known> Completing<K> {
             .filter(|arg| takes_value(arg))
         {
             return self.values(arg, given);
+        }
+        if *first == "rainstorm" {
+            return match last.chars().next() {
+                Some('-') if given.iter().all(|word| word.starts_with('-')) => {
+                    Names::Some(LEADER_OPTIONS.map(str::to_owned).to_vec())
+                }
+                Some('.' | '/') => Names::Local,
+                _ => Names::Some(self.known.files("")),
+            };
         }
         if last.starts_with('-') {
             let longs = command.get_arguments().filter(|arg| !arg.is_hide_set());
@@ -317,6 +344,10 @@ mod tests {
         assert_eq!(complete("cat o"), ["out "]);
         assert_eq!(complete("cat in/b"), ["'in/b c' "]);
         assert!(complete("nonsense ").is_empty());
+        assert_eq!(complete("rainstorm --fol"), ["--follow "]);
+        assert_eq!(complete("rainstorm 1 1 identity '' o"), ["out "]);
+        assert_eq!(complete("stop a"), ["alpha "]);
+        assert_eq!(complete("attach --from-start be"), ["beta "]);
         assert!(complete("verify alpha ").is_empty());
     }
 }

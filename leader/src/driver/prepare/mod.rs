@@ -2,6 +2,7 @@
 //! not depend on each other goes on at the same time.
 
 pub(super) mod files;
+mod hand_over;
 mod resume;
 mod standby;
 mod start;
@@ -57,6 +58,8 @@ pub enum Outcome {
     DryRun(String),
     /// A standby that had nothing to take up.
     NotNeeded,
+    /// Another node leads it.
+    HandedOver(JobName),
 }
 
 /// Asked to stop, it leaves nothing behind and ends with [`Error::Stopped`].
@@ -96,9 +99,11 @@ impl Base {
     /// `secret`: where the cluster's own secret file is not to be read.
     fn new(request: Request, job: &JobName, secret: Option<Secret>) -> Result<Self, Error> {
         let cluster = Arc::new(Cluster::find(request.cluster.as_deref())?);
+        // Who only hands a job over need not be a node.
+        let guest = request.on.as_ref().and_then(|_| cluster.nodes.first());
         let node = match &request.node {
             Some(name) => cluster.node(name)?,
-            None => cluster.local_node().ok_or_else(|| {
+            None => cluster.local_node().or(guest).ok_or_else(|| {
                 Error::Cannot(format!(
                     "no node of {} has an address of this machine; run the leader on one of the nodes, or say which this is with --node",
                     cluster.path.display()
@@ -113,7 +118,8 @@ impl Base {
         let screen = Screen::new(request.progress);
         let events = Events::default();
         let tap = Some(events.tap());
-        let log = telemetry::init_tapped(Some((&node.log, "leader.log")), screen.writer(), tap)?;
+        let folder = node.is_here().then_some((&*node.log, "leader.log"));
+        let log = telemetry::init_tapped(folder, screen.writer(), tap)?;
         let context = tracing::error_span!("job", %job).entered();
         let me = Identity {
             who: format!("leader {job} {}", std::process::id()),

@@ -45,8 +45,8 @@ struct Steps {
 }
 
 pub(super) async fn prepare(request: Request, how: StandBy, started_us: u64) -> Result<Outcome, Error> {
-    // Whoever started it may end, and take its terminal or session along. It fails where it has been done.
-    let _ = nix::unistd::setsid();
+    // Whoever started it may end, and take its terminal or session along.
+    crate::detach::leave_terminal();
     // What it starts in the background, such as SSH's masters, is no orphan of the host that it outlives.
     nix::sys::prctl::set_child_subreaper(true).map_err(|error| Error::Io {
         what: "cannot become the parent of SSH's connections".into(),
@@ -90,9 +90,11 @@ async fn wait_and_lead(base: Base, how: &StandBy, started_us: u64) -> Result<Out
             steps,
             gone,
         } => (why, taken, steps, gone),
-        Waited::End { why } => {
+        Waited::End { why, link } => {
             tracing::info!(node = %base.node.name, why, "STANDBY_END");
             launcher.0.close().await;
+            // A leader that ends waits for that.
+            drop(link);
             return Ok(Outcome::NotNeeded);
         }
     };
@@ -134,6 +136,7 @@ enum Waited {
     },
     End {
         why: String,
+        link: Link,
     },
 }
 
@@ -245,7 +248,7 @@ async fn wait(base: &Base, how: &StandBy, from: Option<&NodeName>) -> Result<Wai
                         gone: (at, before, cut_off),
                     });
                 }
-                StandbyEffect::End { why } => return Ok(Waited::End { why }),
+                StandbyEffect::End { why } => return Ok(Waited::End { why, link }),
             }
         }
     }

@@ -9,7 +9,9 @@ use hydfs::client::names::poison_file;
 use hydfs::client::{Client, Error as StoreError, Stat};
 
 use super::files::{find_inputs, make_dest, refuse_dest, ship, stat_dest};
-use super::{Base, LeaderEndpoint, Outcome, Ready, bind, members, opened, place_of, start_launcher};
+use super::{
+    Base, LeaderEndpoint, Outcome, Ready, bind, hand_over, members, opened, place_of, start_launcher,
+};
 use crate::cli::{IfExists, Poison, Request, Start};
 use crate::driver::error::Error;
 use crate::operators::{self, Located, Resolved};
@@ -38,7 +40,8 @@ pub(super) async fn prepare(
     };
     let base = Base::new(request, &job, None)?;
     let client = &base.client;
-    let (launcher, hosts) = start_launcher(&base, &job, !start.dry_run)?;
+    let open = !start.dry_run && base.request.on.is_none();
+    let (launcher, hosts) = start_launcher(&base, &job, open)?;
 
     let waiting = |word: &str| base.screen.say(&format!("leader: {word}"));
     let looked_up = async {
@@ -64,11 +67,20 @@ pub(super) async fn prepare(
         return Ok(Outcome::DryRun(plan.describe()));
     }
     check_open_files(plan.nodes.len(), nodes.len(), open_files::limit()).map_err(Error::Cannot)?;
+    let elsewhere = match &base.request.on {
+        Some(on) => Some(hand_over::choose(&base, on, &nodes).await?),
+        None => None,
+    };
 
     // From here on something is left behind that has to be removed when it comes to nothing.
     let mut journal = create_journal(client, &plan).await?;
     let begun = async {
-        let bound = async { bind(&base.cluster, &base.node).await };
+        let bound = async {
+            match elsewhere {
+                Some(_) => Ok(None),
+                None => bind(&base.cluster, &base.node).await.map(Some),
+            }
+        };
         let written = async {
             // A plan that is stored can be carried out by anybody.
             ship(client, &resolved, stop).await?;
@@ -81,6 +93,9 @@ pub(super) async fn prepare(
             StoreError::Exists { .. } => refuse_dest(&start),
             other => other.into(),
         })?;
+        if let Some(node) = &elsewhere {
+            hand_over::start(&base, &plan.job, node).await?;
+        }
         Ok((listener, gone))
     };
     let outcome = {
@@ -101,6 +116,10 @@ pub(super) async fn prepare(
             let _ = tokio::time::timeout(TIDY_WITHIN, unmake(client, &plan)).await;
             return Err(error);
         }
+    };
+    let Some(listener) = listener else {
+        launcher.0.close().await;
+        return Ok(Outcome::HandedOver(plan.job));
     };
     let config = Config {
         lease: base.cluster.job_lease(),
