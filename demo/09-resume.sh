@@ -10,7 +10,7 @@ begin 'a running count by first word, held back, and its leader killed'
 dataset text 24
 load "$DATA"
 counted_by_first_word "$DATA" >"$WORK/expected"
-start_job 2 3 grep '--key word:0 static' count '' "$SOURCE" "$DEST" true false "$(held "$DATA")"
+start_job --standbys 0 2 3 grep '--key word:0 static' count '' "$SOURCE" "$DEST" true false "$(held "$DATA")"
 await_output "$PATIENCE" $(($(wc -l <"$WORK/expected") / 60))
 WORKERS=$(tasks | awk '{ print $4 }' | xargs)
 [ "$(wc -w <<<"$WORKERS")" -ge 7 ] || fail "only these workers were seen: $WORKERS"

@@ -341,6 +341,15 @@ impl Cluster {
         self.spawn_leader(name, name, &all)
     }
 
+    /// [`Self::start`], with nobody who would take the job up.
+    pub fn start_alone(&self, name: &str, args: &[&str]) -> Result<Job<'_>> {
+        let all: Vec<&str> = ["--standbys", "0"]
+            .into_iter()
+            .chain(args.iter().copied())
+            .collect();
+        self.start(name, &all)
+    }
+
     fn spawn_leader(&self, name: &str, files: &str, args: &[&str]) -> Result<Job<'_>> {
         let (stdout, stderr) = (
             self.path(&format!("{files}.out")),

@@ -33,7 +33,7 @@ fn t121_the_disks_are_full_until_there_is_room_again() -> Result<()> {
     let fillers: Vec<_> = (1..=3)
         .map(|n| cluster.path(&format!("run/n{n}/data/filler")))
         .collect();
-    let mut job = cluster.start(
+    let mut job = cluster.start_alone(
         "full",
         &with_end(&["1", "2", "identity", ""], "out/full", "true", &held(400_000)),
     )?;
@@ -143,7 +143,7 @@ fn t122_three_nodes_lost_at_once_is_told_with_the_files_name() -> Result<()> {
     args.extend(GREP_COUNT);
     let rate = held(400_000);
     args.extend([source, "out/lost", "true", "false", &rate]);
-    let mut job = cluster.start("lost", &args)?;
+    let mut job = cluster.start_alone("lost", &args)?;
     job.wait_for_output()?;
     cluster.kill_nodes(&nodes)?;
     let struck = now();

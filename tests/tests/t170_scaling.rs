@@ -208,7 +208,7 @@ fn t173_state_that_moves_arrives_although_the_leader_dies() -> Result<()> {
     let mut args = vec!["--scale-stateful", "--max-tasks", "4", "--console", "none"];
     args.extend(flow.stages);
     args.extend(["in", "out/taken", "true", "true", "18000", "4000", "8000"]);
-    let mut job = cluster.start("taken", &args)?;
+    let mut job = cluster.start_alone("taken", &args)?;
     for (node, changes) in [("n2", 1), ("n3", 2)] {
         wait_for("a change of the stage that counts", PATIENCE, || {
             let lines = cluster.log_lines("SCALE_UP")?;

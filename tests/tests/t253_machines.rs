@@ -391,7 +391,7 @@ fn t256_folders_with_strange_names() -> Result<()> {
     cluster.hydfs(&["create", "/dev/null", "log"])?;
     cluster.hydfs(&["multiappend", "log", "n1", "n2", "n3", "data.txt"])?;
     // What a killed leader leaves is found by the scripts, too.
-    let mut job = cluster.start("four", &with_end(&GREP_REPLACE, "out/four", "true", "20000"))?;
+    let mut job = cluster.start_alone("four", &with_end(&GREP_REPLACE, "out/four", "true", "20000"))?;
     job.wait_for_output()?;
     job.kill_leader()?;
     cluster.script(&["kill-node", "n3"])?;

@@ -247,7 +247,7 @@ fn t35_the_leader_dies_and_leaves_nothing_behind() -> Result<()> {
     let cluster = Cluster::with_text("127.0.53", 3, 400_000)?;
     cluster.write_operator("twice.sh", FOREIGN_TWICE)?;
     let stages = ["2", "3", "transform:./twice.sh", "", "count", ""];
-    let mut job = cluster.start(
+    let mut job = cluster.start_alone(
         "orphans",
         &with_end(&stages, "out/orphans", "true", &held(400_000)),
     )?;

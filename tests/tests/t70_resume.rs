@@ -21,7 +21,7 @@ fn printed_is_stored(cluster: &Cluster, job: &Job<'_>, dest: &str) -> Result<()>
 #[test]
 fn t71_a_job_is_taken_up_twice_after_its_leader_died() -> Result<()> {
     let cluster = Cluster::with_text("127.0.57", 3, 300_000)?;
-    let mut job = cluster.start(
+    let mut job = cluster.start_alone(
         "taken",
         &with_end(&GREP_COUNT, "out/count", "true", &held(300_000)),
     )?;
@@ -76,7 +76,7 @@ fn t72_a_job_with_a_foreign_operator_is_taken_up_from_two_nodes_at_once() -> Res
         "false",
         &rate,
     ];
-    let mut job = cluster.start("foreign", &args)?;
+    let mut job = cluster.start_alone("foreign", &args)?;
     job.wait_for_output()?;
     // While it runs, nobody else may have it.
     let out = cluster.leader(&["--node", "n2", "--resume", "foreign"])?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::evidence;
 use super::judge::{self, Verdict};
 use super::recovery::{LogTail, recoveries, was_at_work};
-use super::scenario::Scenario;
+use super::scenario::{Fault, Scenario};
 use super::strike::{Strikes, Struck};
 use crate::{Cluster, Job, PATIENCE, now, wait_for};
 
@@ -105,10 +105,16 @@ fn attempt(
     let op = scenario.kind.operator(scenario.seed, work)?;
     let args = scenario.args(&op);
     let job_began = now();
-    let mut job = cluster.start(
-        &scenario.job(),
-        &args.iter().map(String::as_str).collect::<Vec<_>>(),
-    )?;
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    // A leader that is killed is taken up by hand, where that is the fault.
+    let by_hand = scenario
+        .faults
+        .iter()
+        .any(|f| matches!(f.fault, Fault::KillLeader { .. }));
+    let mut job = match by_hand {
+        true => cluster.start_alone(&scenario.job(), &args)?,
+        false => cluster.start(&scenario.job(), &args)?,
+    };
     if scenario.kind.is_final() {
         wait_for_tuples(&mut job, logs)?;
     } else {

@@ -12,7 +12,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// Batches are small, so that the logs come to what they would in an hour or so: they are trimmed many times.
 #[test]
-fn t310_what_jobs_without_end_keep_stays_where_it_is() -> Result<()> {
+fn t331_what_jobs_without_end_keep_stays_where_it_is() -> Result<()> {
     let cluster = Cluster::up("127.0.47", 4)?;
     let config = std::fs::read_to_string(cluster.config())?;
     std::fs::write(cluster.config(), format!("{config}\n[job]\nbatch_bytes = 256\n"))?;
