@@ -33,7 +33,16 @@ impl Check<'_> {
         self.digest = Digest(base.digest);
         self.told = cut.source.clone();
         self.kept.begin_at(&cut.emitted);
-        let wrong = cut::wrong(cut, None, &self.log.state, plan, self.shape, self.snapshot_len);
+        let mut wrong = cut::wrong(cut, None, &self.log.state, plan, self.shape, self.snapshot_len);
+        let state = &self.log.state;
+        let active: Vec<_> = state
+            .active
+            .iter()
+            .map(|channel| state.targets[*channel])
+            .collect();
+        if base.active != active {
+            wrong.push("it says that its outputs lead to other tasks than by the plan".into());
+        }
         self.all_wrong(cut.pos, wrong);
         self.base = Some(base);
     }
@@ -51,11 +60,15 @@ impl Check<'_> {
             wrong.push(format!("a base of epoch {}, which was not at work", base.epoch));
         }
         let before = self.log.gone.map_or(0, |gone| gone.processes);
-        let processes = before + self.log.epochs.len() as u64;
+        let processes = before.saturating_add(self.log.epochs.len() as u64);
         let first = self.base.as_ref().map_or(0, |first| first.checkpoints);
         let counts = [
             ("processes", base.processes, processes),
-            ("checkpoints", base.checkpoints, first + self.log.checkpoints),
+            (
+                "checkpoints",
+                base.checkpoints,
+                first.saturating_add(self.log.checkpoints),
+            ),
         ];
         for (what, says, is) in counts.into_iter().filter(|(_, says, is)| says != is) {
             wrong.push(format!(
@@ -67,7 +80,13 @@ impl Check<'_> {
                 "the records before it are not those that it was written behind: their digest differs".into(),
             );
         }
-        if base.receivers != self.log.state.targets {
+        let state = &self.log.state;
+        let active: Vec<_> = state
+            .active
+            .iter()
+            .map(|channel| state.targets[*channel])
+            .collect();
+        if base.receivers != state.targets || base.active != active {
             wrong.push("it says that its outputs lead to other tasks than by the order records".into());
         }
         wrong.extend(self.log.state.differs(cut, self.plan));

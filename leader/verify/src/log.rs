@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use common::ids::{Epoch, TaskId};
 use hydfs::client::{ClientId, Span};
 use protocol::control::TaskPlan;
-use protocol::task_log::{self, Base, Cut, Digest, Order, Record, SourcePos};
+use protocol::task_log::{self, Base, Cut, Digest, Keeps, Order, Record, SourcePos};
 
 use super::kept::Kept;
 use super::shape::Shape;
@@ -91,6 +91,7 @@ pub fn check(plan: &TaskPlan, ended: bool, files: TaskFiles<'_>) -> (TaskLog, Ve
     let name = plan.task.to_string();
     let shape = Shape::of(plan);
     let snapshots = files.snapshots.and_then(|s| s.of(&name));
+    let snapshots_begin = files.snapshots.map_or(0, |s| s.base);
     let mut check = Check {
         plan,
         shape,
@@ -129,6 +130,14 @@ pub fn check(plan: &TaskPlan, ended: bool, files: TaskFiles<'_>) -> (TaskLog, Ve
         }
     }
     check.end();
+    // While the job runs its snapshot file may be trimmed once more between the two looks.
+    let needs = check.log.checkpoint.as_ref().and_then(|cut| cut.snapshot.first());
+    if let Some((first, _)) = needs.filter(|(first, _)| ended && *first < snapshots_begin) {
+        let what = format!(
+            "its state begins at byte {first} of the snapshot file, which was trimmed up to {snapshots_begin}"
+        );
+        check.wrong_file(what);
+    }
     (check.log, check.findings.into_list(Some(plan.task)))
 }
 
@@ -176,6 +185,13 @@ impl Check<'_> {
             }
             return None;
         };
+        let begins = mine.spans.first().map_or(mine.length, |first| first.start);
+        if begins > files.log_begin.max(streams.base) && !streams.missing {
+            self.wrong_file(format!(
+                "who wrote it is not known from byte {} to {begins}",
+                files.log_begin
+            ));
+        }
         if let Some(what) = spans_wrong(mine, streams.missing, trimmed) {
             self.wrong_file(format!("its log: {what}"));
         }
@@ -358,6 +374,23 @@ impl Check<'_> {
         self.log.checkpoint = Some(cut);
     }
 
+    /// What receivers may still ask for, and the state that a restart reads, must be there.
+    fn trimmed_too_far(&mut self) {
+        let (Some(base), Some(checkpoint)) = (&self.base, &self.log.checkpoint) else {
+            return;
+        };
+        let emitted = base.cut.emitted.iter().enumerate();
+        let owed = emitted.filter(|(i, n)| checkpoint.acked.get(*i).is_some_and(|acked| acked < n));
+        if self.shape.keeps == Keeps::Productions
+            && let Some((i, n)) = owed.last()
+        {
+            let acked = checkpoint.acked[i];
+            self.wrong_file(format!(
+                "it was trimmed up to unit {n} of output {i}, of which {acked} had arrived: a restart could not send the rest"
+            ));
+        }
+    }
+
     fn end(&mut self) {
         self.log.epochs.retain(|e| *e != Epoch::default());
         if !self.log.damaged
@@ -376,5 +409,6 @@ impl Check<'_> {
                 "it was trimmed up to position {begin}, and no checkpoint from there on says where a restart begins"
             ));
         }
+        self.trimmed_too_far();
     }
 }

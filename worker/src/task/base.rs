@@ -51,8 +51,8 @@ impl LogBase {
     }
 
     /// The log begins with this base.
-    pub fn begin_with(&mut self, base: &Base) {
-        self.begin = base.at;
+    pub fn begin_with(&mut self, base: &Base, size: u64) {
+        (self.begin, self.size) = (base.at, size);
         self.processes = base.processes;
         self.checkpoints = base.checkpoints;
     }
@@ -99,8 +99,8 @@ impl LogBase {
         let noted = self.noted.take_if(|noted| {
             let mut emitted = noted.emitted.iter().enumerate();
             let acked = |i: usize| durable.acked.get(i).copied();
-            let arrived =
-                keeps != Keeps::Productions || emitted.all(|(i, n)| acked(i).is_none_or(|acked| acked >= *n));
+            let arrived = keeps != Keeps::Productions
+                || emitted.all(|(i, n)| acked(i).is_some_and(|acked| acked >= *n));
             (durable.pos >= noted.pos || Mutant::EarlyTrim.is_on())
                 && (arrived || Mutant::TrimUnasked.is_on())
         })?;

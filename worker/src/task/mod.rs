@@ -472,14 +472,18 @@ impl Task {
         let mut base = Box::new(Base {
             cut: self.now.clone(),
             receivers: self.outputs.receivers().map(|(_, task)| task).collect(),
+            active: self.outputs.active().collect(),
             epoch: self.config.epoch,
             processes: self.base.processes(),
             checkpoints: self.base.checkpoints(),
             at,
             digest: digest.0,
         });
+        // Whether it has arrived is a checkpoint's to say.
+        base.cut.acked.clear();
         if Mutant::Receivers.is_on() {
             base.receivers.clear();
+            base.active.clear();
         }
         self.log.note(&Record::Base(base.clone()));
         self.base.note(&base, self.log.place().0 - at);

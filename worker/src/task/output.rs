@@ -73,14 +73,18 @@ impl Output {
     }
 
     /// Takes a chunk back in that an earlier process closed; those of one output come in order. What is acknowledged
-    /// already is dropped.
-    pub fn restore(&mut self, chunk: Chunk) {
+    /// already is dropped. False: units before it are missing.
+    pub fn restore(&mut self, chunk: Chunk) -> bool {
+        if chunk.start > self.closed {
+            return false;
+        }
         if chunk.end > self.closed {
             self.closed = chunk.end;
             self.emitted = chunk.end;
             self.kept_bytes += chunk.payload.len();
             self.chunks.push_back(chunk);
         }
+        true
     }
 
     /// Closed chunks that begin at unit `from` or later.

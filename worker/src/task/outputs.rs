@@ -15,7 +15,7 @@ use common::clock::Time;
 use common::ids::TaskId;
 use protocol::control::Route;
 use protocol::groups::Owners;
-use protocol::task_log::Record;
+use protocol::task_log::{Base, Record};
 
 use super::Config;
 use super::effect::Effect;
@@ -146,10 +146,18 @@ impl Outputs {
         receivers.filter_map(|(i, to)| Some((i, (*to)?)))
     }
 
-    /// Makes the outputs that a base names.
-    pub fn restore(&mut self, receivers: &[TaskId]) {
-        for task in receivers {
+    /// The tasks that the routing in force chooses from.
+    pub fn active(&self) -> impl Iterator<Item = TaskId> + '_ {
+        self.active.iter().filter_map(|index| self.receivers[*index])
+    }
+
+    /// Makes the outputs that a base names, and routes as it says: the plan may know of that version only later.
+    pub fn restore(&mut self, base: &Base) {
+        for task in &base.receivers {
             self.open(*task);
+        }
+        if !base.active.is_empty() {
+            self.change(&base.active);
         }
     }
 
@@ -290,11 +298,6 @@ impl Outputs {
     pub fn next_route(&mut self, now: u32) -> Option<&Route> {
         self.coming.retain(|r| r.version > now);
         self.coming.front()
-    }
-
-    /// The tasks of a version that is not in force yet.
-    pub fn route(&self, version: u32) -> Option<&Route> {
-        self.coming.iter().find(|r| r.version == version)
     }
 
     pub fn awaits_route(&self) -> bool {

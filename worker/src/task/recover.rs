@@ -67,10 +67,15 @@ impl History {
             let (at, record) = next?;
             let at = begin + at as u64;
             match record {
+                Record::Base(base) if base.at != at => {
+                    let why = "a base that was written elsewhere stands in it";
+                    return Err(Error::LogBegin { at: begin, why });
+                }
                 Record::Base(base) if at == begin => {
+                    let size = begin + records.at() as u64 - at;
                     growing.clone_from(&base.cut.source.growing);
                     history.digest = Digest(base.digest);
-                    bases.begin_with(&base);
+                    bases.begin_with(&base, size);
                     history.base = Some(*base);
                 }
                 Record::Base(base) => bases.note(&base, begin + records.at() as u64 - at),
@@ -173,7 +178,7 @@ impl Task {
         let mut task = Self::empty(config, neighbours, now);
         if task.config.keeps != Keeps::Inputs {
             if let Some(base) = &history.base {
-                task.routed_by(base)?;
+                task.outputs.restore(base);
             }
             task.routed_until(
                 &history,
@@ -192,7 +197,7 @@ impl Task {
             Keeps::Order => task.go_on(history),
             Keeps::Inputs => task.start_over(history)?,
             Keeps::Productions => {
-                task.take_up(history);
+                task.take_up(history, stored.log_begin)?;
                 durable = task.now.pos;
             }
         }
@@ -209,19 +214,6 @@ impl Task {
             });
         }
         Ok(task)
-    }
-
-    /// Makes the outputs that there were at a base.
-    fn routed_by(&mut self, base: &Base) -> Result<(), Error> {
-        self.outputs.restore(&base.receivers);
-        let version = base.cut.route;
-        if version > self.now.route {
-            let route = self.outputs.route(version).cloned().ok_or(Error::Foreign {
-                what: format!("version {version} of the routing"),
-            })?;
-            self.outputs.restore_route(&route.tasks);
-        }
-        Ok(())
     }
 
     /// Makes the outputs that the routing changes after order record `from` up to `until` brought.
@@ -346,7 +338,7 @@ impl Task {
 
     /// What was put out is there. Without state the orders behind the checkpoint are as good as done; with state they
     /// are void, since nothing of them has left.
-    fn take_up(&mut self, history: History) {
+    fn take_up(&mut self, history: History, log_begin: u64) -> Result<(), Error> {
         let end = history.end();
         let at = history.cut.as_ref().map_or(0, |cut| cut.pos);
         if !self.config.stateful {
@@ -369,8 +361,11 @@ impl Task {
             if chunk.pos > cut.pos && Some(index) != self.outputs.aside_index() {
                 self.now.tuples_out += chunk.tuples;
             }
-            if let Some(output) = self.outputs.get_mut(index) {
-                output.restore(chunk);
+            if let Some(output) = self.outputs.get_mut(index)
+                && !output.restore(chunk)
+            {
+                let why = "what was put out before is gone, though it had not all arrived";
+                return Err(Error::LogBegin { at: log_begin, why });
             }
         }
         let behind = history.orders.iter();
@@ -385,6 +380,7 @@ impl Task {
         if last > cut.pos {
             self.checkpoints.push(self.now.clone());
         }
+        Ok(())
     }
 
     /// Without a log: the source begins where its predecessor's output is known to have arrived.

@@ -15,6 +15,9 @@ pub struct Base {
     /// Tasks that outputs lead to, in the order in which they were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub receivers: Vec<TaskId>,
+    /// Those of them that the routing in force chooses from, where they are tasks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub active: Vec<TaskId>,
     /// The process that wrote it, and how many had begun by then, this one included.
     pub epoch: Epoch,
     pub processes: u64,

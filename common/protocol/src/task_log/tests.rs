@@ -94,6 +94,7 @@ fn any_record() -> impl Strategy<Value = Record> {
             .prop_map(|(cut, (processes, at, digest), receivers)| {
                 Record::Base(Box::new(Base {
                     cut,
+                    active: receivers.clone(),
                     receivers,
                     epoch: Epoch(processes),
                     processes,

@@ -280,14 +280,17 @@ impl Maker {
             let some = self.rng.random_range(0..cuts.len());
             let last = pos as usize == orders.len();
             if (last || self.rng.random_bool(0.3)) && cuts[some].pos > checkpoint.pos {
-                checkpoint = self.checkpoint(&cuts[some], sort);
+                checkpoint = self.checkpoint(&cuts[some], &checkpoint, sort);
                 log.push((epoch, tell(&checkpoint, &mut told)));
                 checkpoints += 1;
             }
             if !sort.inputs && !now.done && self.rng.random_bool(0.1) {
+                let mut cut = now.clone();
+                cut.acked.clear();
                 let base = Base {
-                    cut: now.clone(),
+                    cut,
                     receivers: outputs.clone(),
+                    active: outputs.clone(),
                     epoch,
                     processes,
                     checkpoints,
@@ -297,7 +300,7 @@ impl Maker {
             }
         }
         if checkpoint.pos < now.pos {
-            let last = self.checkpoint(&now, sort);
+            let last = self.checkpoint(&now, &checkpoint, sort);
             log.push((epoch, tell(&last, &mut told)));
         }
         for (to, emitted) in outputs.iter().zip(&now.emitted) {
@@ -318,14 +321,14 @@ impl Maker {
         self.logs.insert(task, log);
     }
 
-    /// Where the log can give everything again, not all need be acknowledged.
-    fn checkpoint(&mut self, cut: &Cut, sort: Sort) -> Cut {
+    /// Where the log can give everything again, not all need be acknowledged; what was by the last one still is.
+    fn checkpoint(&mut self, cut: &Cut, last: &Cut, sort: Sort) -> Cut {
         let mut cut = cut.clone();
         if sort.inputs || sort.productions {
-            cut.acked = cut
-                .emitted
-                .iter()
-                .map(|e| self.rng.random_range(0..=*e))
+            let before = last.acked.iter().copied().chain(std::iter::repeat(0));
+            let acked = cut.emitted.iter().zip(before);
+            cut.acked = acked
+                .map(|(e, before)| self.rng.random_range(before..=*e))
                 .collect();
         }
         cut

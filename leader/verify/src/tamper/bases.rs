@@ -180,6 +180,31 @@ pub const ROWS: &[Row<Tamper>] = &[
         &["was next"],
     ),
     (
+        "a trimmed log whose receivers may ask for what is gone",
+        |j, r| {
+            let task = trimmed(j, r)?;
+            (keeps(j, task) == Keeps::Productions).then_some(())?;
+            let log = log(j, task)?;
+            let Record::Base(base) = &log[0].1 else {
+                return None;
+            };
+            let emitted = base.cut.emitted.iter().position(|n| *n > 0)?;
+            let newest = log
+                .iter()
+                .rposition(|(_, r)| matches!(r, Record::Checkpoint(_)))?;
+            if let Record::Checkpoint(cut) = &mut log[newest].1 {
+                cut.acked[emitted] = 0;
+            }
+            Some(())
+        },
+        &["a restart could not send the rest"],
+    ),
+    (
+        "a trimmed log that routes elsewhere",
+        |j, r| edit_first(j, r, |_, b| b.active.len() > 1, |b| b.active.reverse()),
+        &["lead to other tasks"],
+    ),
+    (
         "a trimmed log that no checkpoint covers",
         |j, r| {
             let task = trimmed(j, r)?;

@@ -70,6 +70,24 @@ pub const ROWS: &[Row<TamperBytes>] = &[
         &["was next"],
     ),
     (
+        "nobody knows who wrote its beginning",
+        |s, _| {
+            let spans = &mut s.streams.clients.values_mut().next()?.spans;
+            spans.first_mut()?.start += 1;
+            Some(())
+        },
+        &["is not known from byte"],
+    ),
+    (
+        "its state is trimmed",
+        |s, _| {
+            let snapshots = s.snapshots.as_mut()?;
+            snapshots.base = snapshots.len;
+            Some(())
+        },
+        &["of the snapshot file, which was trimmed"],
+    ),
+    (
         "a hole in it",
         |s, _| {
             let spans = &mut s.streams.clients.values_mut().next()?.spans;

@@ -98,6 +98,8 @@ struct World {
     crashes_with_work: u64,
     /// Logs and snapshot files that a process found trimmed when it began.
     trimmed: [u64; 2],
+    /// Changes of the routing that were under way when another leader took over.
+    taken_over: u64,
 }
 
 /// A value that the operator cannot digest.
@@ -152,6 +154,7 @@ impl World {
             trace: 0,
             crashes_with_work: 0,
             trimmed: [0, 0],
+            taken_over: 0,
             rng,
         };
         for id in world.tasks(0) {
@@ -370,6 +373,10 @@ impl World {
                     self.crash(p);
                 }
                 990..996 => self.scale(),
+                996 if faults > 0 && self.rng.random_bool(0.2) => {
+                    faults -= 1;
+                    self.take_over();
+                }
                 _ => {}
             }
             self.processes.retain(|p| !p.fenced);
@@ -406,18 +413,20 @@ fn streams(id: TaskId, config: &Config, neighbours: &Neighbours) -> Vec<(usize, 
 fn output_is_exact_whatever_crashes() {
     let asked = Seeds::from_env(0..2000);
     let seeds = asked.count();
-    let (mut crashes, mut retired, mut moved, mut trimmed) = (0, 0, 0, [0, 0]);
+    let (mut crashes, mut retired, mut moved) = (0, 0, 0);
+    let (mut trimmed, mut taken_over) = ([0, 0], 0);
     for seed in asked.range {
         let result = std::panic::catch_unwind(|| {
             let mut world = World::new(seed, None);
             let result = world.run();
             let counts = (world.crashes_with_work, world.retired, world.moved);
-            (result, counts, world.trimmed)
+            (result, counts, (world.trimmed, world.taken_over))
         });
         match result {
-            Ok((Ok(()), (n, gone, keys), [logs, snaps])) => {
+            Ok((Ok(()), (n, gone, keys), ([logs, snaps], changes))) => {
                 (crashes, retired, moved) = (crashes + n, retired + gone, moved + keys);
                 trimmed = [trimmed[0] + logs, trimmed[1] + snaps];
+                taken_over += changes;
             }
             Ok((Err(wrong), ..)) => panic!("seed {seed}: {wrong}\n  {}", again(seed, "worker", "output_is")),
             Err(_) => panic!("seed {seed} panicked; {}", again(seed, "worker", "output_is")),
@@ -437,6 +446,10 @@ fn output_is_exact_whatever_crashes() {
     assert!(
         moved >= 2 * seeds,
         "only {moved} keys were handed over in {seeds} seeds"
+    );
+    assert!(
+        taken_over >= seeds / 20,
+        "only {taken_over} changes were under way when another leader took over in {seeds} seeds"
     );
     assert!(
         trimmed[0] >= seeds && trimmed[1] >= seeds / 50,

@@ -82,16 +82,38 @@ impl World {
 
     /// Is no change of any stage under way?
     pub(super) fn is_settled(&self) -> bool {
-        (1..3).all(|s| {
-            let newest = self.routing[s].newest();
-            self.routing[s].released == newest
-                && self.routers(s as u16).iter().all(|u| {
-                    self.newest(*u)
-                        .is_some_and(|p| self.processes[p].task.routed() >= newest)
-                })
-                && self.out(s as u16).iter().all(|t| self.gone.contains(t))
-                && self.has_moved(s as u16, |_| true)
-        })
+        (1..3).all(|stage| self.has_settled(stage))
+    }
+
+    fn has_settled(&self, stage: u16) -> bool {
+        let routing = &self.routing[usize::from(stage)];
+        let newest = routing.newest();
+        let routed = |u: &TaskId| {
+            let task = self.newest(*u).map(|p| &self.processes[p].task);
+            task.is_some_and(|task| task.routed() >= newest)
+        };
+        routing.released == newest
+            && self.routers(stage).iter().all(routed)
+            && self.out(stage).iter().all(|t| self.gone.contains(t))
+            && self.has_moved(stage, |_| true)
+    }
+
+    /// Another leader takes the job up: all tasks begin anew, and hear of a change that is under way only when the tasks that came
+    /// with it have begun.
+    pub(super) fn take_over(&mut self) {
+        for stage in 1..3 {
+            if !self.has_settled(stage) {
+                let routing = &mut self.routing[usize::from(stage)];
+                routing.released = routing.newest().saturating_sub(1);
+                self.taken_over += 1;
+            }
+        }
+        let ids: Vec<TaskId> = self.epochs.keys().copied().collect();
+        for id in ids {
+            if let Some(p) = self.newest(id) {
+                self.crash(p);
+            }
+        }
     }
 
     /// All tasks of the stage for which `which` says so have put its newest version in force, or have ended.
