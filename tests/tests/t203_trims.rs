@@ -219,9 +219,13 @@ fn t204_a_file_is_trimmed_by_hand() -> Result<()> {
     );
     storage.hydfs_ok(1, &["append", "text", "f"])?;
     ensure!(storage.hydfs_ok(1, &["cat", "f"])? == "more\n", "what came after");
+    // Enough for it to be worth closing a segment.
+    std::fs::write(storage.path("text"), "x".repeat(100_000))?;
+    storage.hydfs_ok(1, &["append", "text", "f"])?;
+    storage.hydfs_ok(1, &["trim", "f", "110010"])?;
     let merged = storage.hydfs_ok(1, &["merge", "f"])?;
     ensure!(
-        merged.contains("3 replicas identical") && merged.contains("10010 bytes"),
+        merged.contains("3 replicas identical") && merged.contains("110010 bytes"),
         "{merged}"
     );
     ensure!(storage.hydfs_ok(1, &["fsck"])?.contains("all is well"), "fsck");

@@ -30,6 +30,10 @@ pub(super) async fn read(
     let node = client.nodes.node(name)?;
     let (there, creation) = held(client, node, file).await?;
     let Range { start, end: len } = there;
+    if start > len {
+        // It lags behind what was trimmed.
+        return Err(missing(name, file, len, start));
+    }
     let conn = client.nodes.conn(node).await?;
     let mut under_way = VecDeque::new();
     let (mut asked, mut at) = (start, start);

@@ -67,9 +67,14 @@ impl File {
     /// Where the next entry goes under this view, once the file's base is `base` (or higher already).
     pub fn next_segment(&self, view: SegmentId, base: u64, limits: SegmentLimits) -> SegmentId {
         let (part, _) = self.position(view);
+        let base = base.max(self.base);
         let grown = self.open_of(view).is_some_and(|open| {
-            let begin = self.length() - open.bytes;
-            limits.are_reached(open, base.max(self.base).saturating_sub(begin))
+            // Adding up the segments of a long file that was never trimmed would cost each append something.
+            let begin = match base > self.dropped.bytes {
+                true => self.length() - open.bytes,
+                false => base,
+            };
+            limits.are_reached(open, base.saturating_sub(begin))
         });
         view.with_part(part.saturating_add(u32::from(grown)))
     }

@@ -20,6 +20,7 @@ mod client_conn;
 mod clients;
 mod core;
 mod inspect;
+mod marks;
 mod membership;
 mod outbox;
 mod peers;

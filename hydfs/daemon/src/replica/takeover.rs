@@ -8,7 +8,7 @@ use super::active::ActiveRange;
 use super::decide::{RangeMemory, SourceCopy, Verdict, decide, seal};
 use super::follow::FollowState;
 use super::view_state::{LeadState, ViewState};
-use super::{Effect, Mutant, RESEND, RangeState, Replica};
+use super::{Effect, Mutant, RESEND, RangeState, Replica, mutant};
 use crate::store::{self, Memory, Store};
 use crate::wire::peer::{Message, RangeAnswer, RangeInstall};
 use hydfs::content::{File, FileName, SegmentId};
@@ -94,10 +94,10 @@ fn conclude(
     let copies: Vec<SourceCopy<'_>> = nodes.iter().map(copy).collect();
     let mut files = seal(&copies, SegmentId::of(&of));
     if Mutant::UnionReturning.is_on() {
-        lengthen(&mut files, answers);
+        mutant::lengthen(&mut files, answers);
     }
     if Mutant::ReturnTrimmed.is_on() {
-        untrim(&mut files, answers);
+        mutant::untrim(&mut files, answers);
     }
     // Who else has some of it comes after those who have the newest.
     let others = answers
@@ -549,59 +549,5 @@ impl<S: Store> Replica<S> {
             }
         }
         self.remember_active(&news)
-    }
-}
-
-/// The mutant: whoever has more of a segment is believed.
-fn lengthen(files: &mut [(FileName, File)], answers: &BTreeMap<NodeIx, (Memory, RangeAnswer)>) {
-    for (name, file) in files {
-        let nonce = file.nonce;
-        let copies = answers
-            .values()
-            .flat_map(|(_, a)| &a.files)
-            .filter(|(n, f)| n == name && f.nonce == nonce);
-        for (_, copy) in copies {
-            for theirs in copy.segments.iter().filter(|s| !s.missing) {
-                match file.segment_mut(theirs.id) {
-                    Some(mine) if theirs.entries > mine.entries => {
-                        *mine = hydfs::content::Segment {
-                            sealed: true,
-                            ..theirs.head()
-                        };
-                        for (client, stream) in &copy.streams {
-                            let mine = file.streams.entry(*client).or_default();
-                            mine.length = mine.length.max(stream.length);
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-}
-
-/// The mutant: whoever was away during a trim still has what the others have dropped.
-fn untrim(files: &mut [(FileName, File)], answers: &BTreeMap<NodeIx, (Memory, RangeAnswer)>) {
-    for (name, file) in files {
-        let nonce = file.nonce;
-        let copies = answers
-            .values()
-            .flat_map(|(_, a)| &a.files)
-            .filter(|(n, f)| n == name && f.nonce == nonce);
-        for (_, copy) in copies {
-            let last = file.dropped.last;
-            if copy.dropped.last >= last {
-                continue;
-            }
-            let gone = copy.segments.iter().filter(|s| Some(s.id) <= last);
-            let mut segments: Vec<_> = gone
-                .map(|s| hydfs::content::Segment {
-                    sealed: true,
-                    ..s.head()
-                })
-                .collect();
-            segments.append(&mut file.segments);
-            (file.base, file.dropped, file.segments) = (copy.base, copy.dropped, segments);
-        }
     }
 }
