@@ -328,3 +328,33 @@ fn t318_a_job_is_submitted_to_the_node_with_most_room_with_a_local_executable() 
     }
     Ok(())
 }
+
+/// Changes of the rate are small records: so many outgrow what the job comes to.
+#[test]
+fn t319_a_journal_is_rewritten_and_a_standby_begins_with_what_is_left() -> Result<()> {
+    let cluster = Cluster::with_text("127.0.89.161", 3, LINES)?;
+    let mut job = follow(&cluster, "long", "out/long")?;
+    wait_for_standby(&cluster, "long")?;
+    let words: String = (0..1500)
+        .map(|i| format!("set_rate long {}\n", 2500 + i % 2))
+        .collect();
+    std::fs::write(cluster.path("words"), words)?;
+    let mut ctl = cluster.command("rainstormctl");
+    succeed(ctl.stdin(std::fs::File::open(cluster.path("words"))?))?;
+    wait_for("the journal to be trimmed", PATIENCE, || {
+        let text = cluster.hydfs(&["stat", "--json", "jobs/long/journal"])?;
+        let stat: serde_json::Value = serde_json::from_str(&text)?;
+        let number = |name: &str| stat[name].as_u64().unwrap_or(0);
+        let (base, len) = (number("base"), number("len").max(number("bytes")));
+        Ok((base > 0 && len - base < 80 * 1024).then_some(()))
+    })?;
+    let first = cluster.led("long")?.context("a leader")?;
+    job.kill_leader()?;
+    cluster.wait_for_leader("long", first.pid)?;
+    end(&cluster, "long", "out/long", 1)?;
+    let text = succeed(cluster.command("rainstormctl").args(["history", "--json"]))?;
+    let all: serde_json::Value = serde_json::from_str(&text)?;
+    ensure!(all[0]["summary"]["lines_in"] == LINES, "{all}");
+    ensure!(all[0]["tasks"] == 6 && all[0]["lines_in"] == LINES, "{all}");
+    Ok(())
+}

@@ -53,20 +53,29 @@ pub async fn run(
             spawn::guarded("history", async move {
                 let _turn = room.acquire().await;
                 let records = journal::read(&client, &job).await;
-                let _ = tell.send((job, records)).await;
+                // Its figures are for scripts: a table has no room for them.
+                let summary = match json {
+                    true => journal::read_summary(&client, &job).await.ok().flatten(),
+                    false => None,
+                };
+                let _ = tell.send((job, records, summary)).await;
                 Ok::<(), std::convert::Infallible>(())
             })
         })
         .collect();
     drop(tell);
     let (mut rows, mut unreadable) = (vec![], vec![]);
-    while let Some((job, records)) = heard.recv().await {
+    while let Some((job, records, summary)) = heard.recv().await {
         match records {
-            Ok(records) => rows.push(row(
-                &job,
-                &records,
-                running.contains(&job).then(clock::unix_micros),
-            )),
+            Ok(records) => {
+                let now_us = running.contains(&job).then(clock::unix_micros);
+                let mut row = row(&job, &records, now_us);
+                // One of an earlier end says nothing of a job that was taken up since.
+                let ended = matches!(row.outcome, "done" | "failed");
+                let summary = summary.filter(|_| ended);
+                row.summary = summary.and_then(|text| serde_json::from_slice(&text).ok());
+                rows.push(row);
+            }
             Err(error) => unreadable.push(format!("{}: {error}", journal::name(&job))),
         }
     }
@@ -105,6 +114,7 @@ fn row(job: &JobName, records: &[Record], now_us: Option<u64>) -> HistoryRow {
         src: String::new(),
         dest: String::new(),
         at_us: first,
+        summary: None,
     };
     let Some(state) = JobState::of(records) else {
         return row;

@@ -27,6 +27,9 @@ pub struct HistoryRow {
     pub lines_out: u64,
     pub src: String,
     pub dest: String,
+    /// Of one that has ended: what `--summary` has, as its last leader left it in HyDFS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<serde_json::Value>,
     #[serde(skip)]
     pub at_us: u64,
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use common::clock;
 use common::ids::{Epoch, JobName};
+use common::signals::Stop;
 use hydfs::client::{Appender, Client, Error};
 
 use crate::plan::Change;
 use crate::record::{Damage, Entry, Record, Ticket, VERSION, decode_some};
+use crate::state::JobState;
 
 pub fn name(job: &JobName) -> String {
     format!("jobs/{job}/journal")
@@ -22,6 +24,11 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 const READ_WITHIN: Duration = Duration::from_secs(30);
 /// Each try meets another leader that takes the job up at this moment, or met one that has died since.
 const MOST_TRIES: u32 = 20;
+/// A journal is rewritten when it has grown by so much, and by so many times what it comes to.
+const REWRITE_FROM: u64 = 64 * 1024;
+const REWRITE_TIMES: u64 = 4;
+/// Figures are a few kilobytes.
+const MOST_SUMMARY: u64 = 1 << 20;
 
 /// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,23 +43,65 @@ pub enum OpenError {
     Contended,
 }
 
+/// The figures of a job that has ended, as JSON.
+pub fn summary_name(job: &JobName) -> String {
+    format!("jobs/{job}/summary")
+}
+
+/// What a leader left there at its end; `None`: it left none.
+pub async fn read_summary(client: &Client, job: &JobName) -> Result<Option<Vec<u8>>, Error> {
+    let name = summary_name(job);
+    let len = match client.stat(&name).await {
+        Ok(stat) => stat.len.min(MOST_SUMMARY) as usize,
+        Err(Error::NoSuchFile { .. }) => return Ok(None),
+        Err(other) => return Err(other),
+    };
+    let bytes = client.tail(&*name, 0, len, Duration::from_secs(1)).await?;
+    Ok(Some(bytes.to_vec()))
+}
+
+/// Leaves the figures of a job, in place of those of an earlier end.
+pub async fn write_summary(client: &Client, job: &JobName, text: &[u8]) -> Result<(), Error> {
+    let name = summary_name(job);
+    match client.remove(&name).await {
+        Ok(()) | Err(Error::NoSuchFile { .. }) => {}
+        Err(other) => return Err(other),
+    }
+    client.put(text, &name, &Stop::never(), |_| {}).await.map(drop)
+}
+
 /// All records of a job's journal as it is now, whoever may be writing it.
 pub async fn read(client: &Client, job: &JobName) -> Result<Vec<Record>, OpenError> {
     let name = name(job);
-    let len = client.stat(&name).await?.len;
-    read_to(client, &name, len).await
+    let stat = client.stat(&name).await?;
+    read_range(client, &name, stat.base, stat.len).await
 }
 
-async fn read_to(client: &Client, name: &str, len: u64) -> Result<Vec<Record>, OpenError> {
+/// From its base on, which may move meanwhile: then the record of the state behind it is there as well.
+async fn read_range(
+    client: &Client,
+    name: &str,
+    mut base: u64,
+    mut len: u64,
+) -> Result<Vec<Record>, OpenError> {
     let mut all = vec![];
     let began = clock::now();
-    while (all.len() as u64) < len {
+    while base + (all.len() as u64) < len {
         if clock::now().since(began) > READ_WITHIN {
             return Err(OpenError::Short(name.into()));
         }
-        let most = (len - all.len() as u64).min(1 << 20) as usize;
+        let at = base + all.len() as u64;
+        let most = (len - at).min(1 << 20) as usize;
         let wait = Duration::from_secs(1);
-        all.extend_from_slice(&client.tail(name, all.len() as u64, most, wait).await?);
+        match client.tail(name, at, most, wait).await {
+            Ok(piece) => all.extend_from_slice(&piece),
+            Err(Error::Trimmed { base: now, .. }) => {
+                all.clear();
+                base = now;
+                len = len.max(client.stat(name).await?.len);
+            }
+            Err(other) => return Err(other.into()),
+        }
     }
     // HyDFS keeps appends whole. Behind a torn record nothing could be written that is ever read again.
     match decode_some(&all)? {
@@ -74,12 +123,12 @@ impl Follower {
     /// Also returns what is in it now.
     pub async fn begin(client: &Client, job: &JobName) -> Result<(Self, Vec<Record>), OpenError> {
         let name = name(job);
-        let len = client.stat(&name).await?.len;
-        let records = read_to(client, &name, len).await?;
+        let stat = client.stat(&name).await?;
+        let records = read_range(client, &name, stat.base, stat.len).await?;
         let follower = Self {
             client: client.clone(),
             name,
-            at: len,
+            at: stat.len,
             rest: vec![],
         };
         Ok((follower, records))
@@ -89,8 +138,16 @@ impl Follower {
     pub async fn next(&mut self, wait: Duration) -> Result<Vec<Record>, OpenError> {
         const PIECE: usize = 1 << 20;
         let from = self.at + self.rest.len() as u64;
-        let piece = self.client.tail(&*self.name, from, PIECE, wait).await?;
-        self.rest.extend_from_slice(&piece);
+        match self.client.tail(&*self.name, from, PIECE, wait).await {
+            Ok(piece) => self.rest.extend_from_slice(&piece),
+            // The record of the state that is there comes to all that is missed.
+            Err(Error::Trimmed { base, .. }) => {
+                self.at = base;
+                self.rest.clear();
+                return Ok(vec![]);
+            }
+            Err(other) => return Err(other.into()),
+        }
         let (records, at) = decode_some(&self.rest)?;
         self.rest.drain(..at);
         self.at += at as u64;
@@ -98,11 +155,21 @@ impl Follower {
     }
 }
 
-/// Writes the journal. Records are stored in order; nobody waits for each.
+/// Writes the journal. Records are stored in order; nobody waits for each. A journal that has outgrown what it comes to is
+/// rewritten: a record of that is appended, and what is before it is trimmed once the record is stored.
 pub struct Journal {
     appender: Appender,
+    /// By how much the file's bytes are ahead of this stream's.
+    shift: u64,
     /// Changes that are being stored: where each ends.
     tickets: VecDeque<(u64, Ticket)>,
+    /// What all records come to.
+    state: Option<JobState>,
+    /// Bytes since the newest record of the state, and the length of that.
+    grown: u64,
+    state_len: u64,
+    /// A record of the state is being stored: where it ends, and where in the file it begins.
+    rewriting: Option<(u64, u64)>,
 }
 
 impl Journal {
@@ -125,9 +192,14 @@ impl Journal {
             match patient.open_append(&name, WRITER, epoch, false).await {
                 Ok(appender) => {
                     // From the fence on nothing is added. A journal that was copied is not this stream's alone.
-                    let len = client.stat(&name).await?.len.max(appender.length());
-                    let records = read_to(client, &name, len).await?;
-                    return Ok((Self::new(appender), records, epoch));
+                    let stat = client.stat(&name).await?;
+                    let len = stat.len.max(appender.length());
+                    let records = read_range(client, &name, stat.base, len).await?;
+                    let mut journal = Self::new(appender);
+                    journal.shift = len - journal.appender.length();
+                    journal.state = JobState::of(&records);
+                    journal.grown = len - stat.base;
+                    return Ok((journal, records, epoch));
                 }
                 Err(Error::Fenced { epoch: newest, .. }) => epoch = Epoch(newest.0.max(epoch.0) + 1),
                 Err(other) => return Err(other.into()),
@@ -139,7 +211,12 @@ impl Journal {
     fn new(appender: Appender) -> Self {
         Self {
             appender,
+            shift: 0,
             tickets: VecDeque::new(),
+            state: None,
+            grown: 0,
+            state_len: 0,
+            rewriting: None,
         }
     }
 
@@ -149,9 +226,48 @@ impl Journal {
             at_us: clock::unix_micros(),
             entry,
         };
+        JobState::take(&mut self.state, &record);
+        self.grown += self.append(&record);
+        if self.rewriting.is_none() && self.grown >= REWRITE_FROM.max(REWRITE_TIMES * self.state_len) {
+            self.rewrite();
+        }
+    }
+
+    /// Returns how many bytes the record has.
+    fn append(&mut self, record: &Record) -> u64 {
         match record.encode() {
-            Ok(bytes) => self.appender.append(bytes),
-            Err(error) => tracing::error!(error = %error, "JOURNAL_FAILED"),
+            Ok(bytes) => {
+                let len = bytes.len() as u64;
+                self.appender.append(bytes);
+                len
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "JOURNAL_FAILED");
+                0
+            }
+        }
+    }
+
+    fn rewrite(&mut self) {
+        let Some(state) = self.state.clone() else { return };
+        let record = Record {
+            v: VERSION,
+            at_us: state.life.last_us,
+            entry: Entry::State(Box::new(state)),
+        };
+        let from = self.shift + self.appender.queued();
+        self.state_len = self.append(&record);
+        self.grown = 0;
+        if self.state_len > 0 {
+            self.rewriting = Some((self.appender.queued(), from));
+        }
+    }
+
+    /// All up to `acked` is stored.
+    fn trim_if_rewritten(&mut self, acked: u64) {
+        if let Some((_, from)) = self.rewriting.take_if(|(end, _)| *end <= acked) {
+            self.appender.trim(from);
+            tracing::info!(base = from, state = self.state_len, "JOURNAL_REWRITTEN");
         }
     }
 
@@ -172,6 +288,7 @@ impl Journal {
             Some(end) if end <= self.appender.acked() => self.appender.acked(),
             _ => self.appender.changed().await?,
         };
+        self.trim_if_rewritten(acked);
         let mut settled = vec![];
         while let Some((_, ticket)) = self.tickets.front().filter(|(end, _)| *end <= acked) {
             settled.push(*ticket);
@@ -183,6 +300,8 @@ impl Journal {
     /// Until all that was written is durable.
     pub async fn flush(&mut self) -> Result<(), Error> {
         let all = self.appender.queued();
-        self.appender.wait_acked(all).await.map(drop)
+        self.appender.wait_acked(all).await?;
+        self.trim_if_rewritten(all);
+        Ok(())
     }
 }

@@ -219,14 +219,15 @@ mod tests {
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| 1 + cut.index(records.len())).collect();
             cuts.sort();
             let mut rewritten = records.clone();
-            for cut in cuts.into_iter().rev() {
-                let state = JobState::of(&records[..cut]).unwrap();
+            for cut in cuts {
+                let end = rewritten.len() - (records.len() - cut);
+                let state = JobState::of(&rewritten[..end]).unwrap();
                 let entry = Entry::State(Box::new(state));
                 let at_us = records[cut - 1].at_us;
                 // As it is stored.
                 let stored = Record { v: VERSION, at_us, entry }.encode().unwrap();
                 let read = crate::record::decode(&stored).unwrap();
-                rewritten.splice(..rewritten.len() - (records.len() - cut), read);
+                rewritten.splice(..end, read);
                 prop_assert_eq!(JobState::of(&rewritten), whole.clone());
             }
         }

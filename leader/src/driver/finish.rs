@@ -107,9 +107,9 @@ impl Run {
             self.journal.write(Entry::End { ok, why });
         }
         let mut unkept = Vec::new();
+        let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::Cannot(e.to_string()))? + "\n";
         if let Some(file) = &self.base.request.summary {
-            let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::Cannot(e.to_string()))?;
-            let kept = replacement::write(file, (text + "\n").as_bytes());
+            let kept = replacement::write(file, text.as_bytes());
             unkept.extend(kept.err().map(|e| ("its figures", file.clone(), e)));
         }
         if let Err((file, error)) = self.last_look(clock::now(), &outcome).await {
@@ -134,12 +134,13 @@ impl Run {
             mut replaced,
             ..
         } = self;
-        let end_standbys = async {
+        let ended = async {
             if dismiss {
+                keep_summary(&base.client, &job.plan().job, &text).await;
                 standbys.end("the job has ended").await;
             }
         };
-        tokio::join!(end_standbys, launcher.close());
+        tokio::join!(ended, launcher.close());
         let plan = job.plan();
         match flushed {
             Ok(Err(error @ hydfs::client::Error::Fenced { .. })) => {
@@ -203,6 +204,17 @@ impl Run {
             }),
         }
     }
+}
+
+/// For those who ask when nobody is left who knows. The job does not depend on it.
+async fn keep_summary(client: &hydfs::client::Client, job: &common::ids::JobName, text: &str) {
+    let kept = journal::write_summary(client, job, text.as_bytes());
+    let why = match tokio::time::timeout(EXIT_WITHIN, kept).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "storage did not answer in time".into(),
+    };
+    tracing::warn!(file = journal::summary_name(job), why, "NOT_KEPT");
 }
 
 /// The leader that has taken the job up, for people.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use common::ids::{Creation, Epoch, JobName, NodeName, TaskId};
 use common::net::frame;
+use job::standby::wire::{FromStandby, ToStandby};
 use protocol::batch::{Batch, Builder, Wire};
 use protocol::control::{Failure, Format, Peer, Report, Route, Slice, TaskPlan, ToLeader, ToWorker, Unit};
 use protocol::task_log::{self, Cut, Order, Record, SourcePos, SourceRun};
@@ -100,6 +101,41 @@ pub fn control(data: &[u8]) {
         let again = frame::encode(&message).expect("what was decoded is representable");
         assert_eq!(frame::decode::<ToWorker>(&again).ok(), Some(message));
     }
+}
+
+/// Messages between a leader and its standby, both ways.
+pub fn standby(data: &[u8]) {
+    if let Ok(message) = frame::decode::<FromStandby>(data) {
+        let again = frame::encode(&message).expect("what was decoded is representable");
+        assert_eq!(frame::decode::<FromStandby>(&again).ok(), Some(message));
+    }
+    if let Ok(message) = frame::decode::<ToStandby>(data) {
+        let again = frame::encode(&message).expect("what was decoded is representable");
+        assert_eq!(frame::decode::<ToStandby>(&again).ok(), Some(message));
+    }
+}
+
+pub fn standby_seeds() -> Vec<Vec<u8>> {
+    let said = [
+        FromStandby::Register {
+            job: JobName::new("j").expect("a name"),
+            node: NodeName::new("n1").expect("a name"),
+            pid: 7,
+        },
+        FromStandby::Beat { late_ms: 9 },
+    ];
+    let heard = [
+        ToStandby::Beat { late_ms: 9, rank: 1 },
+        ToStandby::Finish { why: "done".into() },
+        ToStandby::OtherJob,
+    ];
+    let said = said
+        .iter()
+        .map(|message| frame::encode(message).expect("representable"));
+    let heard = heard
+        .iter()
+        .map(|message| frame::encode(message).expect("representable"));
+    said.chain(heard).map(Into::into).collect()
 }
 
 pub fn control_seeds() -> Vec<Vec<u8>> {

@@ -51,6 +51,12 @@ pub const TARGETS: &[Target] = &[
         job::control,
         job::control_seeds,
     ),
+    target(
+        "standby",
+        "a standby or the leader",
+        job::standby,
+        job::standby_seeds,
+    ),
     target("data", "a worker", job::data, job::data_seeds),
     target("task-log", "the storage", job::task_log, job::task_log_seeds),
     target("operator", "an operator", operator::batch, operator::batch_seeds),

@@ -338,3 +338,116 @@ impl Standbys {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(n: usize) -> Vec<NodeName> {
+        (1..=n).map(|i| NodeName::new(format!("n{i}")).unwrap()).collect()
+    }
+
+    struct Leader(Standbys);
+
+    impl Leader {
+        fn on_n2(wanted: u16, nodes: usize) -> Self {
+            let (all, lease) = (names(nodes), Duration::from_secs(3));
+            Self(Standbys::new(wanted, lease, all[1].clone(), all, BTreeSet::new()))
+        }
+
+        fn give(&mut self, ms: u64, input: StandbysInput) -> Vec<StandbysEffect> {
+            let mut out = vec![];
+            self.0.handle(Time::from_millis(1000 + ms), input, &mut out);
+            out
+        }
+
+        /// Where standbys are started.
+        fn starts(&mut self, ms: u64, input: StandbysInput) -> Vec<String> {
+            let effects = self.give(ms, input).into_iter();
+            let start = |effect| match effect {
+                StandbysEffect::Start { node } => Some(node.to_string()),
+                _ => None,
+            };
+            effects.filter_map(start).collect()
+        }
+
+        fn register(&mut self, ms: u64, conn: u64, node: &str) -> Vec<StandbysEffect> {
+            let (conn, node, pid) = (ConnId(conn), NodeName::new(node).unwrap(), conn as u32);
+            self.give(ms, StandbysInput::Registered { conn, node, pid })
+        }
+    }
+
+    #[test]
+    fn they_start_behind_the_leaders_node_a_second_later_and_never_beside_it() {
+        let mut leader = Leader::on_n2(2, 3);
+        assert!(leader.starts(0, StandbysInput::Tick).is_empty());
+        assert_eq!(leader.starts(1000, StandbysInput::Tick), ["n3", "n1"]);
+        let mut leader = Leader::on_n2(7, 2);
+        leader.starts(0, StandbysInput::Tick);
+        assert_eq!(leader.starts(1000, StandbysInput::Tick), ["n1"]);
+        let mut leader = Leader::on_n2(0, 2);
+        leader.starts(0, StandbysInput::Tick);
+        assert!(leader.starts(9000, StandbysInput::Tick).is_empty());
+    }
+
+    #[test]
+    fn one_that_is_lost_is_replaced_elsewhere_at_once() {
+        let mut leader = Leader::on_n2(1, 4);
+        leader.starts(0, StandbysInput::Tick);
+        assert_eq!(leader.starts(1000, StandbysInput::Tick), ["n3"]);
+        leader.register(1100, 7, "n3");
+        assert_eq!(
+            leader.starts(1200, StandbysInput::Closed { conn: ConnId(7) }),
+            ["n4"]
+        );
+        // That node is lost before it registers; the next one comes to nothing.
+        let n4 = NodeName::new("n4").unwrap();
+        assert_eq!(leader.starts(1300, StandbysInput::NodeFailed(n4)), ["n1"]);
+        let (node, why) = (NodeName::new("n1").unwrap(), "no SSH".into());
+        assert!(
+            leader
+                .starts(1400, StandbysInput::StartFailed { node, why })
+                .is_empty()
+        );
+        assert_eq!(
+            leader.starts(3300, StandbysInput::Tick),
+            ["n3"],
+            "it was well before it died"
+        );
+    }
+
+    #[test]
+    fn a_silent_one_is_given_up_and_one_too_many_sent_away() {
+        let mut leader = Leader::on_n2(1, 3);
+        leader.starts(0, StandbysInput::Tick);
+        leader.starts(1000, StandbysInput::Tick);
+        let welcome = leader.register(1100, 7, "n3");
+        let ranked = |effect: &StandbysEffect| match effect {
+            StandbysEffect::Tell {
+                conn,
+                message: ToStandby::Beat { rank: 0, .. },
+            } => *conn == ConnId(7),
+            _ => false,
+        };
+        assert!(welcome.iter().any(ranked), "{welcome:?}");
+        let refused = leader.register(1200, 8, "n1");
+        assert!(
+            matches!(
+                &refused[..],
+                [
+                    StandbysEffect::Tell {
+                        message: ToStandby::Finish { .. },
+                        ..
+                    },
+                    _
+                ]
+            ),
+            "{refused:?}"
+        );
+        let lost = (1250..6000).step_by(50).find(|ms| {
+            let effects = leader.give(*ms, StandbysInput::Tick);
+            effects.contains(&StandbysEffect::Close { conn: ConnId(7) })
+        });
+        assert!(lost.is_some_and(|ms| (4100..4400).contains(&ms)), "{lost:?}");
+    }
+}

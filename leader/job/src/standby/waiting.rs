@@ -331,3 +331,127 @@ impl Standby {
         out.push(StandbyEffect::End { why });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(3);
+
+    fn at(ms: u64) -> Time {
+        Time::from_millis(1000 + ms)
+    }
+
+    fn give(standby: &mut Standby, ms: u64, input: StandbyInput) -> Vec<StandbyEffect> {
+        let mut out = vec![];
+        standby.handle(at(ms), input, &mut out);
+        out.retain(|effect| !matches!(effect, StandbyEffect::Beat { .. }));
+        out
+    }
+
+    fn beat(rank: u16) -> StandbyInput {
+        StandbyInput::Heard(ToStandby::Beat { late_ms: 0, rank })
+    }
+
+    fn linked(rank: u16) -> Standby {
+        let mut standby = Standby::new(at(0), LEASE, Epoch(0));
+        assert_eq!(give(&mut standby, 0, StandbyInput::Tick), [StandbyEffect::Dial]);
+        assert_eq!(give(&mut standby, 1, StandbyInput::Connected), []);
+        assert_eq!(give(&mut standby, 2, beat(rank)), []);
+        standby
+    }
+
+    #[test]
+    fn a_leader_that_died_is_followed_at_once_by_the_first_and_later_by_the_second() {
+        for (rank, due) in [(0, 50), (1, 750)] {
+            let mut standby = linked(rank);
+            assert_eq!(
+                give(&mut standby, 10, StandbyInput::Closed),
+                [StandbyEffect::Dial]
+            );
+            assert_eq!(give(&mut standby, 11, StandbyInput::Refused), []);
+            for ms in (50..due).step_by(50) {
+                assert_eq!(give(&mut standby, ms, StandbyInput::Tick), [], "{ms}");
+            }
+            assert_eq!(give(&mut standby, due, StandbyInput::Tick), [StandbyEffect::Read]);
+            let facts = JournalFacts::default();
+            let read = give(&mut standby, due + 1, StandbyInput::Read(facts.clone()));
+            assert_eq!(read, [StandbyEffect::Fence]);
+            let lead = give(&mut standby, due + 2, StandbyInput::Fenced(facts));
+            let why = "nobody listens at its address".into();
+            assert_eq!(lead, [StandbyEffect::Lead { why }]);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_broke_alone_is_made_anew() {
+        let mut standby = linked(0);
+        assert_eq!(
+            give(&mut standby, 10, StandbyInput::Closed),
+            [StandbyEffect::Dial]
+        );
+        assert_eq!(give(&mut standby, 11, StandbyInput::Connected), []);
+        for ms in (50..10_000).step_by(50) {
+            give(&mut standby, ms, beat(0));
+            assert_eq!(give(&mut standby, ms, StandbyInput::Tick), [], "{ms}");
+        }
+    }
+
+    /// Membership alone accuses nobody; with a third of a lease of silence it does.
+    #[test]
+    fn silence_counts_after_a_lease_and_sooner_when_the_node_is_said_to_have_failed() {
+        for (accused, from, to) in [(false, 3000, 3100), (true, 1000, 1100)] {
+            let mut standby = linked(0);
+            if accused {
+                give(&mut standby, 3, StandbyInput::NodeFailed);
+            }
+            let read = (50..5000).step_by(50).find(|ms| {
+                let effects = give(&mut standby, *ms, StandbyInput::Tick);
+                effects.contains(&StandbyEffect::Read)
+            });
+            assert!(
+                read.is_some_and(|ms| (from..=to).contains(&ms)),
+                "{accused}: {read:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_job_that_has_ended_or_another_leads_is_left_alone() {
+        let other = JournalFacts {
+            base: Epoch(1000),
+            leader: Some((NodeName::new("n3").unwrap(), 7)),
+            ended: false,
+        };
+        let ended = JournalFacts {
+            ended: true,
+            ..JournalFacts::default()
+        };
+        for (facts, says) in [(other, "node n3, process 7"), (ended, "has ended")] {
+            let mut standby = linked(0);
+            give(&mut standby, 10, StandbyInput::Closed);
+            give(&mut standby, 11, StandbyInput::Refused);
+            assert_eq!(give(&mut standby, 50, StandbyInput::Tick), [StandbyEffect::Read]);
+            let end = give(&mut standby, 51, StandbyInput::Read(facts));
+            assert!(
+                matches!(&end[..], [StandbyEffect::End { why }] if why.contains(says)),
+                "{end:?}"
+            );
+            assert_eq!(give(&mut standby, 100, StandbyInput::Tick), []);
+        }
+    }
+
+    #[test]
+    fn while_storage_is_away_it_is_tried_again_and_the_leader_dialled() {
+        let mut standby = linked(0);
+        give(&mut standby, 10, StandbyInput::Closed);
+        give(&mut standby, 11, StandbyInput::Refused);
+        assert_eq!(give(&mut standby, 50, StandbyInput::Tick), [StandbyEffect::Read]);
+        assert_eq!(give(&mut standby, 60, StandbyInput::Failed), []);
+        assert_eq!(give(&mut standby, 100, StandbyInput::Tick), [StandbyEffect::Dial]);
+        // It was this node that was cut off.
+        give(&mut standby, 101, StandbyInput::Connected);
+        give(&mut standby, 102, beat(0));
+        assert_eq!(standby.gone_since(), None);
+    }
+}

@@ -11,6 +11,7 @@ use super::{SimEvent, World};
 use crate::machine::{ConnId, Input, Job, resume};
 use crate::plan::SourceFile;
 use crate::record::{Entry, Record, Settings, Ticket, VERSION};
+use crate::state::JobState;
 
 impl World {
     pub(super) fn record(entry: Entry) -> Record {
@@ -43,6 +44,9 @@ impl World {
                 return;
             };
             self.durable.push(Self::record(entry));
+            if self.rng.chance(3) {
+                self.rewrite();
+            }
             if let Some(ticket) = ticket {
                 self.give(Input::Stored { ticket });
             }
@@ -50,6 +54,13 @@ impl World {
         if !self.under_way.is_empty() {
             self.at(1, SimEvent::Durable(self.leaders));
         }
+    }
+
+    /// One record of what the journal comes to, and nothing before it.
+    fn rewrite(&mut self) {
+        let state = JobState::of(&self.durable).expect("a plan");
+        self.durable = vec![Self::record(Entry::State(Box::new(state)))];
+        self.rewritten += 1;
     }
 
     /// `kill -9` of the leader. Its workers notice, within their lease. Of what was on its way to the journal any part

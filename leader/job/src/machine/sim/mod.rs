@@ -119,6 +119,8 @@ struct World {
     stalled_until: Time,
     leaders: u64,
     crashes: u32,
+    /// How often the journal was rewritten.
+    rewritten: u32,
     base: Epoch,
     /// Tuples that no operator digests.
     poison: BTreeMap<TaskId, Vec<Unit>>,
@@ -212,6 +214,7 @@ impl World {
             stalled_until: Time::ZERO,
             leaders: 1,
             crashes: 0,
+            rewritten: 0,
             base: Epoch(0),
             poison,
             must_read: files.clone(),
@@ -248,6 +251,7 @@ impl World {
                         trace: self.trace,
                         launches: self.launches,
                         crashes: self.crashes,
+                        rewritten: self.rewritten,
                         poisoned: self.poison.len(),
                         scaled: self.scaled,
                         moves: self.moves,
@@ -571,6 +575,7 @@ struct Ran {
     trace: String,
     launches: u32,
     crashes: u32,
+    rewritten: u32,
     poisoned: usize,
     scaled: u32,
     moves: u32,

@@ -14,6 +14,7 @@ fn jobs_end_whatever_dies() {
     }
     let n = seeds.count();
     let (mut launches, mut crashes, mut poisoned, mut scaled, mut moves) = (0, 0, 0, 0, 0);
+    let mut rewritten = 0;
     for seed in seeds.range {
         let ran = World::new(seed).run();
         launches += u64::from(ran.launches);
@@ -21,8 +22,10 @@ fn jobs_end_whatever_dies() {
         poisoned += ran.poisoned as u64;
         scaled += u64::from(ran.scaled);
         moves += u64::from(ran.moves);
+        rewritten += u64::from(ran.rewritten);
     }
     assert!(moves > n / 4, "only {moves} tasks moved state");
+    assert!(rewritten > n / 2, "only {rewritten} journals were rewritten");
     assert!(scaled > n / 4, "only {scaled} changes of stages");
     // A simulation in which little is replaced proves little.
     assert!(launches > 20 * n, "only {launches} launches");
