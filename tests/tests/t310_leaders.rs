@@ -4,11 +4,12 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use system_tests::chaos::kinds::FOREIGN_TWICE;
+use system_tests::chaos::recovery::{LogTail, between, time_of_day};
 use system_tests::job::held;
 use system_tests::jobs::{GREP_COUNT, GREP_COUNT_ORACLE, with_end};
 use system_tests::leaders::wait_for_standby;
 use system_tests::procs::signal;
-use system_tests::{Cluster, Job, PATIENCE, kill_process, succeed, wait_for};
+use system_tests::{Cluster, Job, PATIENCE, kill_process, network, skip, succeed, wait_for};
 
 const LINES: u64 = 300_000;
 
@@ -357,4 +358,40 @@ fn t319_a_journal_is_rewritten_and_a_standby_begins_with_what_is_left() -> Resul
     ensure!(all[0]["summary"]["lines_in"] == LINES, "{all}");
     ensure!(all[0]["tasks"] == 6 && all[0]["lines_in"] == LINES, "{all}");
     Ok(())
+}
+
+/// A pulled plug: no connection closes, and nothing is refused. In the end the node is back, and its leader finds out.
+#[test]
+fn t310_the_leaders_node_is_cut_off() -> Result<()> {
+    if let Err(why) = network::is_possible() {
+        skip(format_args!("no networks can be made here: {why}"));
+        return Ok(());
+    }
+    let (cluster, network) = network::cluster("10.231.78", 4)?;
+    cluster.load_text(LINES)?;
+    let mut job = follow(&cluster, "plug", "out/plug")?;
+    wait_for_standby(&cluster, "plug")?;
+    let logs = LogTail::begin(&cluster);
+    let at = time_of_day();
+    network.cut(1)?;
+    let took = wait_for("output of the next leader's tasks", PATIENCE, || {
+        let events = logs.events("plug")?;
+        let first = events.iter().filter(|e| {
+            let newer = e.field("epoch").parse::<u64>().is_ok_and(|epoch| epoch > 1000);
+            e.word == "FIRST_OUTPUT" && e.field("task").starts_with("s2") && newer
+        });
+        Ok(first.map(|e| between(at, e.at)).min())
+    })?;
+    println!(
+        "new output {took:?} after the cut: {:?}",
+        cluster.log_lines("LEADER_TAKEOVER")?
+    );
+    network.mend(1)?;
+    let status = job.wait_for_end(PATIENCE)?;
+    let said = job.said();
+    ensure!(
+        status.code() == Some(1) && said.contains("taken up by the leader on node"),
+        "{status}: {said}"
+    );
+    end(&cluster, "plug", "out/plug", 1)
 }

@@ -203,3 +203,38 @@ proptest! {
         prop_assert_eq!(&r.stages[0].args, &args);
     }
 }
+
+#[test]
+fn jobs_are_left_running_here_or_elsewhere() {
+    let job = "1 1 identity '' d out true false";
+    let asked = |options: &str| {
+        let (request, _) = start(&format!("{options} {job}")).unwrap();
+        (request.detach, request.on, request.console)
+    };
+    assert_eq!(asked(""), (None, None, Console::All));
+    assert_eq!(asked("--detach"), (Some(Detach::Starter), None, Console::All));
+    let stays = (Some(Detach::Leader), None, Console::None);
+    assert_eq!(asked("--detached --detach"), stays);
+    assert_eq!(asked("--detach --on any"), (None, Some(On::Any), Console::All));
+    let there = Some(On::Node("n2".into()));
+    assert_eq!(asked("--detach --on n2"), (None, there, Console::All));
+    assert!(refused(&format!("--detach --dry-run {job}")).contains("--detach"));
+    assert!(refused("--resume j --detach --on n2").contains("--on"));
+}
+
+#[test]
+fn standbys_are_counted_and_started_by_leaders() {
+    let (_, asked) = start("--standbys 2 1 1 identity '' d out true false").unwrap();
+    assert_eq!(asked.standbys, Some(2));
+    assert!(refused("--standbys 8 1 1 identity '' d out true false").contains("0 to 7"));
+    let request = run("--node n2 --job j --standby 127.0.0.11:15000 --base 1000 --launcher ssh").unwrap();
+    let waits = StandBy {
+        job: JobName::new("j").unwrap(),
+        leader: "127.0.0.11:15000".parse().unwrap(),
+        base: Epoch(1000),
+    };
+    assert_eq!(
+        (request.what, request.console),
+        (What::StandBy(waits), Console::None)
+    );
+}

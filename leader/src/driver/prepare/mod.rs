@@ -73,7 +73,7 @@ pub async fn prepare(request: Request, started_us: u64, stop: &Stop) -> Result<O
             .await
             .map_err(Error::Stopped)?,
         What::StandBy(how) => stop
-            .unless(standby::prepare(request, how, started_us))
+            .unless(standby::prepare(request, how))
             .await
             .unwrap_or(Ok(Outcome::NotNeeded)),
     }

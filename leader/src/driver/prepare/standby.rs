@@ -4,7 +4,7 @@ use std::io::{BufRead, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::clock::{self, Time};
+use common::clock::{self, Time, unix_micros};
 use common::ids::{Epoch, NodeName};
 use common::net::{self, Connection, Identity, Role};
 use common::secret::Secret;
@@ -44,7 +44,7 @@ struct Steps {
     fenced: Option<Time>,
 }
 
-pub(super) async fn prepare(request: Request, how: StandBy, started_us: u64) -> Result<Outcome, Error> {
+pub(super) async fn prepare(request: Request, how: StandBy) -> Result<Outcome, Error> {
     // Whoever started it may end, and take its terminal or session along.
     crate::detach::leave_terminal();
     // What it starts in the background, such as SSH's masters, is no orphan of the host that it outlives.
@@ -53,7 +53,7 @@ pub(super) async fn prepare(request: Request, how: StandBy, started_us: u64) -> 
         source: error.into(),
     })?;
     let base = Base::new(request, &how.job, Some(secret()?))?;
-    let led = wait_and_lead(base, &how, started_us).await;
+    let led = wait_and_lead(base, &how).await;
     if let Err(error) = &led {
         // Nobody sees its standard error.
         tracing::error!(%error, "STANDBY_FAILED");
@@ -76,7 +76,7 @@ fn secret() -> Result<Secret, Error> {
     })
 }
 
-async fn wait_and_lead(base: Base, how: &StandBy, started_us: u64) -> Result<Outcome, Error> {
+async fn wait_and_lead(base: Base, how: &StandBy) -> Result<Outcome, Error> {
     members(&base.follower, &base.node.name).await?;
     // Connections to all nodes are there when they are needed.
     let (launcher, _opening) = start_launcher(&base, &how.job, true)?;
@@ -123,7 +123,8 @@ async fn wait_and_lead(base: Base, how: &StandBy, started_us: u64) -> Result<Out
     // Membership is slower than a connection. A process alone that was killed left its node as it was.
     failed.extend(from.filter(|_| gone.2));
     let place = LeaderEndpoint { listener, launcher };
-    ready(base, started_us, carried, place, failed)
+    // The figures are of this leader, not of its waiting.
+    ready(base, unix_micros(), carried, place, failed)
 }
 
 enum Waited {
