@@ -135,7 +135,7 @@ pub fn standby_seeds() -> Vec<Vec<u8>> {
     let heard = heard
         .iter()
         .map(|message| frame::encode(message).expect("representable"));
-    said.chain(heard).map(Into::into).collect()
+    said.chain(heard).collect()
 }
 
 pub fn control_seeds() -> Vec<Vec<u8>> {
