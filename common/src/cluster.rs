@@ -12,6 +12,7 @@ use toml::Spanned;
 use crate::ids::NodeName;
 use crate::secret::{self, Secret};
 use crate::size::Size;
+use crate::telemetry::LogTo;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -221,6 +222,42 @@ impl Default for Job {
     }
 }
 
+/// How much of each program's log a node keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// A log that has grown so far is renamed, and a new one begun; 0: that is left to others.
+    pub max_size: Size,
+    /// How many files of one log are kept: the one that grows, and the older ones.
+    pub files: usize,
+}
+
+impl Log {
+    const LEAST_SIZE: Size = Size(4096);
+    /// The older ones have at most two digits in their names, which `rainstormctl grep` relies on.
+    pub const MOST_FILES: usize = 100;
+
+    fn check(&self) -> Result<(), String> {
+        if self.max_size != Size(0) && self.max_size < Self::LEAST_SIZE {
+            let least = Self::LEAST_SIZE;
+            return Err(format!("[log] max_size is 0 (no limit), or at least {least}"));
+        }
+        if !(2..=Self::MOST_FILES).contains(&self.files) {
+            return Err(format!("[log] files is 2 to {}", Self::MOST_FILES));
+        }
+        Ok(())
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            max_size: Size(64 << 20),
+            files: 5,
+        }
+    }
+}
+
 /// One node, every default filled in and every path absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -250,6 +287,7 @@ pub struct Cluster {
     pub membership: Membership,
     pub hydfs: Hydfs,
     pub job: Job,
+    pub log: Log,
 }
 
 #[derive(Deserialize)]
@@ -282,6 +320,7 @@ struct Raw {
     hydfs: Hydfs,
     #[serde(default)]
     job: Job,
+    log: Option<Spanned<Log>>,
     #[serde(default)]
     node: Vec<RawNode>,
 }
@@ -389,6 +428,15 @@ impl Cluster {
                 ),
             ));
         }
+        let log = match raw.log {
+            Some(log) => {
+                log.get_ref()
+                    .check()
+                    .map_err(|what| invalid(log.span().start, what))?;
+                log.into_inner()
+            }
+            None => Log::default(),
+        };
         Ok(Self {
             path: path.into(),
             nodes,
@@ -400,6 +448,7 @@ impl Cluster {
             membership: raw.membership,
             hydfs: raw.hydfs,
             job: raw.job,
+            log,
         })
     }
 
@@ -435,6 +484,15 @@ impl Cluster {
     /// The first node whose address is this machine's own: the default for a leader or client started by hand.
     pub fn local_node(&self) -> Option<&Node> {
         self.nodes.iter().find(|n| n.is_here())
+    }
+
+    /// Where a program of `node` logs to.
+    pub fn log_of<'a>(&self, node: &'a Node, name: &'a str) -> LogTo<'a> {
+        LogTo {
+            folder: &node.log,
+            name,
+            limits: self.log,
+        }
     }
 
     pub fn job_lease(&self) -> Duration {
@@ -507,6 +565,9 @@ mod tests {
         assert_eq!(line(&format!("replication = 0\n{GOOD}")).0, 1);
         let (at, what) = line(&format!("{GOOD}[hydfs]\ncache = \"64 apples\"\n"));
         assert!(at == 12 && what.contains("64MiB"), "{at} {what}");
+        let (at, what) = line(&format!("{GOOD}[log]\nfiles = 1\n"));
+        assert!(at == 11 && what.contains("2 to 100"), "{at} {what}");
+        assert_eq!(line(&format!("{GOOD}[log]\nmax_size = \"1KiB\"\n")).0, 11);
         let cache = parse(&format!("{GOOD}[hydfs]\ncache = \"64MiB\"\n"))
             .unwrap()
             .hydfs

@@ -9,11 +9,11 @@
 //! Its fields come first in each line, and in what a [`Tap`] is told; a field that the event says itself is the event's.
 //! `error_span!`, since a filter that leaves the span out takes its fields out of the lines.
 
+mod log_file;
+
 use std::fmt::{self, Write as _};
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -27,54 +27,24 @@ use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use crate::cluster;
+use log_file::LogFile;
+
 /// Flushes the log when dropped: hold it until the end of `main`.
 #[must_use]
 pub struct Guard {
     _file: Option<WorkerGuard>,
-    reopen: Option<Reopen>,
+    path: Option<PathBuf>,
 }
 
 impl Guard {
-    /// Opens the log file anew by its name: whoever rotates logs has renamed the one that is open.
+    /// Somebody may have renamed the log and wants to be sure that the old one is written no more. Every line is written to
+    /// the file that bears the log's name by then, and this one says so there.
     pub fn reopen(&self) {
-        let Some(reopen) = &self.reopen else { return };
-        match open(&reopen.path) {
-            Ok(file) => {
-                *reopen.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
-                tracing::info!(file = %reopen.path.display(), "LOG_REOPENED");
-            }
-            // The old one is still there.
-            Err(error) => tracing::warn!(file = %reopen.path.display(), error = %error, "LOG_NOT_REOPENED"),
+        if let Some(path) = &self.path {
+            tracing::info!(file = %path.display(), "LOG_REOPENED");
         }
     }
-}
-
-struct Reopen {
-    path: PathBuf,
-    next: Arc<Mutex<Option<File>>>,
-}
-
-/// The file that is written, until there is another one.
-struct LogFile {
-    file: File,
-    next: Arc<Mutex<Option<File>>>,
-}
-
-impl io::Write for LogFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(next) = self.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            self.file = next;
-        }
-        self.file.write(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-/// Several processes share worker.log: O_APPEND and one write per line keep lines whole.
-fn open(path: &Path) -> io::Result<File> {
-    std::fs::OpenOptions::new().create(true).append(true).open(path)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +72,16 @@ pub struct LogEvent {
 /// Is given every line at INFO and above. Called where the event happens: it must not wait.
 pub type Tap = Arc<dyn Fn(LogEvent) + Send + Sync>;
 
-/// Logs at INFO (or `$RAINSTORM_LOG`) to `<dir>/<file>`, appending, and at WARN to `console` (standard error for most).
-pub fn init<W>(file: Option<(&Path, &str)>, console: W) -> Result<Guard, Error>
+/// The file that a program logs to. Several processes may share it.
+#[derive(Debug, Clone, Copy)]
+pub struct LogTo<'a> {
+    pub folder: &'a Path,
+    pub name: &'a str,
+    pub limits: cluster::Log,
+}
+
+/// Logs at INFO (or `$RAINSTORM_LOG`) to a file, appending, and at WARN to `console` (standard error for most).
+pub fn init<W>(file: Option<LogTo<'_>>, console: W) -> Result<Guard, Error>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -111,31 +89,27 @@ where
 }
 
 /// The same; `tap` is told as well.
-pub fn init_tapped<W>(file: Option<(&Path, &str)>, console: W, tap: Option<Tap>) -> Result<Guard, Error>
+pub fn init_tapped<W>(file: Option<LogTo<'_>>, console: W, tap: Option<Tap>) -> Result<Guard, Error>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let wanted = || EnvFilter::try_from_env("RAINSTORM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let (file_layer, guard, reopen) = match file {
-        Some((dir, name)) => {
+    let (file_layer, guard, path) = match file {
+        Some(to) => {
             let failed = |source| Error::Folder {
-                dir: dir.into(),
+                dir: to.folder.into(),
                 source,
             };
-            std::fs::create_dir_all(dir).map_err(failed)?;
-            let path = dir.join(name);
-            let next = Arc::default();
-            let out = LogFile {
-                file: open(&path).map_err(failed)?,
-                next: Arc::clone(&next),
-            };
+            std::fs::create_dir_all(to.folder).map_err(failed)?;
+            let out = LogFile::open(to.folder, to.name, to.limits).map_err(failed)?;
+            let path = out.path().to_owned();
             let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(out);
             let layer = tracing_subscriber::fmt::layer()
                 .event_format(Line)
                 .log_internal_errors(false)
                 .with_writer(writer)
                 .with_filter(wanted());
-            (Some(layer), Some(guard), Some(Reopen { path, next }))
+            (Some(layer), Some(guard), Some(path))
         }
         None => (None, None, None),
     };
@@ -152,7 +126,7 @@ where
         .with(console_layer)
         .with(tap.map(|tap| TapLayer(tap).with_filter(LevelFilter::INFO)))
         .try_init();
-    Ok(Guard { _file: guard, reopen })
+    Ok(Guard { _file: guard, path })
 }
 
 /// `2026-11-21T05:40:00.123456Z INFO TASK_START job=j task=s1t0`
@@ -336,6 +310,9 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]

@@ -147,8 +147,8 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn daemon(cluster: Cluster, name: NodeName) -> anyhow::Result<()> {
-    let log = cluster.node(name.as_str())?.log.clone();
-    let log = common::telemetry::init(Some((&log, "memberd.log")), std::io::stderr)?;
+    let node = cluster.node(name.as_str())?;
+    let log = common::telemetry::init(Some(cluster.log_of(node, "memberd.log")), std::io::stderr)?;
     runtime()?.block_on(async {
         // Before the ports are bound: whoever sees them open may send the signal.
         let mut signals = Signals::new()?;

@@ -26,6 +26,7 @@ mod t290_formats;
 mod t300_surroundings;
 mod t30_processes;
 mod t310_leaders;
+mod t320_bounds;
 mod t330_soak;
 mod t40_operators;
 mod t50_strangers;

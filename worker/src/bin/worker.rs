@@ -69,7 +69,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     let Some(secret) = Secret::from_hex(&line) else {
         bail!("standard input must hold the cluster secret")
     };
-    let _log = common::telemetry::init(Some((&node.log, "worker.log")), std::io::stderr)?;
+    let _log = common::telemetry::init(Some(cluster.log_of(&node, "worker.log")), std::io::stderr)?;
     let (job, task, epoch, pid) = (&args.job, args.task_id, args.epoch, std::process::id());
     let _context = tracing::error_span!("task", %job, %task, epoch, node = %node.name, pid).entered();
     let me = Identity {

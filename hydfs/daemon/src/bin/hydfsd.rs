@@ -52,7 +52,7 @@ fn run(args: Args) -> anyhow::Result<()> {
             .context("no node of the cluster file has an address of this machine; say which with --node")?
             .clone(),
     };
-    let log = telemetry::init(Some((&node.log, "hydfsd.log")), std::io::stderr)?;
+    let log = telemetry::init(Some(cluster.log_of(&node, "hydfsd.log")), std::io::stderr)?;
     common::work_folder::sweep(&node.data);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -19,13 +19,18 @@ const BLOCK: usize = 64 * 1024;
 const MOST_COMPLAINT: u64 = 4096;
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Its arguments: the log folder, then grep's. Bytes are bytes: the C locale is many times as fast, and takes no text for
+/// Its arguments: the log folder, then grep's. Of each log the rotated files come first, the oldest before the others. Bytes are bytes: the C locale is many times as fast, and takes no text for
 /// binary.
 const SEARCH: &str = r#"cd -- "$1" 2>/dev/null || { echo "its log folder $1 cannot be opened" >&2; exit 3; }
 shift
 set -- "$@" --
 n=$#
-for f in *.log; do if [ -f "$f" ]; then set -- "$@" "$f"; fi; done
+for f in *.log; do
+    numbers=
+    for g in "$f".[0-9] "$f".[0-9][0-9]; do if [ -f "$g" ]; then numbers="${g##*.} $numbers"; fi; done
+    for k in $numbers; do set -- "$@" "$f.$k"; done
+    if [ -f "$f" ]; then set -- "$@" "$f"; fi
+done
 [ $# -gt $n ] || exit 1
 LC_ALL=C exec grep -a -H "$@""#;
 
@@ -196,5 +201,32 @@ async fn carry(
         None => Ok(tokio::time::timeout(ENDS_WITHIN, complaint)
             .await
             .unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotated_logs_are_searched_the_oldest_first() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [
+            "a.log",
+            "a.log.1",
+            "a.log.2",
+            "a.log.10",
+            "a.log.2.gz",
+            "b c.log",
+            "b c.log.1",
+            "other",
+        ] {
+            std::fs::write(dir.path().join(name), "x\n").unwrap();
+        }
+        let mut sh = std::process::Command::new("sh");
+        let sh = sh.args(["-c", SEARCH, "sh"]).arg(dir.path()).args(["-e", "x"]);
+        let out = String::from_utf8(sh.output().unwrap().stdout).unwrap();
+        let wanted = "a.log.10:x\na.log.2:x\na.log.1:x\na.log:x\nb c.log.1:x\nb c.log:x\n";
+        assert_eq!(out, wanted);
     }
 }

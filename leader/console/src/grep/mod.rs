@@ -137,13 +137,20 @@ fn count_of(line: &[u8]) -> u64 {
     number.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-/// Whether it is not one of the lines around a match: `worker.log:...`, not `worker.log-...` or `--`.
+/// Whether it is not one of the lines around a match: `worker.log:...` or `worker.log.1:...`, not `worker.log-...` or `--`.
 fn is_match(search: &Search, line: &[u8]) -> bool {
     if search.bare {
         return line.trim_ascii_end() != b"--";
     }
     let name = line.windows(4).position(|four| four == b".log");
-    name.is_some_and(|at| line.get(at + 4) == Some(&b':'))
+    let Some(mut behind) = name.and_then(|at| line.get(at + 4..)) else {
+        return false;
+    };
+    if let Some(number) = behind.strip_prefix(b".") {
+        let digits = number.iter().take_while(|b| b.is_ascii_digit()).count();
+        behind = &number[digits..];
+    }
+    behind.first() == Some(&b':')
 }
 
 /// Says what was found where, and who did not answer; returns the exit code.
@@ -220,6 +227,8 @@ mod tests {
             (2, "n1:worker.log:a x\nn1:leader.log:x\n".into())
         );
         let around = b"worker.log-before: c\nworker.log:x\n--\nworker.log:x\n";
+        assert_eq!(take(&["-C1", "x"], around).0, 2);
+        let around = b"worker.log.12-before: c\nworker.log.12:x\n--\nworker.log:x\n";
         assert_eq!(take(&["-C1", "x"], around).0, 2);
         assert_eq!(
             take(&["-c", "x"], b"leader.log:3\nworker.log:40\n"),

@@ -118,7 +118,7 @@ impl Base {
         let screen = Screen::new(request.progress);
         let events = Events::default();
         let tap = Some(events.tap());
-        let folder = node.is_here().then_some((&*node.log, "leader.log"));
+        let folder = node.is_here().then(|| cluster.log_of(&node, "leader.log"));
         let log = telemetry::init_tapped(folder, screen.writer(), tap)?;
         let context = tracing::error_span!("job", %job).entered();
         let me = Identity {
