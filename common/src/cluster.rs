@@ -222,6 +222,41 @@ impl Default for Job {
     }
 }
 
+/// What becomes of jobs that have ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Jobs {
+    /// How long what they keep stays in HyDFS. Their output stays in any case.
+    pub keep_ended: Keep,
+}
+
+/// How long something is kept: `"7d"`, or `"forever"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Keep {
+    For(Duration),
+    Forever,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self::For(Duration::from_secs(7 * 24 * 3600))
+    }
+}
+
+impl TryFrom<String> for Keep {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "forever" => Ok(Self::Forever),
+            _ => humantime::parse_duration(&text).map(Self::For).map_err(|why| {
+                format!("`{text}` is not a time such as \"7d\" or \"12h\", nor \"forever\": {why}")
+            }),
+        }
+    }
+}
+
 /// How much of each program's log a node keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -287,6 +322,7 @@ pub struct Cluster {
     pub membership: Membership,
     pub hydfs: Hydfs,
     pub job: Job,
+    pub jobs: Jobs,
     pub log: Log,
 }
 
@@ -320,6 +356,8 @@ struct Raw {
     hydfs: Hydfs,
     #[serde(default)]
     job: Job,
+    #[serde(default)]
+    jobs: Jobs,
     log: Option<Spanned<Log>>,
     #[serde(default)]
     node: Vec<RawNode>,
@@ -448,6 +486,7 @@ impl Cluster {
             membership: raw.membership,
             hydfs: raw.hydfs,
             job: raw.job,
+            jobs: raw.jobs,
             log,
         })
     }
@@ -565,6 +604,16 @@ mod tests {
         assert_eq!(line(&format!("replication = 0\n{GOOD}")).0, 1);
         let (at, what) = line(&format!("{GOOD}[hydfs]\ncache = \"64 apples\"\n"));
         assert!(at == 12 && what.contains("64MiB"), "{at} {what}");
+        let (at, what) = line(&format!("{GOOD}[jobs]\nkeep_ended = \"7 moons\"\n"));
+        assert!(at == 12 && what.contains("forever"), "{at} {what}");
+        let keep = |text: &str| {
+            parse(&format!("{GOOD}[jobs]\nkeep_ended = \"{text}\"\n"))
+                .unwrap()
+                .jobs
+                .keep_ended
+        };
+        assert_eq!(keep("forever"), Keep::Forever);
+        assert_eq!(keep("36h"), Keep::For(Duration::from_secs(36 * 3600)));
         let (at, what) = line(&format!("{GOOD}[log]\nfiles = 1\n"));
         assert!(at == 11 && what.contains("2 to 100"), "{at} {what}");
         assert_eq!(line(&format!("{GOOD}[log]\nmax_size = \"1KiB\"\n")).0, 11);

@@ -1,6 +1,5 @@
 //! What grows with time, and what bounds it: logs of programs, ended jobs, disks. (faults.md: weeks under way)
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 
@@ -19,14 +18,17 @@ fn set(cluster: &Cluster, text: &str) -> Result<()> {
 fn t311_workers_that_share_a_log_rotate_it_and_lose_no_line() -> Result<()> {
     let cluster = Cluster::with_text("127.0.141", 3, 20_000)?;
     set(&cluster, "\n[log]\nmax_size = \"4KiB\"\nfiles = 100\n")?;
-    let job = [
-        "2", "12", "grep", "static", "identity", "", "in", "out", "true", "false",
-    ];
-    cluster.start("many", &job)?.finish(PATIENCE)?;
-    cluster.check(
-        "out",
-        "awk '/static/ {print \"in/data.txt:\" NR \"\\t\" $0}' data.txt",
-    )?;
+    for n in 0..4 {
+        let (name, out) = (format!("many{n}"), format!("out{n}"));
+        let job = [
+            "2", "12", "grep", "static", "identity", "", "in", &out, "true", "false",
+        ];
+        cluster.start(&name, &job)?.finish(PATIENCE)?;
+        cluster.check(
+            &out,
+            "awk '/static/ {print \"in/data.txt:\" NR \"\\t\" $0}' data.txt",
+        )?;
+    }
 
     let mut rotated = 0;
     for n in 1..=3 {
@@ -38,21 +40,25 @@ fn t311_workers_that_share_a_log_rotate_it_and_lose_no_line() -> Result<()> {
                 let text = std::fs::read_to_string(entry.path())?;
                 let torn = text
                     .lines()
-                    .find(|l| !l.starts_with("20") || !l.contains(" job=many "));
+                    .find(|l| !l.starts_with("20") || !l.contains(" job=many"));
                 ensure!(torn.is_none(), "{name}: {torn:?}");
             }
         }
     }
     ensure!(rotated > 0, "no log was ever full");
+    let all: Vec<String> = (1..=2)
+        .flat_map(|stage| (0..12).map(move |task| format!("task=s{stage}t{task}")))
+        .collect();
     for word in ["TASK_START", "TASK_END"] {
         let mut ctl = cluster.command("rainstormctl");
-        let lines = succeed(ctl.args(["grep", &format!(" {word} .*pid=")]))?;
-        let of_workers = lines.lines().filter(|l| l.contains(":worker.log"));
-        let tasks: Vec<&str> = of_workers
-            .filter_map(|l| l.split(' ').find(|w| w.starts_with("task=")))
-            .collect();
-        let different: BTreeSet<&&str> = tasks.iter().collect();
-        ensure!((tasks.len(), different.len()) == (36, 36), "{word}: {lines}");
+        let lines = succeed(ctl.args(["grep", &format!(" {word} job=many.*pid=")]))?;
+        for (n, task) in (0..4).flat_map(|n| all.iter().map(move |task| (n, task))) {
+            let (job, task) = (format!(" job=many{n} "), format!(" {task} "));
+            let said = lines
+                .lines()
+                .filter(|l| l.contains(":worker.log") && l.contains(&job) && l.contains(&task));
+            ensure!(said.count() == 1, "{word} of {task} of {job}: {lines}");
+        }
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ Examples:
   rainstormctl attach myjob              its output from now on, and how far it is
   rainstormctl stop myjob                a job that follows reads what is there, and ends
   rainstormctl history                   the jobs that were, and how they ended
+  rainstormctl forget myjob              removes its journal, logs and snapshots, once it has ended; its output stays
   rainstormctl grep -i TASK_RESTART      all machines' logs at once
   rainstormctl rates myjob               what the resource manager sees: rates and backlogs
   rainstormctl set_rate myjob 5000       tuples per second over all sources, from now on; 0: no limit
@@ -64,6 +65,14 @@ pub(crate) enum ConsoleCommand {
         most: Option<usize>,
         #[arg(long)]
         json: bool,
+    },
+    /// Removes what jobs that have ended keep in HyDFS: journals, logs, snapshots. Their output stays
+    Forget {
+        /// Also jobs that failed or were interrupted: they can then be neither taken up nor verified
+        #[arg(long)]
+        force: bool,
+        #[arg(required = true, value_name = "JOB", id = "job")]
+        jobs: Vec<JobName>,
     },
     /// Searches the logs of all machines at once: grep [GREP-OPTIONS] PATTERN
     #[command(
@@ -323,6 +332,7 @@ mod tests {
             "log j s1t0 --json",
             "verify j",
             "history -n 3 --json",
+            "forget j k --force",
             "grep -ic -- x",
             "create a b",
             "list_mem_ids",
@@ -357,6 +367,7 @@ mod tests {
             "kill_task n1 x",
             "switch smoke",
             "set",
+            "forget",
             "leave",
             "log j 1t0",
             "verify a/b",

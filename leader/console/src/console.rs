@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use crate::args::ConsoleCommand;
 use crate::outcome::{Done, Error};
-use crate::{attach, grep, history, jobs, kill, log, members, rates, verify};
+use crate::{attach, forget, grep, history, jobs, kill, log, members, rates, verify};
 
 /// How long a file that is unavailable is waited for.
 pub const STORE_PATIENCE: Duration = Duration::from_secs(10);
@@ -101,6 +101,9 @@ impl Console {
             ConsoleCommand::Status { job, json } => jobs::status(cluster, me, job, json).await?,
             ConsoleCommand::History { most, json } => {
                 return history::run(cluster, me, &self.store(), most, json).await;
+            }
+            ConsoleCommand::Forget { jobs, force } => {
+                return forget::run(cluster, me, &self.store(), &jobs, force).await;
             }
             ConsoleCommand::Grep { words } => return grep::run(cluster, &words).await,
             ConsoleCommand::Rainstorm { job_words } => jobs::submit(cluster, &job_words).await?,

@@ -110,7 +110,7 @@ pub async fn journal(client: &Client, job: &JobName) -> Result<Vec<Record>, Erro
     }
 }
 
-async fn known(client: &Client) -> String {
+pub async fn known(client: &Client) -> String {
     let Ok(files) = client.find("jobs/").await else {
         return String::new();
     };

@@ -128,6 +128,7 @@ fn row(job: &JobName, records: &[Record], now_us: Option<u64>) -> HistoryRow {
     (row.src, row.dest) = (plan.src, plan.dest);
     (row.restarts, row.resumed) = (life.restarts, life.resumed);
     match state.ended {
+        _ if state.forgotten => row.outcome = "forgotten",
         Some(Ended { ok: true, .. }) => row.outcome = "done",
         Some(Ended { why, .. }) => (row.outcome, row.why) = ("failed", Some(why)),
         None => {}

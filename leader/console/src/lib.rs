@@ -1,7 +1,7 @@
 //! `rainstormctl`: the operator's console.
 //!
 //! ```text
-//!   args --> run --+--> prompt --+--> console --> jobs, rates, history, log, verify, members, kill, grep
+//!   args --> run --+--> prompt --+--> console --> jobs, rates, history, forget, log, verify, members, kill, grep
 //!                  +-------------+
 //! ```
 
@@ -9,6 +9,7 @@ mod args;
 mod attach;
 mod console;
 mod files;
+mod forget;
 mod grep;
 mod history;
 mod jobs;

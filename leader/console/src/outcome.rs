@@ -2,10 +2,10 @@
 
 use api::find::Missing;
 use api::submit::SubmitError;
-use common::ids::TaskId;
+use common::ids::{NodeName, TaskId};
 use common::output;
 use common::signals::Asked;
-use job::journal;
+use job::{forget, journal};
 use launcher::host;
 use serde::Serialize;
 
@@ -51,6 +51,17 @@ pub enum Error {
     Store(#[from] hydfs::client::Error),
     #[error("HyDFS has no journal of a job `{job}`{have}")]
     UnknownJob { job: String, have: String },
+    #[error(
+        "job {job} runs (its leader is on node {node}); only jobs that have ended can be forgotten: end it first, with Ctrl-C at its leader"
+    )]
+    Runs { job: String, node: NodeName },
+    #[error(
+        "job {job} is kept: {how} (leader --resume {job}); with --force what it keeps goes all the same: then it can be neither taken up nor \
+         verified; its output stays, as far as it came"
+    )]
+    CanBeTakenUp { job: String, how: &'static str },
+    #[error("job {job} is not, or not wholly, forgotten: {error}; say it again")]
+    NotForgotten { job: String, error: forget::Error },
     #[error("{name}: {error}")]
     Journal { name: String, error: journal::OpenError },
     #[error("the journal of job {job} holds no plan: the job never started")]

@@ -12,7 +12,7 @@ pub struct HistoryRow {
     pub started: Option<String>,
     /// From its plan to its end; else to now, or if it was interrupted, to the last that its journal says.
     pub seconds: f64,
-    /// `done`, `failed`, `running`, or `interrupted`: no leader has it, and it can be taken up.
+    /// `done`, `failed`, `running`, `interrupted` (no leader has it, and it can be taken up), or `forgotten` (what it keeps is being removed).
     pub outcome: &'static str,
     /// Of a failed one.
     pub why: Option<String>,

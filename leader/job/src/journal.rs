@@ -17,7 +17,7 @@ pub fn name(job: &JobName) -> String {
     format!("jobs/{job}/journal")
 }
 
-const WRITER: &str = "leader";
+pub(crate) const WRITER: &str = "leader";
 /// While storage is away the job goes on as well as it can, for so long.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Bytes that are known to be stored are there at once, except in the middle of a take-over.

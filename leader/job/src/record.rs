@@ -68,6 +68,8 @@ pub enum Entry {
         ok: bool,
         why: String,
     },
+    /// What the job keeps is being removed: from here on nobody takes it up.
+    Forgotten,
 }
 
 /// A change of the plan that is being stored.
@@ -214,6 +216,7 @@ mod tests {
                 ok: false,
                 why: "boom".into(),
             },
+            Entry::Forgotten,
         ];
         entries
             .into_iter()
@@ -233,10 +236,10 @@ mod tests {
             prop_assert_eq!(decode(&all).unwrap(), records());
             let cut = cut.index(all.len());
             let some = decode(&all[..cut]).unwrap();
-            prop_assert!(some.len() < 7 && records().starts_with(&some));
+            prop_assert!(some.len() < 8 && records().starts_with(&some));
             let mut flipped = all;
             flipped[cut] ^= 1 << bit;
-            prop_assert!(decode(&flipped).map_or(true, |r| r.len() < 7));
+            prop_assert!(decode(&flipped).map_or(true, |r| r.len() < 8));
         }
 
         #[test]

@@ -59,6 +59,9 @@ pub struct JobState {
     pub poisoned: u64,
     /// Nobody has taken the job up since.
     pub ended: Option<Ended>,
+    /// What it keeps is being removed: nobody takes it up any more.
+    #[serde(default)]
+    pub forgotten: bool,
     pub life: Life,
 }
 
@@ -92,6 +95,7 @@ impl JobState {
             arrived: BTreeMap::new(),
             poisoned: 0,
             ended: None,
+            forgotten: false,
             life: Life {
                 began_us,
                 last_us: began_us,
@@ -149,6 +153,7 @@ impl JobState {
                 let why = why.clone();
                 self.ended = Some(Ended { ok: *ok, why });
             }
+            Entry::Forgotten => self.forgotten = true,
         }
     }
 }
@@ -202,6 +207,7 @@ mod tests {
                 ok,
                 why: "boom".into()
             }),
+            Just(Entry::Forgotten),
         ]
     }
 

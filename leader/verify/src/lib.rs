@@ -66,9 +66,9 @@ pub struct JobFacts {
 }
 
 impl JobFacts {
-    /// `None`: the journal holds no plan.
+    /// `None`: the journal holds no plan, or the job was forgotten.
     pub fn of(journal: &[Record]) -> Option<Self> {
-        let state = JobState::of(journal)?;
+        let state = JobState::of(journal).filter(|state| !state.forgotten)?;
         Some(Self {
             plan: state.plan,
             outcome: match state.ended {

@@ -1,6 +1,7 @@
 //! A worker's life: connect to the leader, fence the predecessor out, read the log back, run, end.
 
 pub mod control;
+mod copies;
 mod end;
 pub mod engine;
 pub mod links;
@@ -257,7 +258,10 @@ async fn prepare(
     let ready = async {
         let runner = async {
             match &plan.op {
-                Some(op) => Ok::<_, End>(Some(Runner::start(&plan, op, &client, &start.node.data).await?)),
+                Some(op) => {
+                    let (data, keep) = (&start.node.data, start.cluster.jobs.keep_ended);
+                    Ok::<_, End>(Some(Runner::start(&plan, op, &client, data, keep).await?))
+                }
                 None => Ok(None),
             }
         };

@@ -1,7 +1,9 @@
 //! The task's operator: inside the worker, or a child process.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
+
+use common::cluster::Keep;
 
 use common::work_folder::WorkFolder;
 use hydfs::client::Client;
@@ -9,11 +11,13 @@ use ops::{Emit, Operator, foreign, operator};
 use protocol::batch::{Batch, Builder};
 use protocol::control::{OpCode, OpSpec, TaskPlan};
 
+use super::copies::{self, Copy};
 use crate::task::router::Router;
 
 pub enum Runner {
     Builtin(Box<dyn Operator>),
-    Foreign(Box<foreign::Process>),
+    /// The program is not removed from the node's disk while it runs.
+    Foreign(Box<foreign::Process>, Copy),
 }
 
 /// What a foreign operator answered, until it can be routed. Its memory is used again.
@@ -39,6 +43,7 @@ impl Runner {
         op: &OpSpec,
         client: &Client,
         data: &Path,
+        keep: Keep,
     ) -> Result<Self, operator::Error> {
         match &op.code {
             OpCode::Builtin => {
@@ -54,7 +59,7 @@ impl Runner {
                 keys,
                 ..
             } => {
-                let exe = fetch(client, hydfs_name, &data.join("operators"), hash).await?;
+                let copy = copies::fetch(client, hydfs_name, &data.join("operators"), hash, keep).await?;
                 let env = [
                     ("RAINSTORM_JOB".to_owned(), plan.job.to_string()),
                     ("RAINSTORM_TASK".to_owned(), plan.task.to_string()),
@@ -77,10 +82,11 @@ impl Runner {
                     }
                 })?;
                 let child =
-                    foreign::Process::start(&exe, &op.args, &env, &spec, Some(folder), timeout, said).await;
+                    foreign::Process::start(copy.path(), &op.args, &env, &spec, Some(folder), timeout, said)
+                        .await;
                 let mut child = child.map_err(|e| operator::Error::fatal(e.to_string()))?;
                 child.set_careful(plan.careful);
-                Ok(Self::Foreign(Box::new(child)))
+                Ok(Self::Foreign(Box::new(child), copy))
             }
         }
     }
@@ -89,7 +95,7 @@ impl Runner {
     pub async fn process(&mut self, batch: &Batch, out: &mut dyn Emit) -> Result<(), operator::Error> {
         match self {
             Self::Builtin(op) => op.process(batch, out),
-            Self::Foreign(child) => child.process(batch, out).await,
+            Self::Foreign(child, _) => child.process(batch, out).await,
         }
     }
 
@@ -97,7 +103,7 @@ impl Runner {
     pub async fn finish(&mut self, out: &mut dyn Emit) -> Result<(), operator::Error> {
         match self {
             Self::Builtin(op) => op.finish(out),
-            Self::Foreign(child) => child.finish_input(out).await,
+            Self::Foreign(child, _) => child.finish_input(out).await,
         }
     }
 
@@ -105,7 +111,7 @@ impl Runner {
     pub async fn end(self) -> Result<(), operator::Error> {
         match self {
             Self::Builtin(_) => Ok(()),
-            Self::Foreign(child) => child.finish().await,
+            Self::Foreign(child, _copy) => child.finish().await,
         }
     }
 
@@ -117,7 +123,7 @@ impl Runner {
                 let ended = op.snapshot(rewrite, &mut bytes);
                 Ok((bytes, ended))
             }
-            Self::Foreign(child) => child.snapshot(rewrite).await,
+            Self::Foreign(child, _) => child.snapshot(rewrite).await,
         }
     }
 
@@ -135,58 +141,7 @@ impl Runner {
     pub async fn restore(&mut self, part: &[u8]) -> Result<(), operator::Error> {
         match self {
             Self::Builtin(op) => op.restore(part),
-            Self::Foreign(child) => child.restore(part).await,
+            Self::Foreign(child, _) => child.restore(part).await,
         }
     }
-}
-
-/// The executable's path on this node, with the content that the job was started with: a copy that has changed since, or was
-/// cut short, is replaced. Several tasks may fetch it at the same time: each writes a file of its own and renames it.
-async fn fetch(client: &Client, name: &str, folder: &Path, hash: &str) -> Result<PathBuf, operator::Error> {
-    use std::os::unix::fs::PermissionsExt;
-    let path = folder.join(hash);
-    let failed = |what: String| operator::Error {
-        restart_helps: true,
-        ..operator::Error::fatal(what)
-    };
-    let io = |e: std::io::Error| {
-        failed(format!(
-            "cannot keep operator {name} in {}: {e}",
-            folder.display()
-        ))
-    };
-    let is_right = |content: &[u8]| blake3::hash(content).to_hex().as_str() == hash;
-    let executable = std::fs::Permissions::from_mode(0o755);
-    match std::fs::read(&path) {
-        Ok(content) if is_right(&content) => {
-            std::fs::set_permissions(&path, executable).map_err(io)?;
-            return Ok(path);
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        wrong => {
-            let why = wrong.map_or_else(
-                |e| e.to_string(),
-                |_| "its content is not what its name says".into(),
-            );
-            tracing::warn!(file = %path.display(), why, "OPERATOR_COPY_REPLACED");
-        }
-    }
-    let mut content = Vec::new();
-    let mut pieces = client.stream(name, 0..u64::MAX);
-    while let Some(piece) = pieces.next().await {
-        content.extend_from_slice(&piece.map_err(|e| failed(format!("cannot fetch operator {name}: {e}")))?);
-    }
-    if !is_right(&content) {
-        return Err(operator::Error::fatal(format!(
-            "operator {name} in HyDFS is not what its name says ({} bytes with another hash); start the job again: its leader \
-             puts the right one there",
-            content.len()
-        )));
-    }
-    std::fs::create_dir_all(folder).map_err(io)?;
-    let own = folder.join(format!(".{hash}.{}", std::process::id()));
-    std::fs::write(&own, content).map_err(io)?;
-    std::fs::set_permissions(&own, executable).map_err(io)?;
-    std::fs::rename(&own, &path).map_err(io)?;
-    Ok(path)
 }

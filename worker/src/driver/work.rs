@@ -110,7 +110,7 @@ impl Engine {
         };
         let (state, round_ended) = match &mut runner {
             Runner::Builtin(_) => runner.snapshot(rewrite).await?,
-            Runner::Foreign(_) => self.beside(runner.snapshot(rewrite)).await??,
+            Runner::Foreign(..) => self.beside(runner.snapshot(rewrite)).await??,
         };
         self.runner = Some(runner);
         self.give(Input::SnapshotTaken { state, round_ended })?;

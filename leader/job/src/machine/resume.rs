@@ -26,6 +26,8 @@ pub enum ResumeError {
     NeverBegan,
     #[error("it has ended well, its output is whole")]
     Ended,
+    #[error("it was forgotten: what it needs for that is being removed, or gone")]
+    Forgotten,
 }
 
 /// A job as its journal has it.
@@ -54,6 +56,9 @@ pub struct Resumed {
 /// Reads a journal that was fenced under `fence`. The first leader's journal epoch is 1.
 pub fn resume(records: &[Record], fence: Epoch) -> Result<Resumed, ResumeError> {
     let state = JobState::of(records).ok_or(ResumeError::NeverBegan)?;
+    if state.forgotten {
+        return Err(ResumeError::Forgotten);
+    }
     if state.ended.as_ref().is_some_and(|ended| ended.ok) {
         return Err(ResumeError::Ended);
     }

@@ -124,7 +124,7 @@ fn refuse(job: &JobName, error: ResumeError) -> Error {
                 journal::name(job)
             )
         }
-        ResumeError::Ended => String::new(),
+        ResumeError::Ended | ResumeError::Forgotten => String::new(),
     };
     Error::Cannot(format!("job {job} cannot be taken up: {error}{more}"))
 }
