@@ -1,5 +1,7 @@
 //! The cluster file, `cluster.toml`: the one description of the cluster that every program reads.
 
+mod keeping;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,6 +15,8 @@ use crate::ids::NodeName;
 use crate::secret::{self, Secret};
 use crate::size::Size;
 use crate::telemetry::LogTo;
+
+pub use keeping::{Jobs, Keep, Log};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -182,6 +186,10 @@ pub struct Hydfs {
     pub repair_bytes_per_s: u64,
     /// How much each user's `hydfs` keeps of what it got, on the disk of the machine it runs on; 0 for nothing.
     pub cache: Size,
+    /// A disk that is used so far, in percent, is warned of.
+    pub warn_percent: u8,
+    /// New files of users are refused where the disk of one of their nodes is used so far, in percent.
+    pub refuse_percent: u8,
 }
 
 impl Default for Hydfs {
@@ -191,6 +199,8 @@ impl Default for Hydfs {
             peer_timeout_ms: 3000,
             repair_bytes_per_s: 200_000_000,
             cache: Size(0),
+            warn_percent: 85,
+            refuse_percent: 92,
         }
     }
 }
@@ -218,77 +228,6 @@ impl Default for Job {
             linger_ms: 2,
             window_bytes: 6 * 1024 * 1024,
             lease_ms: 3000,
-        }
-    }
-}
-
-/// What becomes of jobs that have ended.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Jobs {
-    /// How long what they keep stays in HyDFS. Their output stays in any case.
-    pub keep_ended: Keep,
-}
-
-/// How long something is kept: `"7d"`, or `"forever"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub enum Keep {
-    For(Duration),
-    Forever,
-}
-
-impl Default for Keep {
-    fn default() -> Self {
-        Self::For(Duration::from_secs(7 * 24 * 3600))
-    }
-}
-
-impl TryFrom<String> for Keep {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match text.as_str() {
-            "forever" => Ok(Self::Forever),
-            _ => humantime::parse_duration(&text).map(Self::For).map_err(|why| {
-                format!("`{text}` is not a time such as \"7d\" or \"12h\", nor \"forever\": {why}")
-            }),
-        }
-    }
-}
-
-/// How much of each program's log a node keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    /// A log that has grown so far is renamed, and a new one begun; 0: that is left to others.
-    pub max_size: Size,
-    /// How many files of one log are kept: the one that grows, and the older ones.
-    pub files: usize,
-}
-
-impl Log {
-    const LEAST_SIZE: Size = Size(4096);
-    /// The older ones have at most two digits in their names, which `rainstormctl grep` relies on.
-    pub const MOST_FILES: usize = 100;
-
-    fn check(&self) -> Result<(), String> {
-        if self.max_size != Size(0) && self.max_size < Self::LEAST_SIZE {
-            let least = Self::LEAST_SIZE;
-            return Err(format!("[log] max_size is 0 (no limit), or at least {least}"));
-        }
-        if !(2..=Self::MOST_FILES).contains(&self.files) {
-            return Err(format!("[log] files is 2 to {}", Self::MOST_FILES));
-        }
-        Ok(())
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self {
-            max_size: Size(64 << 20),
-            files: 5,
         }
     }
 }
@@ -352,8 +291,7 @@ struct Raw {
     ssh: Ssh,
     #[serde(default)]
     membership: Membership,
-    #[serde(default)]
-    hydfs: Hydfs,
+    hydfs: Option<Spanned<Hydfs>>,
     #[serde(default)]
     job: Job,
     #[serde(default)]
@@ -466,6 +404,13 @@ impl Cluster {
                 ),
             ));
         }
+        let hydfs_at = raw.hydfs.as_ref().map_or(0, |hydfs| hydfs.span().start);
+        let hydfs = raw.hydfs.map(Spanned::into_inner).unwrap_or_default();
+        let (warn, refuse) = (hydfs.warn_percent, hydfs.refuse_percent);
+        if warn == 0 || refuse > 100 || warn > refuse {
+            let what = "[hydfs] warn_percent is at least 1, and refuse_percent is between it and 100";
+            return Err(invalid(hydfs_at, what.into()));
+        }
         let log = match raw.log {
             Some(log) => {
                 log.get_ref()
@@ -484,7 +429,7 @@ impl Cluster {
             security: raw.security.unwrap_or(Security::Auth),
             http_bind: raw.http_bind,
             membership: raw.membership,
-            hydfs: raw.hydfs,
+            hydfs,
             job: raw.job,
             jobs: raw.jobs,
             log,
@@ -604,6 +549,8 @@ mod tests {
         assert_eq!(line(&format!("replication = 0\n{GOOD}")).0, 1);
         let (at, what) = line(&format!("{GOOD}[hydfs]\ncache = \"64 apples\"\n"));
         assert!(at == 12 && what.contains("64MiB"), "{at} {what}");
+        let (at, what) = line(&format!("{GOOD}[hydfs]\nwarn_percent = 95\n"));
+        assert!(at == 11 && what.contains("refuse_percent"), "{at} {what}");
         let (at, what) = line(&format!("{GOOD}[jobs]\nkeep_ended = \"7 moons\"\n"));
         assert!(at == 12 && what.contains("forever"), "{at} {what}");
         let keep = |text: &str| {

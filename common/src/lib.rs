@@ -11,6 +11,7 @@ pub mod heap;
 pub mod hold;
 pub mod ids;
 pub mod lateness;
+pub mod memory;
 pub mod mutants;
 pub mod net;
 pub mod open_files;

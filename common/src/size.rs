@@ -78,6 +78,23 @@ impl fmt::Display for Size {
     }
 }
 
+/// A size for people, to three digits: `1.5 GB`. Powers of ten, as disks are sold.
+pub fn short(bytes: u64) -> String {
+    let (mut value, mut unit) = (bytes as f64, "B");
+    for next in ["kB", "MB", "GB", "TB", "PB"] {
+        if value < 999.5 {
+            break;
+        }
+        (value, unit) = (value / 1000.0, next);
+    }
+    let digits = match (unit, value) {
+        ("B", _) => 0,
+        (_, small) if small < 9.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {unit}")
+}
+
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Text;
@@ -120,6 +137,23 @@ mod tests {
         }
         for bad in ["", "MiB", "-1", "64XB", "1e9", "inf", "99999999999GiB", "1.2.3MB"] {
             assert!(bad.parse::<Size>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn people_read_three_digits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (9_949, "9.9 kB"),
+            (9_950, "10 kB"),
+            (999_499, "999 kB"),
+            (999_500, "1.0 MB"),
+            (1_500_000_000, "1.5 GB"),
+            (u64::MAX, "18447 PB"),
+        ] {
+            assert_eq!(short(bytes), text);
         }
     }
 

@@ -33,13 +33,26 @@ pub enum Error {
         why: String,
         tried_for: Duration,
     },
-    #[error("`{file}` cannot grow: the disk of storage node {node} is full; make room there")]
+    #[error(
+        "`{file}` cannot grow: the disk of storage node {node} is full; see what takes the room: hydfs df; make some: hydfs rm, hydfs trim, or \
+         rainstormctl forget for jobs that have ended"
+    )]
     Full { file: String, node: NodeName },
     /// It was asked for in vain: those bytes are gone everywhere.
     #[error("`{file}` was trimmed: it begins at byte {base}, and what was before is gone")]
     Trimmed { file: String, base: u64 },
     #[error("`{file}` cannot be trimmed to byte {base}: it ends at {len}")]
     BeyondEnd { file: String, base: u64, len: u64 },
+    /// Jobs go on, and files that are there may grow.
+    #[error(
+        "`{file}` is not made: the disk of storage node {node} is used to {percent} % or more, and what is left is for files that are there and for \
+         jobs; see what takes the room: hydfs df; make some: hydfs rm, hydfs trim, or rainstormctl forget for jobs that have ended"
+    )]
+    Short {
+        file: String,
+        node: NodeName,
+        percent: u8,
+    },
     #[error("`{file}` is damaged on every replica that holds bytes {offset}..: {why}")]
     Damaged { file: String, offset: u64, why: String },
     #[error("`{file}` is not a HyDFS name: {why}")]

@@ -75,7 +75,7 @@ use crate::ring::RangeIx;
 use crate::wire::client::{Reply, Request};
 
 pub use crate::content::{ClientId, Span};
-pub use crate::wire::client::{NodeInfo, NodeState, StreamInfo};
+pub use crate::wire::client::{Disk, Level, NodeInfo, NodeState, NodeStatus, Stored, StreamInfo, Work};
 pub use appender::Appender;
 pub use cache::Cache;
 pub use cached::CachedStream;
@@ -556,6 +556,11 @@ impl Client {
     /// Every storage node with its place on the ring and its state, clockwise.
     pub async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {
         self.nodes.ring_info(self.patience).await
+    }
+
+    /// How a node stands: its disk, what is on it, what it does. Only that node is asked.
+    pub async fn status(&self, node: &NodeName) -> Result<NodeStatus, Error> {
+        self.nodes.status(node).await
     }
 
     /// The files that one node holds a copy of, sorted by name, with the bytes it holds.

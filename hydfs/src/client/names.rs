@@ -36,6 +36,11 @@ pub fn check_users(name: &str, deed: Deed) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether users make such a file, or a job its destination; the rest is what jobs need to go on.
+pub fn is_users(name: &str) -> bool {
+    check_users(name, Deed::Write).is_ok()
+}
+
 /// Where a job with that destination sets tuples aside.
 pub fn poison_file(dest: &str) -> String {
     format!("{dest}{POISON}")

@@ -17,7 +17,7 @@ use super::error::Error;
 use super::{Entry, FileRef, Stat};
 use crate::ring::{RangeIx, Ring};
 use crate::view::NodeIx;
-use crate::wire::client::{FileStat, MAX_READ, NodeInfo, Refusal, Reply, Request};
+use crate::wire::client::{FileStat, MAX_READ, NodeInfo, NodeStatus, Refusal, Reply, Request};
 
 /// How long one node may take to accept a connection, and to answer a call, before the next one is asked.
 const DIAL: Duration = Duration::from_millis(1000);
@@ -371,6 +371,17 @@ impl Nodes {
         }
     }
 
+    /// How a node stands, by itself.
+    pub async fn status(&self, name: &NodeName) -> Result<NodeStatus, Error> {
+        match self.call(self.node(name)?, Request::NodeStatus, ANSWER).await? {
+            Answer::Reply(Reply::NodeStatus(status)) => Ok(*status),
+            _ => Err(Error::Net {
+                node: name.clone(),
+                why: "it answered something else".into(),
+            }),
+        }
+    }
+
     pub fn unexpected(&self, what: &str, reply: &Reply) -> Error {
         Error::Local {
             what: what.into(),
@@ -398,6 +409,11 @@ impl Nodes {
             Refusal::Full { node } => Error::Full {
                 file,
                 node: self.name(node),
+            },
+            Refusal::Short { node } => Error::Short {
+                file,
+                node: self.name(node),
+                percent: self.cluster().hydfs.refuse_percent,
             },
             Refusal::Damaged { offset, why } => Error::Damaged { file, offset, why },
             Refusal::Trimmed { base } => Error::Trimmed { file, base },

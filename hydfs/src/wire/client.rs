@@ -141,6 +141,8 @@ pub enum Request {
     Ring,
     /// The files that this node holds, behind `after`, by name.
     ListStore { after: String },
+    /// How this node stands: its disk, what is on it, what it does.
+    NodeStatus,
     /// Who holds a range, and how it stands as this node sees it.
     RangeState { range: RangeIx },
     /// What this node's own copies are of a range's files whose names begin with `prefix` and lie behind `after`, by name;
@@ -220,6 +222,7 @@ pub enum Reply {
         /// Why it cannot be written now; only the coordinator knows.
         unavailable: Option<String>,
     },
+    NodeStatus(Box<NodeStatus>),
     Copies {
         copies: Vec<CopyInfo>,
         more: bool,
@@ -233,6 +236,84 @@ pub enum Reply {
         next: u64,
     },
     Refused(Refusal),
+}
+
+/// How a storage node stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub disk: Disk,
+    pub stored: Stored,
+    pub work: Work,
+}
+
+/// The disk of a node's data folder. Bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Disk {
+    pub capacity: u64,
+    pub used: u64,
+    /// For whom hydfsd runs as.
+    pub free: u64,
+    pub level: Level,
+}
+
+impl Disk {
+    /// Of what can be used, in percent, rounded up: as df(1) says it.
+    pub fn percent(&self) -> u8 {
+        let all = u128::from(self.used) + u128::from(self.free);
+        match all {
+            0 => 0,
+            all => (u128::from(self.used) * 100).div_ceil(all) as u8,
+        }
+    }
+}
+
+/// What is made of how much a disk is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    #[default]
+    Roomy,
+    /// From `warn_percent` on.
+    Fills,
+    /// From `refuse_percent` on: there are no new files for users.
+    Short,
+}
+
+/// What a node holds, in bytes of its own copies; the last two are beside HyDFS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stored {
+    /// Their number.
+    pub files: u64,
+    pub users: u64,
+    /// Of jobs' tasks.
+    pub logs: u64,
+    pub snapshots: u64,
+    pub journals: u64,
+    /// Those that were shipped.
+    pub operators: u64,
+    /// The node's own copies, to run.
+    pub operator_copies: u64,
+    pub program_logs: u64,
+}
+
+/// What a node does. The counters begin with its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Work {
+    pub appends: u64,
+    pub append_bytes: u64,
+    /// Segments of its own copies that are being fetched from others, or wait for one who has them.
+    pub missing_segments: u64,
+    pub repaired_segments: u64,
+    pub repaired_bytes: u64,
+    /// Of the ranges that it coordinates.
+    pub ranges: u64,
+    pub under_replicated_ranges: u64,
+    pub unavailable_ranges: u64,
+    /// Entries that not all replicas have yet.
+    pub backlog_bytes: u64,
+    pub clients: u64,
+    pub resident_bytes: u64,
+    pub uptime_s: u64,
 }
 
 /// One node's copy of a file, whatever the others have.
@@ -312,6 +393,10 @@ pub enum Refusal {
         why: String,
     },
     Full {
+        node: NodeIx,
+    },
+    /// That node's disk has so little room that users make no new files.
+    Short {
         node: NodeIx,
     },
     /// This copy is damaged from that byte on.

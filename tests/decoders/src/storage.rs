@@ -199,6 +199,7 @@ pub fn peer_seeds() -> Vec<Vec<u8>> {
         nonce: u64::MAX,
     };
     let messages = [
+        Message::Short { short: true },
         Message::Know { view: view.clone() },
         Message::Ask {
             view: view.clone(),

@@ -89,6 +89,10 @@ impl Clients {
         self.connections.remove(&conn);
     }
 
+    pub fn count(&self) -> usize {
+        self.connections.len()
+    }
+
     pub fn get_mut(&mut self, conn: u64) -> Option<&mut ClientConn> {
         self.connections.get_mut(&conn)
     }

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::client_conn::{ClientConn, Clients, Session};
 use super::clients::FromClient;
+use super::filling::Filling;
 use super::outbox::Outbox;
 use super::peers::Peer;
 use super::pending_reads::PendingReads;
@@ -124,7 +125,10 @@ pub struct Core {
     pub(super) reads: PendingReads,
     pub(super) repairs: Repairs,
     pub(super) verified: super::inspect::Marks,
-    ranges: RangeLog,
+    pub(super) ranges: RangeLog,
+    pub(super) filling: Filling,
+    /// Appends that clients sent, and their bytes.
+    pub(super) appends: (u64, u64),
     broken: Option<crate::store::Error>,
 }
 
@@ -137,6 +141,7 @@ impl Core {
             admitted: Arc::new(Semaphore::new(ADMITTED)),
             gate: open,
         };
+        let filling = Filling::new(&cluster, at);
         Self {
             ranges: RangeLog::new(&cluster),
             repairs: Repairs::new(cluster.clone(), me.clone(), events.clone()),
@@ -152,6 +157,8 @@ impl Core {
             clients: Clients::default(),
             reads: PendingReads::default(),
             verified: Default::default(),
+            filling,
+            appends: (0, 0),
             broken: None,
         }
     }
@@ -258,6 +265,9 @@ impl Core {
 
     fn tick(&mut self) {
         self.input(Input::Tick);
+        if let Some(short) = self.filling.look(clock::now()) {
+            self.input(Input::Short(short));
+        }
         self.serve_overdue();
         self.ranges.log_lasting(clock::now());
     }
@@ -344,6 +354,7 @@ impl Core {
                 let Some(Session { file, client, attach }) = known else {
                     return;
                 };
+                self.appends = (self.appends.0 + 1, self.appends.1 + payload.len() as u64);
                 let request = Request::Append {
                     file: file.clone(),
                     client: *client,
@@ -462,6 +473,7 @@ impl Core {
             Refused::FencedOff { epoch } => Refusal::Fenced { epoch },
             Refused::Gap { have } => Refusal::Gap { length: have },
             Refused::BeyondEnd { length } => Refusal::BeyondEnd { len: length },
+            Refused::Short { node } => Refusal::Short { node },
             Refused::Full { node } => {
                 self.ranges.log_full(clock::now(), node);
                 Refusal::Full { node }

@@ -12,6 +12,7 @@
 //!      serve.rs: reads, tails, listings        repair.rs: fetches missing segments, throttled
 //!      inspect.rs: what this node's copies are, for merge and fsck
 //!      range_log.rs: how ranges stand, for the log
+//!      filling.rs: how full the disk is, and what is on it
 //! ```
 //! One thread; the core alone owns the replica and its store.
 
@@ -19,6 +20,7 @@ mod accept;
 mod client_conn;
 mod clients;
 mod core;
+mod filling;
 mod inspect;
 mod marks;
 mod membership;

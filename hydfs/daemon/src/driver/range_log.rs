@@ -22,6 +22,7 @@ pub struct RangeLog {
     /// Since when a range is not active.
     taking_over: BTreeMap<RangeIx, Time>,
     active: BTreeSet<RangeIx>,
+    repairing: BTreeSet<RangeIx>,
     unavailable: BTreeMap<RangeIx, Outage>,
     full_logged: Option<Time>,
 }
@@ -38,6 +39,7 @@ impl RangeLog {
             names: cluster.nodes.iter().map(|n| n.name.clone()).collect(),
             taking_over: BTreeMap::new(),
             active: BTreeSet::new(),
+            repairing: BTreeSet::new(),
             unavailable: BTreeMap::new(),
             full_logged: None,
         }
@@ -47,11 +49,17 @@ impl RangeLog {
         self.names.get(node as usize).map_or("?", NodeName::as_str)
     }
 
+    /// How many of them have members that miss bytes, and how many are unavailable.
+    pub fn troubled(&self) -> (usize, usize) {
+        (self.repairing.len(), self.unavailable.len())
+    }
+
     /// The view changed: what others coordinate now is no concern of this node's.
     pub fn keep(&mut self, is_mine: impl Fn(RangeIx) -> bool) {
         self.taking_over.retain(|range, _| is_mine(*range));
         self.unavailable.retain(|range, _| is_mine(*range));
         self.active.retain(|range| is_mine(*range));
+        self.repairing.retain(|range| is_mine(*range));
     }
 
     pub fn note(&mut self, now: Time, range: RangeIx, state: RangeState, files: impl Fn() -> usize) {
@@ -80,15 +88,18 @@ impl RangeLog {
         self.unavailable.remove(&range);
         let is_new = self.active.insert(range);
         let since = self.taking_over.remove(&range).unwrap_or(now);
-        let name = self.name(range.0);
+        let name = self.name(range.0).to_owned();
+        let name = name.as_str();
         if is_new {
             let ms = now.since(since).as_millis() as u64;
             tracing::info!(range = name, ms, files = files(), "TAKEOVER");
         }
-        let missing: Vec<&str> = repairing.iter().map(|n| self.name(n.0)).collect();
+        let missing: Vec<String> = repairing.iter().map(|n| self.name(n.0).to_owned()).collect();
         if missing.is_empty() {
+            self.repairing.remove(&range);
             tracing::info!(range = name, "ACTIVE");
         } else {
+            self.repairing.insert(range);
             tracing::info!(range = name, missing_on = missing.join(","), "REPAIRING");
         }
     }
@@ -124,6 +135,7 @@ mod tests {
             names: vec![NodeName::new("n1").unwrap()],
             taking_over: BTreeMap::new(),
             active: BTreeSet::new(),
+            repairing: BTreeSet::new(),
             unavailable: BTreeMap::new(),
             full_logged: None,
         }

@@ -84,6 +84,8 @@ pub struct Repairs {
     segments: u64,
     bytes: u64,
     failed: u64,
+    /// Segments and bytes since the node's start.
+    pub(super) all: (u64, u64),
 }
 
 impl Repairs {
@@ -102,6 +104,7 @@ impl Repairs {
             segments: 0,
             bytes: 0,
             failed: 0,
+            all: (0, 0),
         }
     }
 
@@ -143,6 +146,7 @@ impl Repairs {
         if done {
             self.segments += 1;
             self.bytes += job.segment.bytes;
+            self.all = (self.all.0 + 1, self.all.1 + job.segment.bytes);
         } else {
             self.failed += 1;
         }

@@ -181,6 +181,7 @@ impl Core {
                 node: self.replica.coordinator_of(range),
             }),
             Request::Ring => CallTurn::Answer(Reply::Ring { nodes: self.ring() }),
+            Request::NodeStatus => CallTurn::Answer(Reply::NodeStatus(Box::new(self.status()))),
             Request::RangeState { range } => CallTurn::Answer(self.range_state(range)),
             Request::Copies {
                 range,

@@ -47,6 +47,8 @@ pub enum Input {
         file: FileName,
         segment: Segment,
     },
+    /// Has this node's disk so little room that users are to make no new files?
+    Short(bool),
     /// A read found this segment damaged, here.
     Damaged {
         range: RangeIx,

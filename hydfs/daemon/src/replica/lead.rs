@@ -5,7 +5,7 @@ use common::clock::Time;
 use super::active::{ActiveRange, MemberAck, PendingReply, ReplyContent};
 use super::flush_plan::FlushPlan;
 use super::follow::carry_out;
-use super::plan::{Plan, Standing, plan};
+use super::plan::{Plan, Standing, makes_users_file, plan};
 use super::request::{Answer, FileInfo, Refused, Request};
 use super::view_state::{LeadState, ViewState};
 use super::{Effect, Replica};
@@ -80,6 +80,7 @@ impl<S: Store> Replica<S> {
             id,
             result: Err(refused),
         };
+        let short = self.short_of_room(range, &request);
         let active = match self.current.led(self.me, range) {
             Ok(active) => active,
             Err(refused) => {
@@ -90,6 +91,10 @@ impl<S: Store> Replica<S> {
         self.flush.stir(range);
         if let Some(reply) = ReplyContent::of_lookup(&request) {
             active.wait_for_probe(conn, id, 0, reply);
+            return Ok(());
+        }
+        if let Some(node) = short {
+            out.push(refuse(Refused::Short { node }));
             return Ok(());
         }
         if let Some(node) = active.full().filter(|_| !request.makes_room()) {
@@ -136,6 +141,17 @@ impl<S: Store> Replica<S> {
         };
         active.wait_for_commit(conn, id, result);
         Ok(())
+    }
+
+    /// A replica that has too little room for what is asked, if it is a new file of a user's.
+    fn short_of_room(&self, range: RangeIx, request: &Request) -> Option<NodeIx> {
+        if self.short.is_empty() {
+            return None;
+        }
+        let file = request.file().and_then(|name| self.store.file(range, name));
+        let members = self.current.members(range).iter().copied();
+        let mut short = members.filter(|node| self.short.contains(node));
+        short.next().filter(|_| makes_users_file(file, request))
     }
 
     pub(super) fn acked(

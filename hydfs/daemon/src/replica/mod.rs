@@ -66,6 +66,8 @@ pub struct Replica<S> {
     floors: BTreeMap<RangeIx, CommitFloors>,
     repairs: Repairs,
     flush: FlushPlan,
+    /// Nodes whose disks have little room left, as they say.
+    short: BTreeSet<NodeIx>,
     nudged: Time,
     broken: bool,
     limits: SegmentLimits,
@@ -106,6 +108,7 @@ impl<S: Store> Replica<S> {
             floors: ring.ranges().map(floors).collect(),
             repairs: Repairs::default(),
             flush: FlushPlan::default(),
+            short: BTreeSet::new(),
             nudged: now,
             broken: false,
             limits: SegmentLimits::USUAL,
@@ -138,6 +141,7 @@ impl<S: Store> Replica<S> {
             Input::PeerUp { node } => self.peer_up(now, node, out),
             Input::PeerDown { node } => {
                 self.up.remove(&node);
+                self.short.remove(&node);
                 Ok(())
             }
             Input::Repaired { range, file, segment } => {
@@ -149,6 +153,12 @@ impl<S: Store> Replica<S> {
                 Ok(())
             }
             Input::Damaged { range, file, segment } => self.damaged(range, file, segment, out),
+            Input::Short(short) => {
+                if self.note_short(self.me, short) {
+                    out.extend(self.peers().map(|to| self.say_short(to)));
+                }
+                Ok(())
+            }
             Input::Tick => self.tick(now, out),
         };
         self.check(done, out);
@@ -217,6 +227,10 @@ impl<S: Store> Replica<S> {
             return Ok(());
         }
         let same = match &message {
+            Message::Short { short } => {
+                self.note_short(from, *short);
+                return Ok(());
+            }
             Message::Know { view }
             | Message::Ask { view, .. }
             | Message::Answer { view, .. }
@@ -235,7 +249,7 @@ impl<S: Store> Replica<S> {
             return Ok(());
         }
         match message {
-            Message::Know { .. } => Ok(()),
+            Message::Know { .. } | Message::Short { .. } => Ok(()),
             Message::Ask { view: _, ranges } => {
                 let message = self.answer(from, &ranges)?;
                 self.current.answered_to.insert(from, ranges);
@@ -282,6 +296,22 @@ impl<S: Store> Replica<S> {
         }
     }
 
+    /// True: it was not so before.
+    fn note_short(&mut self, node: NodeIx, short: bool) -> bool {
+        match short {
+            true => self.short.insert(node),
+            false => self.short.remove(&node),
+        }
+    }
+
+    fn say_short(&self, to: NodeIx) -> Effect {
+        let short = self.short.contains(&self.me);
+        Effect::Send {
+            to,
+            message: Message::Short { short },
+        }
+    }
+
     fn peers(&self) -> impl Iterator<Item = NodeIx> + use<S> {
         let me = self.me;
         (0..self.current.view.nodes() as u16)
@@ -292,6 +322,7 @@ impl<S: Store> Replica<S> {
     /// The connection is new: everything that was not answered goes again.
     fn peer_up(&mut self, now: Time, node: NodeIx, out: &mut Vec<Effect>) -> Result<(), store::Error> {
         self.up.insert(node);
+        out.push(self.say_short(node));
         self.flush.tell([node]);
         self.flush.announce_to([node]);
         self.current.ask_again(now, self.me, Some(node), out);

@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Mutant;
 use super::request::{Answer, Refused, Request, Writer};
 use crate::wire::peer::RangeOp;
+use hydfs::client::names::is_users;
 use hydfs::content::{ClientId, File, FileName, Kind, MAX_PAYLOAD, SegmentId, SegmentLimits, Stream};
 
 /// How many entries back a repeated append is compared with what is there.
@@ -29,6 +30,19 @@ pub(super) struct Standing {
     pub limits: SegmentLimits,
     /// What all members have of the file.
     pub committed: u64,
+}
+
+/// Whether there is a file of a user's afterwards that was not there before. A repeat of what was done makes none.
+pub(super) fn makes_users_file(file: Option<&File>, request: &Request) -> bool {
+    match request {
+        Request::Create { file: name, .. }
+        | Request::Fence {
+            file: name,
+            create: true,
+            ..
+        } => file.is_none() && is_users(name.as_str()),
+        _ => false,
+    }
 }
 
 pub(super) fn plan(file: Option<&File>, request: Request, standing: Standing) -> Plan {

@@ -164,6 +164,9 @@ pub enum Refused {
     /// Nothing is acknowledged while this node's disk is full. Try again later.
     #[error("the disk of a replica is full")]
     Full { node: NodeIx },
+    /// Only of new files, and only of users'.
+    #[error("the disk of a replica has little room left")]
+    Short { node: NodeIx },
     #[error("an append of {len} bytes is over the limit of {most}")]
     TooLong { len: u64, most: u64 },
 }

@@ -1,5 +1,7 @@
 //! A few nodes with perfect connections: what a request does, step by step.
 
+mod short;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 

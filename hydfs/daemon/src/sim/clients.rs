@@ -479,7 +479,15 @@ impl Clients {
             ) => {
                 Self::again(w, process, Some(node.0 as usize));
             }
-            (_, Err(Refused::NotCoordinator { .. } | Refused::Unavailable { .. } | Refused::Full { .. })) => {
+            (
+                _,
+                Err(
+                    Refused::NotCoordinator { .. }
+                    | Refused::Unavailable { .. }
+                    | Refused::Full { .. }
+                    | Refused::Short { .. },
+                ),
+            ) => {
                 Self::again(w, process, Some(other));
             }
             (state, result) => {

@@ -136,6 +136,8 @@ pub enum Message {
         commit: u64,
         probe: u64,
     },
+    /// My disk has little room left, or has room again. Whatever the view.
+    Short { short: bool },
     /// I have everything up to `seq`, and have seen `probe`.
     Ack {
         view: ViewId,

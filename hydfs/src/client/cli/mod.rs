@@ -1,6 +1,7 @@
 //! The commands of `hydfs`, which are also words at `rainstormctl`'s prompt.
 
 mod check;
+mod df;
 mod many;
 mod multiappend;
 mod out;
@@ -178,6 +179,16 @@ pub enum Command {
         system: System,
         name: String,
     },
+    /// How full each node's disk is, and what takes the room
+    #[command(long_about = "How full each node's disk is, and what takes the room.\n\n\
+        USED, FREE and USE% are those of the disk that the node's data folder is on, whatever else is there. The columns behind them are bytes of \
+        the node's own copies: users' files; jobs' logs, snapshots and journals, and operators that were shipped (JOBS); the programs' logs, and \
+        the node's copies of operators (NODE). Exit code 0 when all nodes answered, else 1.")]
+    Df {
+        /// All figures, for scripts
+        #[arg(long)]
+        json: bool,
+    },
     /// Look at every copy of every file; names those that are under-replicated, damaged or unavailable (exit code 1)
     #[command(long_about = "Look at every copy of every file.\n\n\
         Prints a line for each file that has fewer whole copies than it should, a damaged copy, or a range that is unavailable: what is wrong, \
@@ -319,6 +330,7 @@ async fn carry_out(
             out.write(lines.collect::<String>().as_bytes()).await?;
         }
         Command::Stat { name, json } => check::stat(client, &name, json, out).await?,
+        Command::Df { json } => df::df(client, json, out).await?,
         Command::Find { prefix } => {
             let found = client.find(prefix.as_deref().unwrap_or("")).await?;
             let text: String = found.iter().map(|e| format!("{}\t{}\n", e.file, e.len)).collect();
