@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod exit;
 pub mod heap;
 pub mod hold;
+pub mod http;
 pub mod ids;
 pub mod lateness;
 pub mod memory;

@@ -13,6 +13,7 @@ use common::spawn;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::console::{self, Answered};
 use crate::serve::SIGN_OF_LIFE;
 use crate::state::settings::Configuration;
 use crate::wire::{Member, Reply, Request, Update};
@@ -32,6 +33,8 @@ pub enum Error {
     Silent { node: NodeName, after: Duration },
     #[error("memberd of {node} sent an answer that was not asked for")]
     Unexpected { node: NodeName },
+    #[error("node {node}: {why}")]
+    Console { node: NodeName, why: String },
     #[error("{why}")]
     Refused { why: String },
 }
@@ -78,6 +81,24 @@ pub async fn change(
     changes: Vec<(String, String)>,
 ) -> Result<Configuration, Error> {
     expect_configuration(node, ask(cluster, me, node, Request::Change(changes)).await?)
+}
+
+/// What the console of `node` says to a path, as its HTTP port would.
+pub async fn console(
+    cluster: &Cluster,
+    me: &Identity,
+    node: &NodeName,
+    path: &str,
+) -> Result<Answered, Error> {
+    let mut connection = connect(cluster, me, node, Request::Console(path.into())).await?;
+    match receive(&mut connection, node, console::ANSWER + ANSWER).await? {
+        Reply::Console(answered) => Ok(answered),
+        Reply::Refused(why) => Err(Error::Console {
+            node: node.clone(),
+            why,
+        }),
+        _ => Err(Error::Unexpected { node: node.clone() }),
+    }
 }
 
 fn expect_configuration(node: &NodeName, reply: Reply) -> Result<Configuration, Error> {

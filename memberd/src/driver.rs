@@ -18,6 +18,7 @@ use rand::rngs::StdRng;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use crate::console::{self, Console};
 use crate::state::settings::{self, Configuration};
 use crate::state::{Config, Counts, Effect, Fact, Input, Members, State};
 use crate::wire::{self, Member, TableExchange};
@@ -218,14 +219,20 @@ impl Driver {
             "START"
         );
         let mut vitals = spawn::Vitals::default();
+        let node = self.cluster.node(self.me.as_str())?.clone();
+        let console = Console::of(&node);
+        let _console = spawn::guarded("console", console::keep(self.cluster.clone(), node));
         if let Some(tcp) = self.tcp.take() {
             let (cluster, me) = (self.cluster.clone(), self.identity.clone());
-            vitals.spawn("introducer", serve::accept(tcp, cluster, me, self.handle.clone()));
+            vitals.spawn(
+                "introducer",
+                serve::accept(tcp, cluster, me, self.handle.clone(), console.clone()),
+            );
         }
         let _admin = self
             .http
             .take()
-            .map(|http| spawn::guarded("http", http.serve(self.handle.clone())));
+            .map(|http| spawn::guarded("http", http.serve(self.handle.clone(), console)));
         tokio::pin!(stop);
         let mut stopping = false;
         while !self.members.is_gone() {

@@ -4,6 +4,7 @@
 //! [`client`] is what other programs use; [`state`] is the protocol without any I/O; [`driver`] carries it out.
 
 pub mod client;
+pub mod console;
 pub mod driver;
 mod http;
 mod serve;

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
+use crate::console::Console;
 use crate::driver::{DriverHandle, EXCHANGE_TIMEOUT};
 use crate::wire::{Reply, Request, TableExchange, Update};
 
@@ -32,6 +33,7 @@ pub(crate) async fn accept(
     cluster: Arc<Cluster>,
     me: Identity,
     handle: DriverHandle,
+    console: Console,
 ) -> std::io::Result<()> {
     let mut door = Door::new("introducer", tcp, LIMITS);
     let strangers = Arc::new(Strangers::default());
@@ -41,6 +43,7 @@ pub(crate) async fn accept(
         connections.retain(|c| !c.is_finished());
         let (cluster, me, handle, strangers) =
             (cluster.clone(), me.clone(), handle.clone(), strangers.clone());
+        let console = console.clone();
         connections.push(spawn::guarded("connection", async move {
             let Arrival {
                 stream,
@@ -51,7 +54,7 @@ pub(crate) async fn accept(
             let greeted = net::accept(stream, addr, &me).await;
             drop(stranger);
             match greeted {
-                Ok(connection) => serve(connection, place, &cluster, &me, &handle).await,
+                Ok(connection) => serve(connection, place, &cluster, &me, &handle, &console).await,
                 Err(e @ (net::Error::Secret | net::Error::Magic { .. } | net::Error::TooLong { .. })) => {
                     strangers.note(addr, e);
                     Ok(())
@@ -68,10 +71,11 @@ async fn serve(
     cluster: &Cluster,
     me: &Identity,
     handle: &DriverHandle,
+    console: &Console,
 ) -> Result<(), net::Error> {
     let served = match connection.peer.role {
         Role::Join => join(connection, cluster, handle).await,
-        Role::Subscribe => answer(connection, me, handle).await,
+        Role::Subscribe => answer(connection, me, handle, console).await,
         role => {
             tracing::warn!(from = %connection.addr, who = connection.peer.who, ?role, "WRONG_PORT");
             Ok(())
@@ -110,7 +114,12 @@ async fn join(
         .map_err(|_| net::Error::Timeout)?
 }
 
-async fn answer(mut connection: Connection, me: &Identity, handle: &DriverHandle) -> Result<(), net::Error> {
+async fn answer(
+    mut connection: Connection,
+    me: &Identity,
+    handle: &DriverHandle,
+    console: &Console,
+) -> Result<(), net::Error> {
     loop {
         let request = timeout(IDLE, connection.rx.recv())
             .await
@@ -136,6 +145,10 @@ async fn answer(mut connection: Connection, me: &Identity, handle: &DriverHandle
                     Err(why) => Reply::Refused(why.to_string()),
                 }
             }
+            Some(Request::Console(path)) => match console.get(&path).await {
+                Ok(answered) => Reply::Console(answered),
+                Err(why) => Reply::Refused(why.to_string()),
+            },
             Some(Request::Subscribe) => return follow(connection, handle).await,
         };
         timeout(SLOW, connection.tx.send(&reply))

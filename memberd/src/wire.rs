@@ -8,6 +8,7 @@ use common::ids::NodeName;
 use common::net::datagram::OVERHEAD;
 use serde::{Deserialize, Serialize};
 
+use crate::console::Answered;
 use crate::state::settings::{Configuration, Stamp};
 use crate::state::{Fact, State};
 
@@ -224,6 +225,8 @@ pub enum Request {
     Configuration,
     /// Change settings, by key and text, for the whole group: answered by `Configuration` or `Refused`.
     Change(Vec<(String, String)>),
+    /// What the node's console says to this path: answered by `Console` or `Refused`.
+    Console(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,6 +235,7 @@ pub enum Reply {
     Leaving,
     Update(Update),
     Configuration(Configuration),
+    Console(Answered),
     /// Why not.
     Refused(String),
 }

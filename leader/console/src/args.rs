@@ -18,6 +18,7 @@ Examples:
   rainstormctl stop myjob                a job that follows reads what is there, and ends
   rainstormctl history                   the jobs that were, and how they ended
   rainstormctl forget myjob              removes its journal, logs and snapshots, once it has ended; its output stays
+  rainstormctl top                       nodes, disks, jobs and events as they are; q ends it
   rainstormctl grep -i TASK_RESTART      all machines' logs at once
   rainstormctl rates myjob               what the resource manager sees: rates and backlogs
   rainstormctl set_rate myjob 5000       tuples per second over all sources, from now on; 0: no limit
@@ -65,6 +66,15 @@ pub(crate) enum ConsoleCommand {
         most: Option<usize>,
         #[arg(long)]
         json: bool,
+    },
+    /// Shows nodes, disks, jobs and events in this terminal, until `q`
+    Top {
+        /// The node to ask [default: this machine's, else the first that answers]
+        #[arg(long)]
+        node: Option<String>,
+        /// Print it once, as text
+        #[arg(long)]
+        once: bool,
     },
     /// Removes what jobs that have ended keep in HyDFS: journals, logs, snapshots. Their output stays
     Forget {
@@ -147,6 +157,13 @@ pub(crate) enum ConsoleCommand {
     },
     /// Replays the logs of an exactly-once job, running or ended, and proves or refutes that everything counted once
     Verify { job: JobName },
+    /// The node's console behind its HTTP port: memberd starts it, and ends it by closing its standard input
+    #[command(hide = true)]
+    Serve {
+        /// The node that this is
+        #[arg(long)]
+        node: NodeName,
+    },
     /// The node's host: starts a job's workers on this node, for its leader, which speaks on standard input
     // Nobody types it: at the prompt, too, it is not offered.
     #[command(hide = true, long_about = HOST_HELP)]
@@ -333,9 +350,11 @@ mod tests {
             "verify j",
             "history -n 3 --json",
             "forget j k --force",
+            "top --once --node n1",
             "grep -ic -- x",
             "create a b",
             "list_mem_ids",
+            "--cluster c.toml serve --node n1",
             "--cluster c.toml host --node n1 --job j",
         ] {
             let words = std::iter::once("rainstormctl").chain(line.split(' '));

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use crate::args::ConsoleCommand;
 use crate::outcome::{Done, Error};
-use crate::{attach, forget, grep, history, jobs, kill, log, members, rates, verify};
+use crate::{attach, forget, grep, history, jobs, kill, log, members, rates, top, verify};
 
 /// How long a file that is unavailable is waited for.
 pub const STORE_PATIENCE: Duration = Duration::from_secs(10);
@@ -96,6 +96,7 @@ impl Console {
         let (cluster, me) = (&*self.cluster, &self.me);
         let text = match word {
             ConsoleCommand::Host { .. } => return Err(Error::NotHere("host")),
+            ConsoleCommand::Serve { .. } => return Err(Error::NotHere("serve")),
             ConsoleCommand::ListTasks { job, json } => jobs::list_tasks(cluster, me, job, json).await?,
             ConsoleCommand::Jobs { json } => jobs::jobs(cluster, me, json).await?,
             ConsoleCommand::Status { job, json } => jobs::status(cluster, me, job, json).await?,
@@ -105,6 +106,7 @@ impl Console {
             ConsoleCommand::Forget { jobs, force } => {
                 return forget::run(cluster, me, &self.store(), &jobs, force).await;
             }
+            ConsoleCommand::Top { node, once } => return top::run(cluster, me, node, once).await,
             ConsoleCommand::Grep { words } => return grep::run(cluster, &words).await,
             ConsoleCommand::Rainstorm { job_words } => jobs::submit(cluster, &job_words).await?,
             ConsoleCommand::Attach {

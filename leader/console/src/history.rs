@@ -91,7 +91,7 @@ pub async fn run(
 }
 
 /// `now_us`: of a job that a leader answers for.
-fn row(job: &JobName, records: &[Record], now_us: Option<u64>) -> HistoryRow {
+pub(crate) fn row(job: &JobName, records: &[Record], now_us: Option<u64>) -> HistoryRow {
     let first = records.first().map_or(0, |r| r.at_us);
     let last = now_us.unwrap_or(records.last().map_or(0, |r| r.at_us));
     let open = if now_us.is_some() {

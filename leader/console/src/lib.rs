@@ -1,8 +1,9 @@
 //! `rainstormctl`: the operator's console.
 //!
 //! ```text
-//!   args --> run --+--> prompt --+--> console --> jobs, rates, history, forget, log, verify, members, kill, grep
+//!   args --> run --+--> prompt --+--> console --> jobs, rates, history, forget, log, verify, members, kill, grep, top
 //!                  +-------------+
+//!                  +--> serve: the node's page, /api, /metrics; what has to go goes
 //! ```
 
 mod args;
@@ -19,7 +20,9 @@ mod members;
 mod outcome;
 mod prompt;
 mod rates;
+mod serve;
 mod show;
+mod top;
 mod verify;
 
 use launcher::host;
@@ -40,6 +43,9 @@ pub fn run(args: Args, runtime: &Runtime) -> u8 {
                 .map(|()| Done::default())
                 .map_err(Error::from),
         );
+    }
+    if let Some(ConsoleCommand::Serve { node }) = args.word {
+        return tell(serve::run(args.cluster.as_deref(), node, runtime).map(|()| Done::default()));
     }
     let console = match Console::new(args.cluster.as_deref()) {
         Ok(console) => console,

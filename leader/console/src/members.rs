@@ -147,7 +147,7 @@ async fn change(
 }
 
 /// Asks the named node, or else this machine's, or else any that answers.
-async fn any<T>(
+pub async fn any<T>(
     cluster: &Cluster,
     me: &Identity,
     node: Option<String>,

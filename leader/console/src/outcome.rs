@@ -45,6 +45,14 @@ pub enum Error {
     Output(#[from] output::Unwritable),
     #[error("cannot listen to signals: {0}")]
     Signals(std::io::Error),
+    #[error("cannot serve the node's console: {0}")]
+    Serve(std::io::Error),
+    #[error(transparent)]
+    Log(#[from] common::telemetry::Error),
+    #[error("top shows itself in a terminal; --once prints what it would show")]
+    NoTerminal,
+    #[error("the terminal: {0}")]
+    Terminal(std::io::Error),
     #[error("stopped by {0}")]
     Stopped(Asked),
     #[error("HyDFS: {0}")]

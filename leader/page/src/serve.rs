@@ -1,13 +1,12 @@
 //! The HTTP server: reads what is there, changes nothing.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Query, Request, State as Shared};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::extract::{Query, State as Shared};
+use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -56,49 +55,8 @@ fn router(server: Server) -> Router {
         .route("/api/events", get(events))
         .route("/api/stream", get(stream))
         .fallback(nowhere)
-        .layer(middleware::from_fn(guard))
+        .layer(middleware::from_fn(common::http::guard))
         .with_state(server)
-}
-
-const SAYS: [(HeaderName, &str); 4] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "no-referrer"),
-    (header::CACHE_CONTROL, "no-store"),
-];
-
-/// A page from elsewhere whose name leads here (DNS rebinding) gets nothing.
-async fn guard(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
-    let mut response = match host.is_some_and(is_ours) {
-        true => next.run(request).await,
-        false => (
-            StatusCode::MISDIRECTED_REQUEST,
-            "ask for an address such as 127.0.0.1, or localhost\n",
-        )
-            .into_response(),
-    };
-    for (name, value) in SAYS {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
-    }
-    response
-}
-
-/// An address, `localhost` or this machine's name; with or without a port.
-fn is_ours(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.parse::<u16>().is_ok() => name,
-        _ => host,
-    };
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    let own = || std::fs::read_to_string("/proc/sys/kernel/hostname").is_ok_and(|own| own.trim_end() == bare);
-    bare.parse::<IpAddr>().is_ok() || bare.eq_ignore_ascii_case("localhost") || own()
 }
 
 async fn nowhere() -> Response {

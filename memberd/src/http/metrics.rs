@@ -1,5 +1,7 @@
 //! `GET /metrics`: what Prometheus is told.
 
+use std::time::Duration;
+
 use axum::extract;
 use axum::http::header;
 use axum::response::IntoResponse as _;
@@ -9,10 +11,21 @@ use super::{Answer, Shared};
 use crate::driver::Metrics;
 use crate::state::State;
 
+/// How long a scrape waits for what storage says.
+const STORAGE_WITHIN: Duration = Duration::from_secs(2);
+
 pub(super) async fn show(extract::State(shared): extract::State<Shared>) -> Answer {
     let metrics = shared.0.handle.metrics().await?;
     let kind = [(header::CONTENT_TYPE, CONTENT_TYPE)];
-    Ok((kind, text(shared.0.me.as_str(), &metrics)).into_response())
+    let mut text = text(shared.0.me.as_str(), &metrics);
+    // Storage's come from the console. Without it membership's are there all the same, as soon as ever.
+    let of_storage = tokio::time::timeout(STORAGE_WITHIN, shared.0.console.get("/metrics")).await;
+    if let Ok(Ok(answered)) = of_storage
+        && answered.status == 200
+    {
+        text += &String::from_utf8_lossy(&answered.body);
+    }
+    Ok((kind, text).into_response())
 }
 
 fn text(me: &str, m: &Metrics) -> String {

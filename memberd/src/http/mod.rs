@@ -13,7 +13,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use common::cluster::{Cluster, Node};
@@ -24,6 +25,7 @@ use common::secret::Secret;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::console::{self, Console};
 use crate::driver::DriverHandle;
 use crate::state::{self, settings};
 use crate::wire::Member;
@@ -36,7 +38,7 @@ const CLIENTS: usize = 64;
 const IDLE: Duration = Duration::from_secs(15);
 const TOKEN_FILE: &str = "admin.token";
 
-const PATHS: &str = "GET /get /set?KEY=VALUE /list_mem /list_self /display_suspects /display_protocol /leave /metrics /healthz, POST /switch /set /leave";
+const PATHS: &str = "GET / /api/cluster /api/jobs /api/tasks /api/events /get /set?KEY=VALUE /list_mem /list_self /display_suspects /display_protocol /leave /metrics /healthz, POST /switch /set /leave";
 
 /// The port, bound and not yet served.
 pub(crate) struct Admin {
@@ -52,6 +54,7 @@ struct Shared(Arc<Inner>);
 
 struct Inner {
     handle: DriverHandle,
+    console: Console,
     addr: SocketAddr,
     me: NodeName,
     token: String,
@@ -94,16 +97,22 @@ impl Admin {
         })
     }
 
-    pub(crate) async fn serve(self, handle: DriverHandle) -> std::io::Result<()> {
+    pub(crate) async fn serve(self, handle: DriverHandle, console: Console) -> std::io::Result<()> {
         tracing::info!(node = %self.me, addr = %self.addr, "HTTP");
         let shared = Shared(Arc::new(Inner {
             handle,
+            console,
             addr: self.addr,
             me: self.me,
             token: self.token,
             token_file: self.token_file,
         }));
+        let of_console = Router::new()
+            .route("/", get(ask_console))
+            .route("/api/{*path}", get(ask_console))
+            .layer(middleware::from_fn(common::http::guard));
         let router = Router::new()
+            .merge(of_console)
             .route("/get", get(configuration))
             .route("/set", get(set_by_query).post(set_by_body))
             .route("/switch", post(switch))
@@ -146,6 +155,8 @@ enum Error {
     Settings(#[from] settings::Error),
     #[error("the body is not {need}: {why}")]
     Body { need: &'static str, why: String },
+    #[error(transparent)]
+    Console(#[from] console::Error),
     #[error("{0}")]
     Unknown(String),
     #[error("this memberd is going down")]
@@ -158,7 +169,7 @@ impl IntoResponse for Error {
             Error::Token(_) => StatusCode::UNAUTHORIZED,
             Error::Settings(_) | Error::Body { .. } => StatusCode::BAD_REQUEST,
             Error::Unknown(_) => StatusCode::NOT_FOUND,
-            Error::Gone(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Gone(_) | Error::Console(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         let mut response = shown(status, &json!({"error": self.to_string()}));
         if status == StatusCode::UNAUTHORIZED {
@@ -290,13 +301,19 @@ async fn leave(State(shared): State<Shared>, headers: HeaderMap) -> Answer {
     fine(&json!({"leaving": shared.0.me}))
 }
 
+/// What the node's console says of jobs and storage.
+async fn ask_console(State(shared): State<Shared>, uri: Uri) -> Answer {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    Ok(shared.0.console.get(path).await?.into_response())
+}
+
 /// That it answers is the news: the state machine took its turn.
 async fn healthz(State(shared): State<Shared>) -> Answer {
     let alive = shared.members(|m| m.state == state::State::Alive).await?;
     fine(&json!({"status": "ok", "node": shared.0.me, "alive": alive.len()}))
 }
 
-async fn unknown(State(shared): State<Shared>, method: axum::http::Method, uri: axum::http::Uri) -> Error {
+async fn unknown(State(shared): State<Shared>, method: axum::http::Method, uri: Uri) -> Error {
     let asked: String = uri.path().chars().take(80).collect();
     Error::Unknown(format!(
         "no {method} {asked} at {}; there are {PATHS}",

@@ -22,6 +22,7 @@ pub fn weight(request: &Request) -> usize {
         | Request::Index { .. }
         | Request::Streams { .. }
         | Request::ListStore { .. }
+        | Request::NodeStatus
         | Request::Copies { .. } => LISTING,
         _ => 1,
     }

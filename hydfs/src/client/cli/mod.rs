@@ -1,7 +1,7 @@
 //! The commands of `hydfs`, which are also words at `rainstormctl`'s prompt.
 
 mod check;
-mod df;
+pub mod df;
 mod many;
 mod multiappend;
 mod out;
