@@ -221,7 +221,10 @@ impl Driver {
         let mut vitals = spawn::Vitals::default();
         let node = self.cluster.node(self.me.as_str())?.clone();
         let console = Console::of(&node);
-        let _console = spawn::guarded("console", console::keep(self.cluster.clone(), node));
+        let mut console_kept = Some(spawn::guarded(
+            "console",
+            console::keep(self.cluster.clone(), node),
+        ));
         if let Some(tcp) = self.tcp.take() {
             let (cluster, me) = (self.cluster.clone(), self.identity.clone());
             vitals.spawn(
@@ -245,6 +248,8 @@ impl Driver {
                 lost = vitals.lost() => return Err(lost.into()),
                 () = &mut stop, if !stopping => {
                     stopping = true;
+                    // It is not started again meanwhile.
+                    drop(console_kept.take());
                     self.handle_input(Input::Leave);
                 }
             }

@@ -517,7 +517,13 @@ impl Cluster {
     /// The logs' ends, for who reads the failed test's output.
     fn keep_evidence(&self) {
         for n in 1..=self.nodes {
-            for log in ["leader.log", "worker.log", "hydfsd.log", "memberd.log"] {
+            for log in [
+                "leader.log",
+                "worker.log",
+                "hydfsd.log",
+                "memberd.log",
+                "console.log",
+            ] {
                 let path = self.path(&format!("run/n{n}/log/{log}"));
                 let Ok(text) = std::fs::read_to_string(&path) else {
                     continue;

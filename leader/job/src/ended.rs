@@ -128,11 +128,8 @@ impl Tidying {
             .filter(|job| job.standing == Some(Standing::NeverBegan));
         let planless = planless.map(|job| (job.job.clone(), job.creation)).collect();
         note(&mut self.planless, planless, now);
-        let unnamed = match unnamed(found) {
-            Some(unnamed) => unnamed,
-            // Nobody knows what such a job needs.
-            None => BTreeSet::new(),
-        };
+        // Where a journal does not say what its job needs, there is none.
+        let unnamed = unnamed(found).unwrap_or_default();
         note(&mut self.unnamed, unnamed, now);
 
         let is_due = |since: &Time| now.since(*since) >= self.keep;
