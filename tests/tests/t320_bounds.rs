@@ -28,7 +28,7 @@ fn set(cluster: &Cluster, text: &str) -> Result<()> {
 }
 
 #[test]
-fn t311_workers_that_share_a_log_rotate_it_and_lose_no_line() -> Result<()> {
+fn t321_workers_that_share_a_log_rotate_it_and_lose_no_line() -> Result<()> {
     let cluster = Cluster::with_text("127.0.141", 3, 20_000)?;
     set(&cluster, "\n[log]\nmax_size = \"4KiB\"\nfiles = 100\n")?;
     for n in 0..4 {
@@ -92,7 +92,7 @@ fn stored(cluster: &Cluster, prefix: &str) -> Result<Vec<String>> {
 }
 
 #[test]
-fn t312_what_a_job_keeps_goes_when_it_is_forgotten_and_its_output_stays() -> Result<()> {
+fn t322_what_a_job_keeps_goes_when_it_is_forgotten_and_its_output_stays() -> Result<()> {
     const LINES: u64 = 20_000;
     let cluster = Cluster::with_text("127.0.142", 3, LINES)?;
     let args = |dest, rate| {
@@ -155,7 +155,7 @@ fn consoles(cluster: &Cluster) -> Result<Vec<i32>> {
 }
 
 #[test]
-fn t313_ended_jobs_and_their_operators_go_by_themselves() -> Result<()> {
+fn t323_ended_jobs_and_their_operators_go_by_themselves() -> Result<()> {
     let cluster = Cluster::with_text("127.0.143", 3, 2_000)?;
     cluster.write_operator("mark.sh", MARK)?;
     let job = |dest| ["1", "2", "transform:./mark.sh", "", "in", dest, "true", "false"];
@@ -200,7 +200,7 @@ fn get(addr: &str, path: &str) -> Result<(u16, String)> {
 }
 
 #[test]
-fn t314_every_node_shows_the_cluster_whatever_runs_and_its_console_comes_back() -> Result<()> {
+fn t324_every_node_shows_the_cluster_whatever_runs_and_its_console_comes_back() -> Result<()> {
     const LINES: u64 = 20_000;
     let cluster = Cluster::with_text("127.0.144", 3, LINES)?;
     let done = ["1", "2", "grep", "static", "in", "out", "true", "false"];
@@ -293,7 +293,7 @@ fn t314_every_node_shows_the_cluster_whatever_runs_and_its_console_comes_back() 
 }
 
 #[test]
-fn t315_a_disk_that_fills_refuses_users_new_files_and_says_how_to_make_room() -> Result<()> {
+fn t325_a_disk_that_fills_refuses_users_new_files_and_says_how_to_make_room() -> Result<()> {
     // Any disk of this machine is used to more than one percent.
     let settings = "[hydfs]\nwarn_percent = 1\nrefuse_percent = 1\n";
     let mut storage = Storage::new("127.0.145", 3, settings)?;

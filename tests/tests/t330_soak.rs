@@ -36,7 +36,11 @@ fn t331_what_jobs_without_end_keep_stays_where_it_is() -> Result<()> {
         report.kept
     );
     // How long something takes says nothing on a busy machine.
-    let grows: Vec<_> = report.trends.iter().filter(|t| t.grows && !t.name.ends_with("ms")).collect();
+    let grows: Vec<_> = report
+        .trends
+        .iter()
+        .filter(|t| t.grows && !t.name.ends_with("ms"))
+        .collect();
     ensure!(grows.is_empty(), "{grows:#?}");
     Ok(())
 }
