@@ -103,7 +103,9 @@ impl<S: Store> Replica<S> {
         }
         let file = request.file().and_then(|name| self.store.file(range, name));
         let floors = self.floors.get(&range);
+        // Another file of that name may be the one that is committed.
         let floor = request.file().and_then(|name| floors?.get(name));
+        let floor = floor.filter(|floor| file.is_some_and(|file| file.nonce == floor.nonce));
         let standing = Standing {
             view,
             limits: self.limits,

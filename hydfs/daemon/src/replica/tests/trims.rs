@@ -48,6 +48,20 @@ fn members(g: &Group) -> Vec<NodeIx> {
     any.replicas_of(any.range_of(&name("f"))).to_vec()
 }
 
+/// A node that was killed starts again, with this disk.
+fn come_back(g: &mut Group, node: NodeIx, store: MemStore) {
+    let ring = g.up().next().unwrap().ring().clone();
+    let back = Replica::new(node, ring, store, Incarnation(50), g.now).unwrap();
+    let back = back.with_limits(LIMITS);
+    g.nodes[node.0 as usize] = Some(back);
+    for other in (0..g.nodes.len()).filter(|n| *n != node.0 as usize) {
+        g.input(other, Input::PeerUp { node });
+        let other = NodeIx(other as u16);
+        g.input(node.0 as usize, Input::PeerUp { node: other });
+    }
+    g.run();
+}
+
 #[test]
 fn only_what_is_committed_is_trimmed_and_only_by_who_may() {
     let mut g = group(3);
@@ -118,19 +132,7 @@ fn a_returning_node_drops_what_was_trimmed_while_it_was_away() {
     assert_eq!(g.ask(trim(20)), trimmed(20));
     assert_eq!(g.ask(append(1, 20, "more\n")), appended(25));
     assert_eq!(store.file(range, &name("f")).unwrap().base, 0);
-    let ring = g.up().next().unwrap().ring().clone();
-    let back = Replica::new(away, ring, store, Incarnation(50), g.now).unwrap();
-    g.nodes[away.0 as usize] = Some(back);
-    for other in (0..4).filter(|n| *n != away.0 as usize) {
-        g.input(other, Input::PeerUp { node: away });
-        g.input(
-            away.0 as usize,
-            Input::PeerUp {
-                node: NodeIx(other as u16),
-            },
-        );
-    }
-    g.run();
+    come_back(&mut g, away, store);
     assert_eq!(members(&g)[1], away);
     let file = file(&g, away);
     assert_eq!(
@@ -171,6 +173,32 @@ fn a_trim_that_not_all_have_is_kept_by_a_take_over() {
     }
     assert_eq!(g.ask(trim(1)), trimmed(20));
     assert_eq!(g.ask(append(1, 20, "more\n")), appended(25));
+}
+
+/// What is committed of one file says nothing of another that has its name now.
+#[test]
+fn what_was_committed_of_a_removed_file_is_not_trimmed_of_its_successor() {
+    let mut g = group(3);
+    for i in 0..4 {
+        assert_eq!(g.ask(append(1, 5 * i, "line\n")), appended(5 * i + 5));
+    }
+    let members = members(&g);
+    g.deaf.insert(members[2].0 as usize);
+    let (nonce, file_name) = (file(&g, members[0]).nonce, name("f"));
+    let remove = Request::Remove {
+        file: file_name,
+        nonce,
+    };
+    assert_eq!(g.ask(remove), None);
+    assert_eq!(g.ask(fence(2, 2)), None);
+    assert_eq!(g.ask(append(2, 0, "new\n")), None);
+    assert_eq!(g.ask(trim(15)), None);
+    assert_eq!((file(&g, members[0]).base, file(&g, members[0]).length()), (0, 4));
+    g.deaf.clear();
+    g.run();
+    let late: Vec<_> = g.replies.drain(..).map(|(_, reply)| reply).collect();
+    assert!(late.contains(&Err(Refused::BeyondEnd { length: 0 })), "{late:?}");
+    assert_eq!(g.ask(trim(4)), trimmed(4));
 }
 
 /// A trim makes room, so it does not wait behind an append that needs some.
