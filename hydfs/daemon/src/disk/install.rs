@@ -5,6 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 
+use super::meta::Need;
 use super::record::Meta;
 use super::{DiskStore, PartialSegment, StoredFile, failed};
 use crate::store::{Error, Put, RangeFacts, Store};
@@ -70,7 +71,8 @@ impl DiskStore {
             range,
             facts: facts.clone(),
         });
-        self.log(&records, true)?;
+        // A trim, which makes room, needs an active range: so this must not wait for room.
+        self.log_that(&records, Need::Memory, true)?;
 
         self.ranges.insert(range, facts);
         gone.iter().for_each(|name| self.forget(range, name));

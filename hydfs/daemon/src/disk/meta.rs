@@ -14,6 +14,8 @@ use super::record::{META_MAGIC, Meta};
 const SMALL: u64 = 4 * 1024 * 1024;
 /// So much room is kept behind its end, for what is to be written down though the disk is full: some hundred records.
 const RESERVE: u64 = 64 * 1024;
+/// A log that could not be rewritten grows by this much before that is tried again: it costs as much as all that is written to the new one.
+const TRY_AGAIN: u64 = 256 * 1024;
 
 pub struct MetaLog {
     path: PathBuf,
@@ -26,6 +28,8 @@ pub struct MetaLog {
     pub torn: bool,
     /// The file system keeps room for the log up to here.
     reserved: u64,
+    /// Its size when it could not be rewritten: it is tried again when it has grown some more.
+    not_rewritten_at: Option<u64>,
 }
 
 /// How records stand to the room on a disk.
@@ -112,6 +116,7 @@ impl MetaLog {
             unsynced: true,
             torn,
             reserved: 0,
+            not_rewritten_at: None,
         })
     }
 
@@ -166,17 +171,39 @@ impl MetaLog {
     }
 
     pub fn outgrown(&self) -> bool {
-        self.size > SMALL.max(4 * self.snapshot)
+        let again = self.not_rewritten_at.is_none_or(|at| self.size >= at + TRY_AGAIN);
+        again && self.size > SMALL.max(4 * self.snapshot)
     }
 
-    /// Puts a snapshot in the log's place. On failure the log goes on as it was.
+    /// Puts a snapshot in the log's place. On failure the log goes on as it was, and nothing is left of the snapshot, which may have filled the disk.
     pub fn rewrite(&mut self, records: impl Iterator<Item = Meta>) -> io::Result<()> {
         let new = self.path.with_extension("new");
+        let written = Self::snapshot(&new, records)
+            .and_then(|written| std::fs::rename(&new, &self.path).map(|()| written));
+        let (file, size) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                self.not_rewritten_at = Some(self.size);
+                std::fs::remove_file(&new).ok();
+                return Err(error);
+            }
+        };
+        // From here on it is the log, whether or not its name is durable.
+        (self.file, self.size, self.snapshot, self.unsynced) = (file, size, size, false);
+        (self.reserved, self.not_rewritten_at) = (0, None);
+        if let Some(folder) = self.path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// A log of these records; its size.
+    fn snapshot(path: &Path, records: impl Iterator<Item = Meta>) -> io::Result<(File, u64)> {
         let file = OpenOptions::new()
             .read(true)
             .append(true)
             .create(true)
-            .open(&new)?;
+            .open(path)?;
         file.set_len(0)?;
         let mut out = io::BufWriter::with_capacity(256 * 1024, &file);
         out.write_all(&META_MAGIC)?;
@@ -184,6 +211,8 @@ impl MetaLog {
         for record in records {
             bytes.clear();
             frame::put(&record, &mut bytes)?;
+            #[cfg(test)]
+            super::room::take(&file, bytes.len())?;
             out.write_all(&bytes)?;
             size += bytes.len() as u64;
         }
@@ -191,12 +220,6 @@ impl MetaLog {
         drop(out);
         // Or a power failure could leave the name pointing to nothing.
         file.sync_all()?;
-        std::fs::rename(&new, &self.path)?;
-        if let Some(folder) = self.path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
-        (self.file, self.size, self.snapshot, self.unsynced) = (file, size, size, false);
-        self.reserved = 0;
-        Ok(())
+        Ok((file, size))
     }
 }

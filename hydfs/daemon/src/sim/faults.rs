@@ -93,6 +93,7 @@ pub fn happen(w: &mut World) {
             let full = w.rng.random_bool(0.5);
             if let Some(replica) = &mut w.nodes[a].replica {
                 replica.store_mut().full = full;
+                replica.store_mut().out_of_reserve = w.rng.random_bool(0.3);
             }
             w.log(|| format!("node {a}: disk full: {full}"));
         }

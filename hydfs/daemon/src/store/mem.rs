@@ -66,8 +66,10 @@ pub struct MemStore {
     /// Removed since this range was last installed: a power failure may bring them back.
     removed: Vec<(RangeIx, FileName, StoredFile)>,
     lost_newest: bool,
-    /// Refuses everything that needs room.
+    /// Refuses what is to be stored. What the protocol remembers has its reserve.
     pub full: bool,
+    /// The reserve is used up, too: nothing but trims and removals is taken.
+    pub out_of_reserve: bool,
     /// Breaks after this many more writes, as a killed process would; nothing of the one that breaks is done.
     pub break_after: Option<u32>,
 }
@@ -91,6 +93,14 @@ impl MemStore {
         if self.full { Err(Error::Full) } else { self.write() }
     }
 
+    /// As the disk has it, for what the protocol remembers.
+    fn reserve(&mut self) -> Result<(), Error> {
+        match self.full && self.out_of_reserve {
+            true => Err(Error::Full),
+            false => self.write(),
+        }
+    }
+
     fn held(&mut self, range: RangeIx, name: &FileName) -> Result<&mut StoredFile, Error> {
         let held = self.files.get_mut(&range).and_then(|files| files.get_mut(name));
         held.ok_or_else(|| Error::NoSuchFile { file: name.clone() })
@@ -112,7 +122,7 @@ impl Store for MemStore {
     }
 
     fn set_node(&mut self, facts: NodeFacts) -> Result<(), Error> {
-        self.room()?;
+        self.reserve()?;
         self.node = Some(facts);
         self.lost_newest = false;
         Ok(())
@@ -127,7 +137,7 @@ impl Store for MemStore {
     }
 
     fn set_ranges(&mut self, facts: Vec<(RangeIx, RangeFacts)>) -> Result<(), Error> {
-        self.room()?;
+        self.reserve()?;
         self.ranges.extend(facts);
         Ok(())
     }
@@ -202,7 +212,7 @@ impl Store for MemStore {
     }
 
     fn install(&mut self, range: RangeIx, set: &View, files: &[(FileName, File)]) -> Result<usize, Error> {
-        self.room()?;
+        self.reserve()?;
         let mut dropped = 0;
         let gone: Vec<FileName> = {
             let keep: BTreeMap<_, _> = files.iter().map(|(name, file)| (name, file)).collect();
@@ -372,6 +382,7 @@ impl MemStore {
         self.putting.clear();
         self.break_after = None;
         self.full = false;
+        self.out_of_reserve = false;
     }
 
     /// What a machine leaves whose power failed before the kernel wrote everything: of what is not durable when it is acknowledged, `lose(n)` of the

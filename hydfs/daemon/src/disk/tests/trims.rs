@@ -237,6 +237,37 @@ fn a_segment_that_never_had_a_byte_is_no_damage_at_the_second_start_either() {
 }
 
 #[test]
+fn a_take_over_is_written_down_on_a_full_disk() {
+    let (folder, mut store) = long(14);
+    let mut target = file(&store).head();
+    target.segments.iter_mut().for_each(|s| s.sealed = true);
+    target.trim(700, SegmentId(8));
+    room::set(Some(0));
+    let installed = store.install(RANGE, &view(8), &[(name(0), target.clone())]);
+    room::set(None);
+    assert_eq!(installed.unwrap(), 0);
+    drop(store);
+    let store = open(folder.path());
+    assert_eq!(store.range(RANGE).installed, Some(view(8)));
+    assert_eq!(file(&store).base, 700);
+}
+
+/// On a full disk a snapshot of the log has no room, and must not take what there is.
+#[test]
+fn a_log_that_cannot_be_rewritten_goes_on_and_leaves_nothing() {
+    let (folder, mut store) = long(14);
+    room::set(Some(100));
+    let failed = store.rewrite();
+    room::set(None);
+    assert!(failed.is_err() && !folder.path().join("meta.new").exists());
+    append_next(&mut store, 14);
+    store.rewrite().unwrap();
+    let before = file(&store);
+    drop(store);
+    assert_eq!(file(&open(folder.path())), before);
+}
+
+#[test]
 fn a_trim_is_carried_out_on_a_full_disk() {
     let (folder, mut store) = long(14);
     store.trim(RANGE, &name(0), 1, FIRST).unwrap();

@@ -201,6 +201,25 @@ fn what_was_committed_of_a_removed_file_is_not_trimmed_of_its_successor() {
     assert_eq!(g.ask(trim(4)), trimmed(4));
 }
 
+/// A trim needs an active range, and no range would be active again.
+#[test]
+fn a_full_disk_takes_part_in_a_take_over_and_then_trims() {
+    let mut g = group(4);
+    for i in 0..4 {
+        assert_eq!(g.ask(append(1, 5 * i, "line\n")), appended(5 * i + 5));
+    }
+    let members = members(&g);
+    for member in &members[..2] {
+        g.nodes[member.0 as usize].as_mut().unwrap().store_mut().full = true;
+    }
+    g.kill(members[2].0 as usize);
+    g.run();
+    let node = members[0];
+    assert_eq!(g.ask(append(1, 20, "full\n")), refused(Refused::Full { node }));
+    assert_eq!(g.ask(trim(15)), trimmed(15));
+    assert_eq!(file(&g, node).dropped.bytes, 15);
+}
+
 /// A trim makes room, so it does not wait behind an append that needs some.
 #[test]
 fn a_full_member_trims_ahead_of_what_it_has_no_room_for() {
