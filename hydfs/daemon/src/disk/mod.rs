@@ -97,6 +97,8 @@ pub struct DiskStore {
     next_number: u64,
     /// Segment files written since the last sync.
     unsynced: BTreeSet<u64>,
+    /// With durability `os`, closed segment files that a trim has synced: the others may be nowhere but in the kernel.
+    kept_synced: BTreeSet<u64>,
     /// Folders in which segment files were made since.
     unsynced_folders: BTreeSet<PathBuf>,
     scratch: Vec<u8>,
@@ -147,6 +149,7 @@ impl DiskStore {
             partial: BTreeMap::new(),
             next_number: recovered.next_number,
             unsynced: BTreeSet::new(),
+            kept_synced: BTreeSet::new(),
             unsynced_folders: BTreeSet::new(),
             scratch: Vec::new(),
             verified: Mutex::default(),
@@ -255,6 +258,7 @@ impl DiskStore {
     fn unlink(&mut self, places: impl IntoIterator<Item = SegmentPlace>) {
         for place in places {
             self.unsynced.remove(&place.number);
+            self.kept_synced.remove(&place.number);
             self.handles().remove(place.number);
         }
     }

@@ -1,12 +1,14 @@
 //! Closing a segment for the next one within a view, and dropping what was trimmed.
 
 use std::collections::BTreeMap;
+use std::fs::File as OsFile;
 
 use super::meta::Need;
 use super::record::Meta;
 use super::{DiskStore, StoredFile};
 use crate::store::Error;
-use hydfs::content::{FileName, SegmentId};
+use common::cluster::Durability;
+use hydfs::content::{FileName, Segment, SegmentId};
 use hydfs::ring::RangeIx;
 
 impl DiskStore {
@@ -59,6 +61,37 @@ impl DiskStore {
         Ok(())
     }
 
+    /// With durability `os`: makes durable what a file keeps when its first `count` segments are dropped. Those may be durable, and a power failure of
+    /// all replicas must not take both them and what was written to do without them.
+    fn sync_kept(&mut self, range: RangeIx, name: &FileName, count: usize) -> Result<(), Error> {
+        if self.durability == Durability::Fsync {
+            // What is acknowledged is synced already.
+            return Ok(());
+        }
+        let held = self.held(range, name)?;
+        let kept = held.file.segments.iter().skip(count);
+        let place = |s: &Segment| Some((held.places.get(&s.id)?.number, s.sealed));
+        let kept: Vec<(u64, bool)> = kept.filter_map(place).collect();
+        let lost = |source| Error::Io {
+            what: "sync a segment file".into(),
+            source,
+        };
+        for (number, sealed) in kept {
+            if self.kept_synced.contains(&number) {
+                continue;
+            }
+            self.handle(number)?.sync_data().map_err(lost)?;
+            let path = self.handles().path(number);
+            if let Some(folder) = path.parent() {
+                OsFile::open(folder).and_then(|f| f.sync_all()).map_err(lost)?;
+            }
+            if sealed {
+                self.kept_synced.insert(number);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn trim_file(
         &mut self,
         range: RangeIx,
@@ -77,6 +110,9 @@ impl DiskStore {
             dropped,
         };
         let records: Vec<Meta> = closed.into_iter().chain([trim]).collect();
+        if count > 0 {
+            self.sync_kept(range, name, count)?;
+        }
         // Durable before the segment files go: a machine that lost power without it would look for them.
         self.log_that(&records, Need::MakesRoom, count > 0)?;
         let held = self.held_mut(range, name)?;

@@ -267,6 +267,28 @@ fn a_log_that_cannot_be_rewritten_goes_on_and_leaves_nothing() {
     assert_eq!(file(&open(folder.path())), before);
 }
 
+/// With durability `os`, too: what is left is on the disk before what it stands for goes.
+#[test]
+fn what_a_trim_leaves_is_synced_before_segments_go() {
+    let (_folder, mut store) = long(14);
+    trim(&mut store, 1);
+    assert!(store.kept_synced.is_empty(), "nothing is dropped");
+    trim(&mut store, 700);
+    let closed = |store: &DiskStore| {
+        let held = &store.files[&RANGE][&name(0)];
+        let closed = held.file.segments.iter().filter(|s| s.sealed);
+        closed
+            .map(|s| held.places[&s.id].number)
+            .collect::<BTreeSet<u64>>()
+    };
+    assert_eq!(
+        (store.kept_synced.len(), &store.kept_synced),
+        (2, &closed(&store))
+    );
+    trim(&mut store, 1300);
+    assert_eq!(store.kept_synced, closed(&store));
+}
+
 #[test]
 fn a_trim_is_carried_out_on_a_full_disk() {
     let (folder, mut store) = long(14);
