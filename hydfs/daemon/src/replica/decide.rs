@@ -194,5 +194,48 @@ fn seal_file(whole: &[&File], doubtful: &[&File], view: SegmentId) -> File {
     file
 }
 
+/// Trims each file past what one of those who answer has trimmed away and none of them has. It had dropped the last copy before anybody else heard of
+/// the trim, and is no source now. Its base was no more than what was committed, so the file has at least as much.
+pub(crate) fn trim_holes<'a>(
+    sealed: &mut [(FileName, File)],
+    answers: impl Iterator<Item = &'a (FileName, File)> + Clone,
+    view: SegmentId,
+) {
+    let place = |name: &FileName| sealed.binary_search_by(|(n, _)| n.cmp(name)).ok();
+    let ahead = |(name, copy): &&(FileName, File)| {
+        let file = place(name).map(|i| &sealed[i].1);
+        file.is_some_and(|f| f.nonce == copy.nonce && f.dropped.last < copy.dropped.last)
+    };
+    let ahead: Vec<&(FileName, File)> = answers.clone().filter(ahead).collect();
+    if ahead.is_empty() || Mutant::LeaveHoles.is_on() {
+        return;
+    }
+    let mut copies: BTreeMap<&FileName, Vec<&File>> = BTreeMap::new();
+    for (name, _) in &ahead {
+        copies.entry(name).or_default();
+    }
+    for (name, copy) in answers {
+        if let Some(copies) = copies.get_mut(name) {
+            copies.push(copy);
+        }
+    }
+    for (name, trimmed) in ahead {
+        let Ok(place) = sealed.binary_search_by(|(n, _)| n.cmp(name)) else {
+            continue;
+        };
+        let file = &mut sealed[place].1;
+        let has = |copy: &&File, want: &Segment| {
+            let held = copy.segment(want.id).filter(|s| !s.missing);
+            copy.nonce == file.nonce && held.is_some_and(|s| s.entries >= want.entries)
+        };
+        let gone = |want: &&Segment| Some(want.id) <= trimmed.dropped.last;
+        let mut dropped = file.segments.iter().take_while(gone);
+        if dropped.any(|want| !copies[name].iter().any(|copy| has(copy, want))) {
+            let base = trimmed.base.min(file.length());
+            file.trim(base, view);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

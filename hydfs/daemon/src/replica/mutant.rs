@@ -35,6 +35,8 @@ common::mutants! {
         ForgetBase,
         /// A returning node's copy from before a trim counts.
         ReturnTrimmed,
+        /// What only a node had that has trimmed it, and is no source, stays part of the file.
+        LeaveHoles,
         /// A process that was replaced may trim.
         UnfencedTrim,
         /// A lookup is answered by whoever believes to coordinate, without a probe to the members.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::clock::Time;
 
 use super::active::ActiveRange;
-use super::decide::{RangeMemory, SourceCopy, Verdict, decide, seal};
+use super::decide::{RangeMemory, SourceCopy, Verdict, decide, seal, trim_holes};
 use super::follow::FollowState;
 use super::view_state::{LeadState, ViewState};
 use super::{Effect, Mutant, RESEND, RangeState, Replica, mutant};
@@ -93,6 +93,8 @@ fn conclude(
     };
     let copies: Vec<SourceCopy<'_>> = nodes.iter().map(copy).collect();
     let mut files = seal(&copies, SegmentId::of(&of));
+    let answered = answers.values().flat_map(|(_, answer)| &answer.files);
+    trim_holes(&mut files, answered, SegmentId::of(&of));
     if Mutant::UnionReturning.is_on() {
         mutant::lengthen(&mut files, answers);
     }

@@ -17,7 +17,7 @@ pub fn happen(w: &mut World) {
     if w.now < w.pause_until {
         // Nothing but a loss ends a pause early.
         match w.rng.random_range(0..10) {
-            _ if w.stranded.is_some() => {}
+            _ if w.stranded.is_some() || w.alone.is_some() => {}
             0..2 => lose(w, lose_disk),
             2 => lose(w, lose_power),
             3..5 => strand(w),
@@ -28,6 +28,17 @@ pub fn happen(w: &mut World) {
     if let Some(node) = w.stranded.take() {
         w.cut.clear();
         lose_disk(w, node);
+        return;
+    }
+    if let Some(node) = w.alone.take() {
+        w.cut = (0..w.n)
+            .filter(|other| *other != node)
+            .flat_map(|other| [(node, other), (other, node)])
+            .collect();
+        w.log(|| format!("cut: {node} from all"));
+        w.notice_cuts();
+        // Until it is noticed, and the others have taken over.
+        w.pause_until = w.now + ms(w.rng.random_range(700..1500));
         return;
     }
     let n = w.n;
@@ -104,7 +115,10 @@ pub fn happen(w: &mut World) {
             .for_each(|r| r.store_mut().full = false),
         87..90 => lose(w, lose_disk),
         90..93 => lose(w, lose_power),
-        93 => strand(w),
+        93 => match w.rng.random_bool(0.7) {
+            true => strand(w),
+            false => leave_alone(w),
+        },
         94..96 => {
             let count = losses(w);
             let nodes: Vec<usize> = (0..n).sample(&mut w.rng, count);
@@ -183,6 +197,22 @@ fn strand(w: &mut World) {
     w.stranded = Some(set[0]);
     // Long enough for a take-over, often not for the repair behind it.
     w.pause_until = w.now + ms(w.rng.random_range(100..1200));
+}
+
+/// All members of a range but its coordinator lose their disks, and repair takes long; in the middle of it the coordinator is cut off.
+fn leave_alone(w: &mut World) {
+    if w.n < 5 || losses(w) < 2 {
+        return;
+    }
+    let Some(range) = w.ring.ranges().collect::<Vec<_>>().into_iter().choose(&mut w.rng) else {
+        return;
+    };
+    let Some((_, first)) = w.up().next() else { return };
+    let set: Vec<usize> = first.replicas_of(range).iter().map(|n| n.0 as usize).collect();
+    w.slow_until = w.now + ms(5000);
+    set[1..].iter().for_each(|node| lose_disk(w, *node));
+    w.alone = Some(set[0]);
+    w.pause_until = w.now + ms(w.rng.random_range(300..1500));
 }
 
 /// A bit of a segment flips: one copy of it is lost.

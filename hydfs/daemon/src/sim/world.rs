@@ -97,6 +97,10 @@ pub struct World {
     pub pause_until: Time,
     /// The coordinator of members that are cut off: it loses its disk when the pause is over.
     pub stranded: Option<usize>,
+    /// A coordinator that has the only copy left: it is cut off when the pause is over.
+    pub alone: Option<usize>,
+    /// Repairs take long until then.
+    pub slow_until: Time,
     /// Copies lost with disks or by flipped bits.
     pub lost: u64,
     /// Copies that were found damaged and are not repaired yet: one may be found when others are just being dropped.
@@ -140,6 +144,8 @@ impl World {
             calm: false,
             pause_until: Time::ZERO,
             stranded: None,
+            alone: None,
+            slow_until: Time::ZERO,
             lost: 0,
             damaged: BTreeSet::new(),
             oracle: Oracle::default(),
@@ -313,9 +319,10 @@ impl World {
                         self.wrong(wrong);
                     }
                     let life = self.nodes[node].life;
+                    let slowest = if self.now < self.slow_until { 2000 } else { 40 };
                     self.after(
                         1,
-                        40,
+                        slowest,
                         WorldEvent::Copy {
                             node,
                             life,

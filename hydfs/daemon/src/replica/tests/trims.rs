@@ -175,6 +175,42 @@ fn a_trim_that_not_all_have_is_kept_by_a_take_over() {
     assert_eq!(g.ask(append(1, 20, "more\n")), appended(25));
 }
 
+/// The coordinator drops the last copy of what is trimmed before anybody else has heard of the trim; then it is cut off.
+#[test]
+fn a_trim_that_drops_the_last_copy_leaves_no_hole() {
+    let mut g = group(7);
+    for i in 0..4 {
+        assert_eq!(g.ask(append(1, 5 * i, "line\n")), appended(5 * i + 5));
+    }
+    let before = members(&g);
+    g.kill(before[1].0 as usize);
+    g.kill(before[2].0 as usize);
+    let (only, now) = (before[0], members(&g));
+    assert!(
+        now[0] == only
+            && now[1..]
+                .iter()
+                .all(|n| file(&g, *n).segments.iter().all(|s| s.missing))
+    );
+    g.deaf.extend(now[1..].iter().map(|n| n.0 as usize));
+    assert_eq!(g.ask(trim(16)), None);
+    assert_eq!(file(&g, only).dropped.bytes, 15);
+    g.deaf.clear();
+    let store = g.nodes[only.0 as usize].take().unwrap().into_store();
+    g.kill(only.0 as usize);
+    g.run();
+    assert_eq!((file(&g, now[1]).base, file(&g, now[1]).length()), (0, 20));
+    come_back(&mut g, only, store);
+    let now = members(&g);
+    assert_eq!(now[0], only);
+    for member in &now {
+        let file = file(&g, *member);
+        assert_eq!((file.base, file.dropped.bytes, file.length()), (16, 15, 20));
+        assert_eq!(file.misses(), *member != only);
+    }
+    assert_eq!(g.ask(append(1, 20, "more\n")), appended(25));
+}
+
 /// What is committed of one file says nothing of another that has its name now.
 #[test]
 fn what_was_committed_of_a_removed_file_is_not_trimmed_of_its_successor() {
