@@ -380,9 +380,9 @@ impl Check<'_> {
             return;
         };
         let emitted = base.cut.emitted.iter().enumerate();
-        let owed = emitted.filter(|(i, n)| checkpoint.acked.get(*i).is_some_and(|acked| acked < n));
+        let mut owed = emitted.filter(|(i, n)| checkpoint.acked.get(*i).is_some_and(|acked| acked < n));
         if self.shape.keeps == Keeps::Productions
-            && let Some((i, n)) = owed.last()
+            && let Some((i, n)) = owed.next()
         {
             let acked = checkpoint.acked[i];
             self.wrong_file(format!(

@@ -61,7 +61,7 @@ impl Plan {
         self.pause * self.random.between(50, 150) as u32 / 100
     }
 
-    pub fn next(&mut self) -> Fault {
+    pub fn draw(&mut self) -> Fault {
         let (node, leader) = (u64::from(self.nodes), u64::from(self.leaders));
         self.random.weighted(&[
             (60, Fault::Task),

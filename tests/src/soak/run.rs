@@ -216,7 +216,7 @@ impl Soak<'_> {
                 &self.watch.broken[..1]
             );
             if !self.options.pause.is_zero() && now() >= next_fault {
-                let fault = plan.next();
+                let fault = plan.draw();
                 let hit = plan.strike(fault, self.cluster, &names, &mut self.watch, &mut self.struck);
                 hit.with_context(|| format!("{fault:?}"))?;
                 next_fault = now() + plan.pause();
