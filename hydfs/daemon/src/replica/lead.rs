@@ -117,6 +117,11 @@ impl<S: Store> Replica<S> {
                 active.wait_for_probe(conn, id, active.last(), ReplyContent::Ready(Err(refused)));
                 return Ok(());
             }
+            Plan::Done(answer @ Answer::Trimmed { .. }) => {
+                // As refusals: a coordinator that was replaced does not know who may trim.
+                active.wait_for_probe(conn, id, active.last(), ReplyContent::Ready(Ok(answer)));
+                return Ok(());
+            }
             Plan::Done(answer) => answer,
             Plan::Do(ops, answer) => {
                 for op in ops {

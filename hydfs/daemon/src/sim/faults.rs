@@ -114,11 +114,9 @@ pub fn happen(w: &mut World) {
             .filter_map(|n| n.replica.as_mut())
             .for_each(|r| r.store_mut().full = false),
         87..90 => lose(w, lose_disk),
-        90..93 => lose(w, lose_power),
-        93 => match w.rng.random_bool(0.7) {
-            true => strand(w),
-            false => leave_alone(w),
-        },
+        90..92 => lose(w, lose_power),
+        92 => leave_alone(w),
+        93 => strand(w),
         94..96 => {
             let count = losses(w);
             let nodes: Vec<usize> = (0..n).sample(&mut w.rng, count);

@@ -148,7 +148,7 @@ fn seeds_for(mutant: Mutant) -> u64 {
         Mutant::TrimUncommitted => 100, // 3
         Mutant::ForgetBase => 50,       // 0
         Mutant::ReturnTrimmed => 50,    // 0
-        Mutant::LeaveHoles => 3000,     //
+        Mutant::LeaveHoles => 3000,     // 149
         Mutant::UnfencedTrim => 500,    // 44
         Mutant::Unprobed => 250,        // 13
     }
