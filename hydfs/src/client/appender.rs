@@ -74,6 +74,12 @@ impl Shared {
         let Trim { wanted, base } = *self.trim();
         (wanted > base).then_some(wanted)
     }
+
+    /// What was wanted is refused: it is wanted no more.
+    fn drop_trim(&self) {
+        let mut trim = self.trim();
+        trim.wanted = trim.base;
+    }
 }
 
 /// One client's stream in one file, opened for appending by [`super::Client::open_append`]. Appends are sent in order and
@@ -135,7 +141,8 @@ impl Appender {
 
     /// Has the file trimmed to `base`: see [`super::Client::trim`]. Never waits, and asks once for the highest that was wanted until it is done, again
     /// after a failure. It is done under this stream's own fence: a process that was replaced trims nothing any more, and finds out as with an
-    /// append. `base` counts the file's bytes; trim only what is acknowledged.
+    /// append. `base` counts the file's bytes; trim only what is acknowledged. A trim beyond that, or for which a disk has no room, is dropped:
+    /// see [`Appender::base`].
     pub fn trim(&mut self, base: u64) {
         let mut trim = self.shared.trim();
         trim.wanted = trim.wanted.max(base);
@@ -271,11 +278,6 @@ impl Driver {
                     client: self.stream.client.clone(),
                     epoch,
                 },
-                Error::BeyondEnd { file, len, .. } => Error::BeyondEnd {
-                    file,
-                    base: self.shared.trim().wanted,
-                    len,
-                },
                 other => other,
             };
             self.tell.send_modify(|p| p.error = Some(error));
@@ -352,6 +354,10 @@ impl Driver {
                     trimming = None;
                     match answer {
                         Some(Answer::Reply(Reply::Trimmed { base })) => self.shared.trim().base = base,
+                        // A trim is housekeeping: appends do not end with it.
+                        Some(Answer::Reply(Reply::Refused(Refusal::BeyondEnd { .. } | Refusal::Full { .. }))) => {
+                            self.shared.drop_trim();
+                        }
                         Some(Answer::Reply(Reply::Refused(refusal))) => return ConnEnd::Refused(refusal),
                         _ => return ConnEnd::Lost,
                     }

@@ -252,7 +252,8 @@ impl Core {
         Some(FileStat {
             nonce: known.nonce,
             // From there on it can be read here, whether or not all have heard of it.
-            base: known.base.max(held.base),
+            // What is known to be committed may be older than the base, after a restart.
+            base: known.base.max(held.base).min(known.length),
             len: known.length,
             newlines: held.newlines(),
             coordinator: self.replica.coordinator_of(range),

@@ -200,7 +200,7 @@ pub async fn get(client: &Client, name: &str, to: &Path, out: &mut Out<'_>) -> R
         return Ok(());
     }
     let mut target = Target::open(to, name).await?;
-    let bar = bar(Some(stream.len() - stream.base()), "get");
+    let bar = bar(Some(stream.len().saturating_sub(stream.base())), "get");
     let copied = async {
         while let Some(piece) = stream.next().await {
             let piece = piece?;

@@ -124,6 +124,26 @@ async fn a_file_that_is_trimmed_as_it_grows_stays_small_in_one_view() {
 }
 
 #[tokio::test]
+async fn a_trim_that_is_refused_ends_no_appends() {
+    let world = World::start(16, 3, "").await;
+    let client = world.client(0);
+    let mut appender = client.open_append("log", "task", Epoch(1), true).await.unwrap();
+    appender.append(&b"line\n"[..]);
+    appender.wait_acked(5).await.unwrap();
+    appender.trim(1000);
+    // Only after that is refused another is sent.
+    let done = async {
+        while appender.base() < 5 {
+            appender.trim(5);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(BOUND, done).await.expect("it is trimmed");
+    appender.append(&b"more\n"[..]);
+    assert_eq!(appender.wait_acked(10).await, Ok(10));
+}
+
+#[tokio::test]
 async fn a_long_file_is_in_segments_that_are_dropped_one_by_one() {
     let world = World::start(15, 3, "").await;
     let client = world.client(0);
