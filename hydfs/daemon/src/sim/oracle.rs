@@ -254,10 +254,17 @@ fn read_at(w: &mut World, node: usize, name: &FileName) {
     if known.base > 0 && replica.readable(name, None, known.base - 1).is_ok() {
         return w.wrong(format!("node {node}: {name} is read below {}", known.base));
     }
-    let base = replica.store().file(range, name).map_or(0, |f| f.base);
-    if base > w.oracle.seen_of(name) || base > known.length && known.current {
-        let what = format!("node {node}: {name} begins at {base}, committed {}", known.length);
+    // It has trimmed nothing that it does not hold. That all have as much it may learn a moment later: who reads meanwhile is told less.
+    let (base, held) = replica
+        .store()
+        .file(range, name)
+        .map_or((0, 0), |f| (f.base, f.length()));
+    if base > w.oracle.seen_of(name) || base > held && known.current {
+        let what = format!("node {node}: {name} begins at {base}, and has {held}");
         return w.wrong(what);
+    }
+    if base > known.length {
+        return;
     }
     let bytes = match content(replica, name, base, known.length) {
         None => return,
