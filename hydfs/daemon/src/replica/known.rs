@@ -77,10 +77,11 @@ impl CommitFloors {
         self.led == Some(view)
     }
 
-    /// The range is active in the view whose first segment is `view`: everything sealed before is committed.
+    /// The range is active in the view whose first segment is `view`: everything sealed before is committed. There may be later segments, after an
+    /// installation that was interrupted: what these hold some later take-over may leave out.
     pub fn fill(&mut self, store: &impl Store, range: RangeIx, view: SegmentId) {
         let sealed = |file: &hydfs::content::File| {
-            let before = file.segments.iter().filter(|s| !s.id.is_of_view(view));
+            let before = file.segments.iter().filter(|s| s.id < view);
             file.dropped.bytes + before.map(|s| s.bytes).sum::<u64>()
         };
         self.files = store
@@ -148,5 +149,53 @@ impl CommitFloors {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::mem::MemStore;
+    use hydfs::content::{ClientId, File};
+    use hydfs::view::{Incarnation, NodeIx, View};
+
+    /// A node whose disk broke while it installed a later set still knows what it knew, and no more.
+    #[test]
+    fn an_interrupted_installation_commits_nothing() {
+        let (range, name, client) = (RangeIx(0), FileName::new("f").unwrap(), ClientId(1));
+        let view = |joined| {
+            let mut view = View::new(3);
+            view.join(NodeIx(0), Incarnation(joined));
+            view
+        };
+        let [before, active, later] = [1, 5, 9].map(view);
+        let mut target = File::new(7);
+        for set in [&before, &active, &later] {
+            let length = target.length();
+            let entry = target.next_append(
+                SegmentId::of(set),
+                client,
+                Default::default(),
+                length,
+                b"line\n",
+                0,
+            );
+            target.apply(SegmentId::of(set), entry);
+        }
+        target.segments.iter_mut().for_each(|s| s.sealed = true);
+        let mut store = MemStore::default();
+        store.install(range, &active, &[]).unwrap();
+        let mut facts = store.range(range);
+        facts.active = Some(active.clone());
+        store.set_ranges(vec![(range, facts)]).unwrap();
+        store.break_after = Some(2);
+        assert!(store.install(range, &later, &[(name.clone(), target)]).is_err());
+        assert_eq!(store.range(range).installed, Some(active));
+        assert_eq!(store.file(range, &name).unwrap().length(), 15);
+        let known = CommitFloors::recover(&store, range);
+        assert_eq!(
+            known.get(&name).map(|floor| (floor.length, floor.base)),
+            Some((5, 0))
+        );
     }
 }
