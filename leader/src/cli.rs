@@ -66,6 +66,16 @@ pub enum LauncherKind {
     Local,
 }
 
+impl LauncherKind {
+    /// As the command line has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ssh => "ssh",
+            Self::Local => "local",
+        }
+    }
+}
+
 /// What becomes of a tuple that an operator fails at again and again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Poison {

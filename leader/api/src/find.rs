@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::cluster::{Cluster, Node};
+use common::ids::JobName;
 use common::net::{Connection, Error, Identity, Role, dial};
 use common::spawn;
 use tokio::sync::mpsc;
 
-use crate::wire::{Reply, Request};
+use crate::wire::{JobRow, Reply, Request, TaskRow};
 
 /// A leader takes the first free of so many ports.
 pub const PORTS: u16 = 10;
@@ -36,6 +37,32 @@ pub struct LeaderAnswers {
     pub replies: Vec<Reply>,
     /// Addresses where something listens that did not answer as a leader does, and why.
     pub troubles: Vec<(SocketAddr, String)>,
+}
+
+impl LeaderAnswers {
+    /// The jobs, asked for by [`Request::Status`].
+    pub fn jobs(self) -> Vec<JobRow> {
+        let rows = self.replies.into_iter().filter_map(|reply| match reply {
+            Reply::Status(row) => Some(*row),
+            _ => None,
+        });
+        rows.collect()
+    }
+
+    /// All jobs' tasks, asked for by [`Request::List`].
+    pub fn tasks(self) -> Vec<TaskRow> {
+        let rows = self.replies.into_iter().filter_map(|reply| match reply {
+            Reply::Tasks(rows) => Some(rows),
+            _ => None,
+        });
+        rows.flatten().collect()
+    }
+}
+
+/// One job as its leader has it; `None`: no leader answers for it.
+pub async fn status_of(cluster: &Cluster, me: &Identity, job: &JobName) -> Option<JobRow> {
+    let rows = ask_all(cluster, me, Request::Status).await.jobs();
+    rows.into_iter().find(|row| row.job == *job)
 }
 
 fn control_ports(cluster: &Cluster) -> Vec<SocketAddr> {

@@ -11,13 +11,13 @@ use hydfs::client::{Client, Error as StoreError};
 use job::journal::{self, Follower, OpenError};
 use job::plan::Plan;
 use job::record::{Entry, Record};
-use job::state::{Ended, JobState};
+use job::state::JobState;
 use tokio::sync::{oneshot, watch};
 
 use crate::outcome::{Done, Error};
-use api::find::ask_all;
+use api::find::status_of;
 use api::output::{self, File, First, copy_all};
-use api::wire::{JobRow, Reply, Request};
+use api::wire::JobRow;
 
 /// How often it is said how far the job is.
 const SAY_EVERY: Duration = Duration::from_secs(5);
@@ -25,9 +25,6 @@ const SAY_EVERY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long the output of a job that has failed is still read.
 const LAST_OUTPUT: Duration = Duration::from_secs(5);
-
-/// How a job has ended, as its journal has it.
-type Outcome = Option<Result<(), String>>;
 
 pub async fn run(
     cluster: &Cluster,
@@ -41,8 +38,8 @@ pub async fn run(
     let (mut follower, records) = Follower::begin(&client, job)
         .await
         .map_err(|error| unreadable(job, error))?;
-    let state = JobState::of(&records).ok_or_else(|| Error::NoPlan { job: job.to_string() })?;
-    let (plan, mut ended) = (state.plan, state.ended.map(outcome));
+    let mut state = JobState::of(&records).ok_or_else(|| Error::NoPlan { job: job.to_string() })?;
+    let plan = state.plan.clone();
     let say = |text: std::fmt::Arguments| {
         if !quiet {
             complain(format_args!("rainstormctl: {text}"));
@@ -67,18 +64,18 @@ pub async fn run(
     });
     let mut clock = tokio::time::interval(SAY_EVERY);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let outcome = {
+    let ended = {
         // Kept across turns: a record may come in two pieces.
         let mut next = Box::pin(next(follower));
         loop {
-            if let Some(outcome) = ended.take() {
-                break outcome;
+            if let Some(ended) = state.ended.take() {
+                break ended;
             }
             tokio::select! {
                 (back, came) = &mut next => {
                     follower = back;
                     let records = came.map_err(|error| unreadable(job, error))?;
-                    note(&records, &mut ended, |leader| say(format_args!("job {job} was taken up by the leader on node {leader}")));
+                    state = note(state, &records, |leader| say(format_args!("job {job} was taken up by the leader on node {leader}")));
                     next.set(self::next(follower));
                 }
                 copied = &mut printed => {
@@ -87,12 +84,7 @@ pub async fn run(
                     return Ok(Done::default());
                 }
                 _ = clock.tick(), if !quiet => {
-                    let rows = ask_all(cluster, me, Request::Status).await.replies;
-                    let row = rows.into_iter().find_map(|reply| match reply {
-                        Reply::Status(row) if row.job == *job => Some(row),
-                        _ => None,
-                    });
-                    match row {
+                    match status_of(cluster, me, job).await {
                         Some(row) => say(format_args!("{}", progress(&row))),
                         None => say(format_args!(
                             "no leader answers for job {job} at this moment; if none has taken it up in a while: leader --resume {job}"
@@ -104,21 +96,17 @@ pub async fn run(
     };
     let length = length(&client, &plan).await?;
     let _ = end.send(Some(length));
-    match outcome {
-        Ok(()) => {
-            printed.await.unwrap_or(Ok(()))?;
-            say(format_args!("job {job} is done"));
-            Ok(Done::default())
-        }
-        Err(why) => {
-            let _ = tokio::time::timeout(LAST_OUTPUT, printed).await;
-            Ok(Done {
-                code: 1,
-                complaint: Some(format!("job {job} failed: {why}")),
-                ..Done::default()
-            })
-        }
+    if ended.ok {
+        printed.await.unwrap_or(Ok(()))?;
+        say(format_args!("job {job} is done"));
+        return Ok(Done::default());
     }
+    let _ = tokio::time::timeout(LAST_OUTPUT, printed).await;
+    Ok(Done {
+        code: 1,
+        complaint: Some(format!("job {job} failed: {}", ended.why)),
+        ..Done::default()
+    })
 }
 
 /// Waits as long as nothing comes.
@@ -132,26 +120,16 @@ async fn next(mut follower: Follower) -> (Follower, Result<Vec<Record>, OpenErro
     }
 }
 
-/// What these records say of the job's end, and to `taken_up` on which node a leader has taken it up.
-fn note(records: &[Record], ended: &mut Outcome, mut taken_up: impl FnMut(&str)) {
+/// The job with these records, too; to `taken_up` goes on which node a leader has taken it up.
+fn note(state: JobState, records: &[Record], mut taken_up: impl FnMut(&str)) -> JobState {
+    let mut now = Some(state.clone());
     for record in records {
-        match &record.entry {
-            Entry::Resumed { node, .. } => {
-                *ended = None;
-                taken_up(node.as_str());
-            }
-            Entry::End { ok, why } => {
-                let why = why.clone();
-                *ended = Some(outcome(Ended { ok: *ok, why }));
-            }
-            Entry::State(state) => *ended = state.ended.clone().map(outcome),
-            _ => {}
+        if let Entry::Resumed { node, .. } = &record.entry {
+            taken_up(node.as_str());
         }
+        JobState::take(&mut now, record);
     }
-}
-
-fn outcome(ended: Ended) -> Result<(), String> {
-    if ended.ok { Ok(()) } else { Err(ended.why) }
+    now.unwrap_or(state)
 }
 
 /// How long the output is; 0 where the destination is not made yet.
@@ -195,6 +173,7 @@ fn progress(row: &JobRow) -> String {
 mod tests {
     use super::*;
     use common::ids::{Epoch, NodeName};
+    use job::plan::sample::sample;
     use job::record::{Settings, VERSION};
 
     #[test]
@@ -219,12 +198,12 @@ mod tests {
                 standbys: None,
             },
         });
-        let (mut ended, mut told) = (None, vec![]);
-        note(std::slice::from_ref(&failed), &mut ended, |n| {
-            told.push(n.to_owned())
-        });
-        assert_eq!(ended, Some(Err("boom".into())));
-        note(&[resumed], &mut ended, |n| told.push(n.to_owned()));
-        assert_eq!((ended, told), (None, vec!["n2".to_owned()]));
+        let plan = sample(1, 1, 1, &[NodeName::new("n1").unwrap()]);
+        let state = JobState::of(&[record(Entry::Plan(Box::new(plan)))]).unwrap();
+        let mut told = vec![];
+        let state = note(state, std::slice::from_ref(&failed), |n| told.push(n.to_owned()));
+        assert_eq!(state.ended.as_ref().map(|ended| ended.why.as_str()), Some("boom"));
+        let state = note(state, &[resumed], |n| told.push(n.to_owned()));
+        assert_eq!((state.ended, told), (None, vec!["n2".to_owned()]));
     }
 }

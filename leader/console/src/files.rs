@@ -114,10 +114,8 @@ pub async fn known(client: &Client) -> String {
     let Ok(files) = client.find("jobs/").await else {
         return String::new();
     };
-    let names = files
-        .iter()
-        .filter_map(|e| e.file.strip_prefix("jobs/")?.strip_suffix("/journal"));
-    let mut names: Vec<&str> = names.collect();
+    let names = files.iter().filter_map(|e| journal::job_of(&e.file));
+    let mut names: Vec<String> = names.map(|job| job.to_string()).collect();
     names.reverse();
     let more = names.len().saturating_sub(NAMED);
     names.truncate(NAMED);

@@ -9,8 +9,7 @@ use job::forget::{self, Gone};
 
 use crate::files;
 use crate::outcome::{Done, Error};
-use api::find::ask_all;
-use api::wire::{Reply, Request};
+use api::find::status_of;
 
 /// Each job by itself: one that is refused holds up no other. `force`: also those that could be taken up.
 pub async fn run(
@@ -46,13 +45,8 @@ async fn one(
     job: &JobName,
     force: bool,
 ) -> Result<Gone, Error> {
-    let asked = ask_all(cluster, me, Request::Status).await;
-    let runs = asked.replies.into_iter().find_map(|reply| match reply {
-        Reply::Status(row) if row.job == *job => Some(row.node),
-        _ => None,
-    });
-    if let Some(node) = runs {
-        let job = job.to_string();
+    if let Some(row) = status_of(cluster, me, job).await {
+        let (job, node) = (job.to_string(), row.node);
         return Err(Error::Runs { job, node });
     }
     let gone = forget::forget(client, job, |standing| force || standing.is_over()).await;

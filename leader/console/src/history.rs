@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::outcome::{Done, Error, json_or};
 use crate::show::{self, HistoryRow};
 use api::find::ask_all;
-use api::wire::{Reply, Request};
+use api::wire::Request;
 use job::journal;
 use job::record::Record;
 use job::state::{DoneTask, Ended, JobState};
@@ -31,18 +31,8 @@ pub async fn run(
 ) -> Result<Done, Error> {
     let (found, asked) = tokio::join!(client.find("jobs/"), ask_all(cluster, me, Request::Status));
     let names = found?;
-    let names = names
-        .iter()
-        .filter_map(|e| e.file.strip_prefix("jobs/")?.strip_suffix("/journal"));
-    let names: Vec<JobName> = names.filter_map(|name| JobName::new(name).ok()).collect();
-    let running: Vec<JobName> = asked
-        .replies
-        .into_iter()
-        .filter_map(|reply| match reply {
-            Reply::Status(row) => Some(row.job),
-            _ => None,
-        })
-        .collect();
+    let names: Vec<JobName> = names.iter().filter_map(|e| journal::job_of(&e.file)).collect();
+    let running: Vec<JobName> = asked.jobs().into_iter().map(|row| row.job).collect();
 
     let (tell, mut heard) = mpsc::channel(AT_ONCE);
     let room = Arc::new(Semaphore::new(AT_ONCE));

@@ -10,7 +10,7 @@ use crate::outcome::{Error, json_or};
 use crate::show;
 use api::find::{LeaderAnswers, Missing, ask_all, ask_leader};
 use api::submit;
-use api::wire::{JobRow, Reply, Request, TaskRow};
+use api::wire::{JobRow, Reply, Request};
 
 pub async fn list_tasks(
     cluster: &Cluster,
@@ -20,11 +20,7 @@ pub async fn list_tasks(
 ) -> Result<String, Error> {
     let asked = ask_all(cluster, me, Request::List).await;
     let trouble = trouble(&asked);
-    let mut rows: Vec<TaskRow> = asked
-        .replies
-        .into_iter()
-        .flat_map(|r| if let Reply::Tasks(t) = r { t } else { vec![] })
-        .collect();
+    let mut rows = asked.tasks();
     rows.sort_by(|a, b| (&a.job, a.task).cmp(&(&b.job, b.task)));
     only(&mut rows, job.as_deref(), |r| &r.job, trouble)?;
     json_or(json, || &rows, || show::tasks(&rows))
@@ -66,11 +62,7 @@ pub async fn stop(cluster: &Cluster, me: &Identity, job: &JobName, now: bool) ->
 async fn ask(cluster: &Cluster, me: &Identity) -> (Vec<JobRow>, String) {
     let asked = ask_all(cluster, me, Request::Status).await;
     let trouble = trouble(&asked);
-    let rows = asked
-        .replies
-        .into_iter()
-        .filter_map(|r| if let Reply::Status(s) = r { Some(*s) } else { None });
-    let mut rows: Vec<JobRow> = rows.collect();
+    let mut rows = asked.jobs();
     rows.sort_by(|a, b| a.job.cmp(&b.job));
     (rows, trouble)
 }

@@ -17,6 +17,12 @@ pub fn name(job: &JobName) -> String {
     format!("jobs/{job}/journal")
 }
 
+/// The job whose journal the file is.
+pub fn job_of(file: &str) -> Option<JobName> {
+    let job = file.strip_prefix("jobs/")?.strip_suffix("/journal")?;
+    JobName::new(job).ok()
+}
+
 pub(crate) const WRITER: &str = "leader";
 /// While storage is away the job goes on as well as it can, for so long.
 pub const PATIENCE: Duration = Duration::from_secs(120);

@@ -10,7 +10,6 @@ use job::standby::{Standbys, StandbysEffect, StandbysEvent, StandbysInput};
 use tokio::sync::mpsc;
 
 use super::run::Run;
-use crate::cli::LauncherKind;
 
 /// How long standbys have to go when they are told to.
 const GO_WITHIN: Duration = Duration::from_secs(3);
@@ -89,10 +88,7 @@ impl Run {
         let (cluster, job) = (&self.base.cluster, &self.job);
         // Nodes come from the cluster file.
         if let Ok(node) = cluster.node(node) {
-            let kind = match self.base.request.launcher {
-                LauncherKind::Ssh => "ssh",
-                LauncherKind::Local => "local",
-            };
+            let kind = self.base.request.launcher.name();
             let name = &job.plan().job;
             let order =
                 launcher::standby_order(cluster, node, name, self.addr, job.base(), kind, &self.own_folder);

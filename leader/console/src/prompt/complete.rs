@@ -12,7 +12,8 @@ use tokio::runtime::Runtime;
 
 use crate::console::{Console, STORE_PATIENCE};
 use api::find::ask_all;
-use api::wire::{Reply, Request, TaskRow};
+use api::wire::{Request, TaskRow};
+use job::journal;
 
 /// Tab does not keep anybody waiting.
 const WITHIN: Duration = Duration::from_millis(800);
@@ -236,10 +237,10 @@ fn fresh<T: Clone>(kept: &RefCell<Option<(Time, Vec<T>)>>, ask: impl FnOnce() ->
 impl Known for Live<'_> {
     fn jobs(&self) -> Vec<String> {
         let running = self.tasks().into_iter().map(|row| row.job.to_string());
-        let kept = self.files("jobs/").into_iter().filter_map(|file| {
-            let job = file.strip_prefix("jobs/")?.strip_suffix("/journal")?;
-            Some(job.to_owned())
-        });
+        let kept = self
+            .files("jobs/")
+            .into_iter()
+            .filter_map(|file| Some(journal::job_of(&file)?.to_string()));
         running.chain(kept).collect()
     }
 
@@ -249,11 +250,7 @@ impl Known for Live<'_> {
             let asked = self
                 .runtime
                 .block_on(async { tokio::time::timeout(WITHIN, ask).await });
-            let replies = asked.map(|asked| asked.replies).unwrap_or_default();
-            let tasks = replies
-                .into_iter()
-                .filter_map(|r| if let Reply::Tasks(t) = r { Some(t) } else { None });
-            tasks.flatten().collect()
+            asked.unwrap_or_default().tasks()
         })
     }
 

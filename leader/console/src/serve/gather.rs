@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Place;
 use crate::show::HistoryRow;
 use api::find::ask_all;
-use api::wire::{JobRow, Reply, Request, TaskRow};
+use api::wire::Request;
 
 /// Jobs that were, the newest first.
 const JOBS: usize = 100;
@@ -64,12 +64,7 @@ pub async fn cluster(place: &Place) -> Value {
 
 /// Jobs that run, as their leaders tell, and jobs that were, as their journals do.
 pub async fn jobs(place: &Place) -> Value {
-    let asked = ask_all(&place.cluster, &place.me, Request::Status).await;
-    let running = asked.replies.into_iter().filter_map(|reply| match reply {
-        Reply::Status(row) => Some(*row),
-        _ => None,
-    });
-    let running: Vec<JobRow> = running.collect();
+    let running = ask_all(&place.cluster, &place.me, Request::Status).await.jobs();
     let mut journals = place.journals.lock().await;
     let error = journals.refresh(&place.client).await.err();
     let mut were: Vec<HistoryRow> = journals
@@ -88,11 +83,5 @@ pub async fn jobs(place: &Place) -> Value {
 }
 
 pub async fn tasks(place: &Place) -> Value {
-    let asked = ask_all(&place.cluster, &place.me, Request::List).await;
-    let tasks = asked.replies.into_iter().filter_map(|reply| match reply {
-        Reply::Tasks(tasks) => Some(tasks),
-        _ => None,
-    });
-    let tasks: Vec<TaskRow> = tasks.flatten().collect();
-    json!(tasks)
+    json!(ask_all(&place.cluster, &place.me, Request::List).await.tasks())
 }

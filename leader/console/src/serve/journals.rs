@@ -39,10 +39,7 @@ impl Journals {
         let files = client.find("jobs/").await?;
         let journals: BTreeMap<JobName, &Entry> = files
             .iter()
-            .filter_map(|entry| {
-                let name = entry.file.strip_prefix("jobs/")?.strip_suffix("/journal")?;
-                Some((JobName::new(name).ok()?, entry))
-            })
+            .filter_map(|entry| Some((journal::job_of(&entry.file)?, entry)))
             .collect();
         self.0.retain(|job, _| journals.contains_key(job));
         let is_new = |job: &JobName, entry: &Entry| match self.0.get(job) {

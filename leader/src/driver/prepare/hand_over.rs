@@ -15,7 +15,7 @@ use super::{Base, own_folder};
 use crate::cli::{LauncherKind, On};
 use crate::driver::error::Error;
 use api::find::ask_all;
-use api::wire::{Reply, Request};
+use api::wire::Request;
 use job::journal;
 use job::standby::JournalFacts;
 use launcher::remote::{Finished, Remote};
@@ -37,13 +37,9 @@ pub(super) async fn choose(base: &Base, on: &On, alive: &[NodeName]) -> Result<N
             node.name.clone()
         }
         On::Any => {
-            let answers = ask_all(&base.cluster, &base.me, Request::List).await;
-            let rows = answers.replies.into_iter().filter_map(|reply| match reply {
-                Reply::Tasks(rows) => Some(rows),
-                _ => None,
-            });
+            let rows = ask_all(&base.cluster, &base.me, Request::List).await.tasks();
             let mut tasks: BTreeMap<NodeName, usize> = BTreeMap::new();
-            for row in rows.flatten().filter(|row| row.pid.is_some()) {
+            for row in rows.into_iter().filter(|row| row.pid.is_some()) {
                 *tasks.entry(row.node).or_default() += 1;
             }
             most_room(alive, &tasks).ok_or_else(|| Error::Cannot("no node is alive".into()))?
@@ -62,10 +58,6 @@ fn most_room(alive: &[NodeName], tasks: &BTreeMap<NodeName, usize>) -> Option<No
 pub(super) async fn start(base: &Base, job: &JobName, node: &Node) -> Result<(), Error> {
     let own = own_folder()?;
     let program = node.bin.as_deref().unwrap_or(&own).join("leader");
-    let kind = match base.request.launcher {
-        LauncherKind::Ssh => "ssh",
-        LauncherKind::Local => "local",
-    };
     let cluster = base.cluster.path.display().to_string();
     let words = [
         &program.display().to_string(),
@@ -74,7 +66,7 @@ pub(super) async fn start(base: &Base, job: &JobName, node: &Node) -> Result<(),
         "--node",
         node.name.as_str(),
         "--launcher",
-        kind,
+        base.request.launcher.name(),
         "--detach",
         "--resume",
         job.as_str(),

@@ -11,8 +11,7 @@ use super::files::make_dest;
 use super::{Base, LeaderEndpoint, Outcome, Ready, bind, members, opened, place_of, start_launcher};
 use crate::cli::{self, Poison, Request, Resume};
 use crate::driver::error::Error;
-use api::find::ask_all;
-use api::wire;
+use api::find::status_of;
 use job::journal::{self, Journal, OpenError};
 use job::machine::{Config, Job, ResumeError, Resumed, resume};
 use job::plan::Plan;
@@ -88,12 +87,7 @@ pub(super) fn ready(
 
 /// A leader that answers for this job is not gone.
 async fn nobody_leads(base: &Base, job: &JobName) -> Result<(), Error> {
-    let asked = ask_all(&base.cluster, &base.me, wire::Request::Status).await;
-    let rows = asked.replies.into_iter().filter_map(|reply| match reply {
-        wire::Reply::Status(row) => Some(*row),
-        _ => None,
-    });
-    match rows.into_iter().find(|row| row.job == *job) {
+    match status_of(&base.cluster, &base.me, job).await {
         None => Ok(()),
         Some(row) => Err(Error::Cannot(format!(
             "job {job} is running: its leader is process {} on node {}; end that one first, or leave it to its work",
