@@ -1,6 +1,7 @@
 //! The cluster's shared secret. It is read from a file or from standard input, never from an argument, and never printed.
 
 use std::fmt;
+use std::io::{self, BufRead};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,13 @@ impl Secret {
     /// For handing the secret to a worker on its standard input.
     pub fn to_hex(&self) -> String {
         self.0.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// The first line of standard input, or what stands for it; `None`: it holds no secret.
+    pub fn from_line(mut input: impl BufRead) -> io::Result<Option<Self>> {
+        let mut line = String::new();
+        input.read_line(&mut line)?;
+        Ok(Self::from_hex(&line))
     }
 
     pub fn from_hex(text: &str) -> Option<Self> {

@@ -1,11 +1,10 @@
 //! `worker`: one task of a job. Started by the leader; the cluster secret comes on standard input.
 
-use std::io::BufRead;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Parser;
 use common::cluster::Cluster;
 use common::ids::{Epoch, JobName, TaskId};
@@ -61,14 +60,9 @@ fn main() -> ExitCode {
 fn start(args: Args) -> anyhow::Result<ExitCode> {
     let cluster = Cluster::load(&args.cluster)?;
     let node = cluster.node(&args.node)?.clone();
-    let mut line = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .context("reading the secret from standard input")?;
-    let Some(secret) = Secret::from_hex(&line) else {
-        bail!("standard input must hold the cluster secret")
-    };
+    let secret =
+        Secret::from_line(std::io::stdin().lock()).context("reading the secret from standard input")?;
+    let secret = secret.context("standard input must hold the cluster secret")?;
     let _log = common::telemetry::init(Some(cluster.log_of(&node, "worker.log")), std::io::stderr)?;
     let (job, task, epoch, pid) = (&args.job, args.task_id, args.epoch, std::process::id());
     let _context = tracing::error_span!("task", %job, %task, epoch, node = %node.name, pid).entered();
