@@ -98,6 +98,8 @@ pub enum StandbyEffect {
     /// The journal is this one's: it leads the job from here.
     Lead {
         why: String,
+        /// Nothing answered at the leader's address: its node is to be taken for failed, which membership may not have found yet.
+        node_silent: bool,
     },
     End {
         why: String,
@@ -125,6 +127,8 @@ pub struct Standby {
     /// How late the leader said that it is.
     leader_late: Duration,
     node_failed: bool,
+    /// When it was last dialled, the leader's node said that nobody listens: a process alone that was killed leaves its node as it was.
+    node_answers: bool,
     lateness: Lateness,
     next_beat: Time,
     /// Since when, and why, the leader is taken for gone.
@@ -144,6 +148,7 @@ impl Standby {
             heard: now,
             leader_late: Duration::ZERO,
             node_failed: false,
+            node_answers: false,
             lateness: Lateness::new(TICK),
             next_beat: now,
             gone: None,
@@ -164,6 +169,11 @@ impl Standby {
     pub fn handle(&mut self, now: Time, input: StandbyInput, out: &mut Vec<StandbyEffect>) {
         if matches!(self.state, State::Over | State::Leading) {
             return;
+        }
+        match &input {
+            StandbyInput::Refused => self.node_answers = true,
+            StandbyInput::Connected | StandbyInput::Unreachable => self.node_answers = false,
+            _ => {}
         }
         match input {
             StandbyInput::Connected => {
@@ -323,7 +333,8 @@ impl Standby {
     fn lead(&mut self, out: &mut Vec<StandbyEffect>) {
         self.state = State::Leading;
         let why = self.gone.take().map_or(String::new(), |(_, why)| why);
-        out.push(StandbyEffect::Lead { why });
+        let node_silent = !self.node_answers;
+        out.push(StandbyEffect::Lead { why, node_silent });
     }
 
     fn end(&mut self, why: String, out: &mut Vec<StandbyEffect>) {
@@ -378,8 +389,8 @@ mod tests {
             let read = give(&mut standby, due + 1, StandbyInput::Read(facts.clone()));
             assert_eq!(read, [StandbyEffect::Fence]);
             let lead = give(&mut standby, due + 2, StandbyInput::Fenced(facts));
-            let why = "nobody listens at its address".into();
-            assert_eq!(lead, [StandbyEffect::Lead { why }]);
+            let (why, node_silent) = ("nobody listens at its address".into(), false);
+            assert_eq!(lead, [StandbyEffect::Lead { why, node_silent }]);
         }
     }
 
@@ -414,6 +425,30 @@ mod tests {
                 "{accused}: {read:?}"
             );
         }
+    }
+
+    /// A pulled plug closes no connection, and refuses none.
+    #[test]
+    fn the_node_of_a_leader_that_only_fell_silent_is_taken_for_failed() {
+        let mut standby = linked(0);
+        let read = (50..5000).step_by(50).find(|ms| {
+            let effects = give(&mut standby, *ms, StandbyInput::Tick);
+            effects.contains(&StandbyEffect::Read)
+        });
+        let ms = read.expect("it is silent");
+        let facts = JournalFacts::default();
+        give(&mut standby, ms, StandbyInput::Read(facts.clone()));
+        let lead = give(&mut standby, ms, StandbyInput::Fenced(facts));
+        assert!(
+            matches!(
+                &lead[..],
+                [StandbyEffect::Lead {
+                    node_silent: true,
+                    ..
+                }]
+            ),
+            "{lead:?}"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A standby: waits for its leader's end, then takes the job up. What it decides is in [`job::standby`].
 
-use std::io::{BufRead, ErrorKind};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -62,13 +62,11 @@ pub(super) async fn prepare(request: Request, how: StandBy) -> Result<Outcome, E
 }
 
 fn secret() -> Result<Secret, Error> {
-    let mut line = String::new();
-    let read = std::io::stdin().lock().read_line(&mut line);
-    read.map_err(|source| Error::Io {
+    let read = Secret::from_line(std::io::stdin().lock()).map_err(|source| Error::Io {
         what: "reading the secret from standard input".into(),
         source,
     })?;
-    Secret::from_hex(&line).ok_or_else(|| {
+    read.ok_or_else(|| {
         Error::Cannot(
             "standard input must hold the cluster secret; leaders start standbys, nobody needs to by hand"
                 .into(),
@@ -83,13 +81,14 @@ async fn wait_and_lead(base: Base, how: &StandBy) -> Result<Outcome, Error> {
     let from = base.cluster.nodes.iter().find(|n| n.addr == how.leader.ip());
     let from = from.map(|n| n.name.clone());
     tracing::info!(node = %base.node.name, pid = std::process::id(), leader = %how.leader, "STANDBY");
-    let (lead, taken, steps, gone) = match wait(&base, how, from.as_ref()).await? {
+    let (lead, node_silent, taken, steps, gone) = match wait(&base, how, from.as_ref()).await? {
         Waited::Lead {
             why,
+            node_silent,
             taken,
             steps,
             gone,
-        } => (why, taken, steps, gone),
+        } => (why, node_silent, taken, steps, gone),
         Waited::End { why, link } => {
             tracing::info!(node = %base.node.name, why, "STANDBY_END");
             launcher.0.close().await;
@@ -120,8 +119,7 @@ async fn wait_and_lead(base: Base, how: &StandBy) -> Result<Outcome, Error> {
         "LEADER_TAKEOVER"
     );
     let mut failed = base.failed(&alive);
-    // Membership is slower than a connection. A process alone that was killed left its node as it was.
-    failed.extend(from.filter(|_| gone.2));
+    failed.extend(from.filter(|_| node_silent));
     let place = LeaderEndpoint { listener, launcher };
     // The figures are of this leader, not of its waiting.
     ready(base, unix_micros(), carried, place, failed)
@@ -130,10 +128,11 @@ async fn wait_and_lead(base: Base, how: &StandBy) -> Result<Outcome, Error> {
 enum Waited {
     Lead {
         why: String,
+        node_silent: bool,
         taken: Box<Taken>,
         steps: Steps,
-        /// When the leader was taken for gone, how long it had been silent by then, and whether its node is, too.
-        gone: (Time, Duration, bool),
+        /// When the leader was taken for gone, and how long it had been silent by then.
+        gone: (Time, Duration),
     },
     End {
         why: String,
@@ -158,7 +157,7 @@ async fn wait(base: &Base, how: &StandBy, from: Option<&NodeName>) -> Result<Wai
         _dial: None,
         _journal: None,
     };
-    let (mut steps, mut taken, mut cut_off) = (Steps::default(), None, true);
+    let (mut steps, mut taken) = (Steps::default(), None);
     let mut membership = base.follower.watch();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -188,8 +187,6 @@ async fn wait(base: &Base, how: &StandBy, from: Option<&NodeName>) -> Result<Wai
             _ = tick.tick() => StandbyInput::Tick,
         };
         match &input {
-            StandbyInput::Refused => cut_off = false,
-            StandbyInput::Connected | StandbyInput::Unreachable => cut_off = true,
             StandbyInput::Read(_) => steps.read = Some(clock::now()),
             StandbyInput::Fenced(_) => steps.fenced = Some(clock::now()),
             _ => {}
@@ -236,7 +233,7 @@ async fn wait(base: &Base, how: &StandBy, from: Option<&NodeName>) -> Result<Wai
                 StandbyEffect::Fence => {
                     link._journal = Some(spawn::guarded("fence-journal", fence(base, how, tell.clone())));
                 }
-                StandbyEffect::Lead { why } => {
+                StandbyEffect::Lead { why, node_silent } => {
                     let Some(taken) = taken.take() else {
                         return Err(Error::Cannot("it leads without a journal".into()));
                     };
@@ -244,9 +241,10 @@ async fn wait(base: &Base, how: &StandBy, from: Option<&NodeName>) -> Result<Wai
                     let before = silent.saturating_sub(now.since(at));
                     return Ok(Waited::Lead {
                         why,
+                        node_silent,
                         taken,
                         steps,
-                        gone: (at, before, cut_off),
+                        gone: (at, before),
                     });
                 }
                 StandbyEffect::End { why } => return Ok(Waited::End { why, link }),
