@@ -7,6 +7,10 @@
 //! - `tests/mutants.sh` builds whole programs with one on: `RUSTFLAGS='--cfg mutants' RAINSTORM_MUTANT=Name cargo build`. The name
 //!   is compiled in, so processes on other machines need not be told.
 
+use std::fmt::Debug;
+use std::ops::Range;
+use std::panic::AssertUnwindSafe;
+
 /// Declares an enum of mutants, with `ALL`, `is_on()` and, in tests, `turn_on()`.
 #[macro_export]
 macro_rules! mutants {
@@ -81,6 +85,30 @@ macro_rules! mutants {
     };
 }
 
+/// For simulations: turns each mutant on, and looks for the first seed whose run does not hold (it says so, or panics). Panics with
+/// those that none of the seeds shows. What the runs themselves panic with is not printed.
+pub fn all_are_caught<M: Copy + Debug, G>(
+    all: &[M],
+    turn_on: impl Fn(M) -> G,
+    seeds: Range<u64>,
+    holds: impl Fn(M, u64) -> bool,
+) {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let caught_at = |mutant: M| {
+        let _left_out = turn_on(mutant);
+        let holds = |seed| std::panic::catch_unwind(AssertUnwindSafe(|| holds(mutant, seed)));
+        seeds.clone().find(|seed| !matches!(holds(*seed), Ok(true)))
+    };
+    let caught: Vec<_> = all.iter().map(|mutant| (*mutant, caught_at(*mutant))).collect();
+    std::panic::set_hook(hook);
+    for (mutant, seed) in &caught {
+        println!("{mutant:?}: caught at seed {seed:?}");
+    }
+    let missed: Vec<_> = caught.iter().filter(|(_, seed)| seed.is_none()).collect();
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
+
 #[cfg(test)]
 mod tests {
     crate::mutants! {
@@ -90,6 +118,20 @@ mod tests {
             Sum,
             Product,
         }
+    }
+
+    #[test]
+    fn a_run_that_says_that_it_does_not_hold_or_panics_catches_one() {
+        let holds = |mutant: Mutant, seed: u64| match mutant {
+            Mutant::Sum => seed < 5 || !mutant.is_on(),
+            Mutant::Product if seed == 7 => panic!("it is caught"),
+            Mutant::Product => true,
+        };
+        super::all_are_caught(Mutant::ALL, Mutant::turn_on, 0..8, holds);
+        let missed = std::panic::catch_unwind(|| {
+            super::all_are_caught(Mutant::ALL, Mutant::turn_on, 0..7, holds);
+        });
+        assert!(missed.is_err(), "Product is shown by none of these");
     }
 
     #[test]

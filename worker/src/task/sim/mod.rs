@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use common::mutants::all_are_caught;
 use common::seeds::{Seeds, again};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -472,20 +473,7 @@ fn the_same_seed_gives_the_same_trace() {
 /// With a protocol step left out the same simulation must find something wrong: so the oracle sees.
 #[test]
 fn mutants_are_caught() {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let mut missed = vec![];
-    for mutant in Mutant::ALL {
-        let _on = mutant.turn_on();
-        let caught = (0..20_000).find(|seed| {
-            let run = std::panic::catch_unwind(|| World::new(*seed, Some(*mutant)).run());
-            !matches!(run, Ok(Ok(())))
-        });
-        match caught {
-            Some(seed) => println!("{mutant:?}: caught at seed {seed}"),
-            None => missed.push(mutant),
-        }
-    }
-    std::panic::set_hook(hook);
-    assert!(missed.is_empty(), "not caught: {missed:?}");
+    all_are_caught(Mutant::ALL, Mutant::turn_on, 0..20_000, |mutant, seed| {
+        World::new(seed, Some(mutant)).run().is_ok()
+    });
 }

@@ -1,5 +1,6 @@
 //! Many seeds, the same seed twice, and with steps left out.
 
+use common::mutants::all_are_caught;
 use common::seeds::Seeds;
 
 use super::World;
@@ -46,22 +47,8 @@ fn the_same_seed_gives_the_same_trace() {
 /// With a step left out the same simulation must find something wrong: so its oracles see.
 #[test]
 fn mutants_are_caught() {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let caught_at = |mutant: Mutant| {
-        let _left_out = mutant.turn_on();
-        (0..2000).find(|seed| std::panic::catch_unwind(|| World::new(*seed).run()).is_err())
-    };
-    let caught: Vec<_> = Mutant::ALL
-        .iter()
-        .map(|mutant| (*mutant, caught_at(*mutant)))
-        .collect();
-    std::panic::set_hook(hook);
-    for (mutant, seed) in &caught {
-        println!("{mutant:?}: caught at seed {seed:?}");
-    }
-    assert!(
-        caught.iter().all(|(_, seed)| seed.is_some()),
-        "not all are caught: {caught:?}"
-    );
+    all_are_caught(Mutant::ALL, Mutant::turn_on, 0..2000, |_, seed| {
+        World::new(seed).run();
+        true
+    });
 }
