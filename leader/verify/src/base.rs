@@ -33,18 +33,21 @@ impl Check<'_> {
         self.digest = Digest(base.digest);
         self.told = cut.source.clone();
         self.kept.begin_at(&cut.emitted);
-        let mut wrong = cut::wrong(cut, None, &self.log.state, plan, self.shape, self.snapshot_len);
-        let state = &self.log.state;
-        let active: Vec<_> = state
-            .active
-            .iter()
-            .map(|channel| state.targets[*channel])
-            .collect();
-        if base.active != active {
-            wrong.push("it says that its outputs lead to other tasks than by the plan".into());
-        }
-        self.all_wrong(cut.pos, wrong);
+        let wrong = self.outputs_wrong(&base);
+        self.all_wrong(base.cut.pos, wrong);
         self.base = Some(base);
+    }
+
+    /// Where its outputs are not what the log comes to, or do not agree with each other.
+    fn outputs_wrong(&self, base: &Base) -> Vec<String> {
+        let (state, len) = (&self.log.state, self.snapshot_len);
+        let mut wrong = cut::wrong(&base.cut, None, state, self.plan, self.shape, len);
+        if base.receivers != state.targets || base.active != state.active_tasks() {
+            wrong.push(
+                "it says that its outputs lead to other tasks than by the plan and the order records".into(),
+            );
+        }
+        wrong
     }
 
     fn compare(&mut self, base: &Base) {
@@ -80,24 +83,8 @@ impl Check<'_> {
                 "the records before it are not those that it was written behind: their digest differs".into(),
             );
         }
-        let state = &self.log.state;
-        let active: Vec<_> = state
-            .active
-            .iter()
-            .map(|channel| state.targets[*channel])
-            .collect();
-        if base.receivers != state.targets || base.active != active {
-            wrong.push("it says that its outputs lead to other tasks than by the order records".into());
-        }
         wrong.extend(self.log.state.differs(cut, self.plan));
-        wrong.extend(cut::wrong(
-            cut,
-            None,
-            &self.log.state,
-            self.plan,
-            self.shape,
-            self.snapshot_len,
-        ));
+        wrong.extend(self.outputs_wrong(base));
         wrong.extend(self.kept.stands_at(&cut.emitted));
         self.all_wrong(pos, wrong);
     }

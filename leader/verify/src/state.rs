@@ -96,6 +96,11 @@ impl State {
         state
     }
 
+    /// The tasks that the routing in force chooses from.
+    pub fn active_tasks(&self) -> Vec<TaskId> {
+        self.active.iter().map(|channel| self.targets[*channel]).collect()
+    }
+
     pub fn consumed(&self, from: TaskId) -> u64 {
         self.consumed.get(&from).copied().unwrap_or(0)
     }
