@@ -7,10 +7,4 @@ set -euo pipefail
 # shellcheck source=demo/procs.sh
 . "$ROOT/demo/procs.sh"
 
-need_cargo
-need_ssh
-need_programs
-cd "$ROOT"
-cargo build --quiet --release --workspace --bin leaders
-
-run_in_scratch leaders "${CARGO_TARGET_DIR:-$ROOT/target}/release/leaders" --subnet "${BENCH_SUBNET:-127.0.43}" "$@"
+run_program leaders --subnet "${BENCH_SUBNET:-127.0.43}" "$@"

@@ -7,10 +7,4 @@ set -euo pipefail
 # shellcheck source=demo/procs.sh
 . "$ROOT/demo/procs.sh"
 
-need_cargo
-need_ssh
-need_programs
-cd "$ROOT"
-cargo build --quiet --release --workspace --bin recovery
-
-run_in_scratch recovery "${CARGO_TARGET_DIR:-$ROOT/target}/release/recovery" --subnet "${BENCH_SUBNET:-127.0.42}" "$@"
+run_program recovery --subnet "${BENCH_SUBNET:-127.0.42}" "$@"

@@ -8,19 +8,13 @@ set -euo pipefail
 # shellcheck source=demo/procs.sh
 . "$ROOT/demo/procs.sh"
 
-need_cargo
-need_ssh
 need_python
-need_programs
-cd "$ROOT"
-cargo build --quiet --release --workspace --bin soak
-
 OUT=$ROOT/bench/out
 TABLE=$OUT/soak.tsv
 mkdir -p "$OUT"
 code=0
 # It exits with the program's code.
-(run_in_scratch soak "${CARGO_TARGET_DIR:-$ROOT/target}/release/soak" --table "$TABLE" --subnet "${BENCH_SUBNET:-127.0.46}" "$@") || code=$?
+(run_program soak --table "$TABLE" --subnet "${BENCH_SUBNET:-127.0.46}" "$@") || code=$?
 
 # draw NAME TITLE Y FIGURE...: these figures of the table over minutes.
 draw() {

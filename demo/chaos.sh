@@ -8,11 +8,5 @@ set -euo pipefail
 . "$ROOT/demo/procs.sh"
 
 need_cc
-need_cargo
-need_ssh
 need_python
-need_programs
-cd "$ROOT"
-cargo build --quiet --release --workspace --bin chaos
-
-run_in_scratch chaos "${CARGO_TARGET_DIR:-$ROOT/target}/release/chaos" --evidence "$RUN/chaos" "$@"
+run_program chaos --evidence "$RUN/chaos" "$@"

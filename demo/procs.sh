@@ -196,3 +196,15 @@ end_scratch() {
     done < <(find "$SCRATCH" -name cluster.toml -print0)
     rm -rf "$SCRATCH"
 }
+
+# run_program NAME ARGS...: builds that program of the tests, and runs it as above.
+run_program() {
+    local name=$1
+    shift
+    need_cargo
+    need_ssh
+    need_programs
+    cd "$ROOT" || exit
+    cargo build --quiet --release --workspace --bin "$name"
+    run_in_scratch "$name" "${CARGO_TARGET_DIR:-$ROOT/target}/release/$name" "$@"
+}

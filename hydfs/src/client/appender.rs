@@ -29,6 +29,16 @@ pub(super) struct StreamKey {
     pub nonce: u64,
 }
 
+impl StreamKey {
+    fn writer(&self) -> Writer {
+        Writer {
+            client: self.client.clone(),
+            epoch: self.epoch,
+            nonce: self.nonce,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Progress {
     acked: u64,
@@ -297,17 +307,11 @@ impl Driver {
 
     fn call_trim(&self, conn: &Conn) -> Option<oneshot::Receiver<Answer>> {
         let base = self.shared.trim_due()?;
-        let StreamKey {
-            file,
-            client,
-            epoch,
-            nonce,
-        } = self.stream.clone();
         Some(conn.call(Request::Trim {
-            file,
+            file: self.stream.file.clone(),
             of: None,
             base,
-            by: Some(Writer { client, epoch, nonce }),
+            by: Some(self.stream.writer()),
         }))
     }
 

@@ -16,7 +16,7 @@ use crate::{Cluster, Job, PATIENCE, now, wait_for};
 /// What `leader --resume` says of a job that needs none.
 const ENDED: &str = "it has ended well";
 /// Signs in the logs that something broke, whatever the output looks like.
-const BROKEN: [&str; 4] = ["panicked", " ERROR ", "DATA_LOST", "TASK_PANIC"];
+pub const BROKEN: [&str; 4] = ["panicked", " ERROR ", "DATA_LOST", "TASK_PANIC"];
 
 #[derive(Debug, Clone)]
 pub struct Options {

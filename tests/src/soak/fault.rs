@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use serde::Deserialize;
 
 use super::Options;
 use super::watch::{Hit, Watch};
@@ -125,10 +124,8 @@ impl Plan {
                 cluster.script(&["start-node", &node])?;
             }
             Fault::Leader => {
-                let Some(leader) = leader(cluster, &job)? else {
-                    return Ok(false);
-                };
-                if kill_process(leader).is_err() {
+                let leader = cluster.led(&job)?;
+                if leader.is_none_or(|led| kill_process(led.pid).is_err()) {
                     return Ok(false);
                 }
                 struck.leaders += 1;
@@ -136,20 +133,4 @@ impl Plan {
         }
         Ok(true)
     }
-}
-
-#[derive(Deserialize)]
-struct Running {
-    job: String,
-    pid: i32,
-}
-
-/// The process that leads the job now, as the console tells.
-pub fn leader(cluster: &Cluster, job: &str) -> Result<Option<i32>> {
-    let out = cluster
-        .command("rainstormctl")
-        .args(["jobs", "--json"])
-        .output()?;
-    let jobs: Vec<Running> = serde_json::from_slice(&out.stdout).unwrap_or_default();
-    Ok(jobs.into_iter().find(|j| j.job == job).map(|j| j.pid))
 }

@@ -11,6 +11,7 @@ use anyhow::Result;
 
 use crate::Cluster;
 use crate::chaos::recovery::{between, parse};
+use crate::chaos::run::BROKEN;
 
 /// One node's log, and how far it was read.
 struct Tail {
@@ -39,9 +40,6 @@ pub struct Watch {
     /// Lines that tell of something broken.
     pub broken: Vec<String>,
 }
-
-/// Signs that something broke, whatever the output looks like.
-const BROKEN: [&str; 3] = ["panicked", "DATA_LOST", "TASK_PANIC"];
 
 impl Watch {
     pub fn begin(cluster: &Cluster) -> Self {
